@@ -1,0 +1,1 @@
+//! The vault, connections, and the resolver strategies' host side.

@@ -1,0 +1,1 @@
+//! The life of a call, phases 1 to 11, and nothing else.

@@ -1,0 +1,1 @@
+//! Callers: tokens, principals, teams, and the auth plugins' host side.

@@ -1,0 +1,27 @@
+//! What the words mean: resources, names, principals, secrets and faults. No I/O.
+//!
+//! Everything an operator writes is a [`Resource`]: one schema for YAML files, the CLI, the REST API and Kubernetes.
+
+pub mod name;
+pub mod principal;
+pub mod quantity;
+pub mod resource;
+pub mod schema;
+pub mod secret;
+pub mod spec;
+
+pub mod fault;
+pub mod problem;
+
+pub use fault::{Fault, Side};
+pub use name::{Name, ResourceKey};
+pub use principal::{Principal, PrincipalKind, Subject};
+pub use problem::Problem;
+pub use quantity::{Bytes, Span};
+pub use resource::{Door, Kind, Metadata, Resource, Spec};
+pub use secret::Secret;
+
+/// The group and version that every resource carries in `apiVersion`.
+pub const API_VERSION: &str = "portcullis.dev/v1alpha1";
+/// The tenant of whoever names none.
+pub const DEFAULT_TENANT: &str = "default";

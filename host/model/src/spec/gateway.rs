@@ -1,0 +1,188 @@
+//! `Gateway`: what clients connect to.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Name, Problem, spec::Failure};
+
+/// One endpoint: which servers it shows, how callers prove who they are, and what they may do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Gateway {
+    /// What people and clients read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// Instructions that clients pass to the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
+    /// Auth providers, asked in this order until one knows the caller. Empty means that nobody gets in, unless `anonymous`.
+    #[serde(default = "default_auth")]
+    pub auth: Vec<PluginUse>,
+    /// Lets callers without a credential in, as `anonymous`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anonymous: bool,
+    /// Policies, asked in this order; each has to allow. Without any, every caller may use every assigned tool.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PluginUse>,
+    /// The servers whose tools are shown.
+    #[serde(default)]
+    pub servers: Vec<ServerAssignment>,
+    /// The most requests a second by one principal, and the burst; unlimited where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_per_principal: Option<u32>,
+}
+
+fn default_auth() -> Vec<PluginUse> {
+    vec![PluginUse { plugin: "bearer-token".to_owned(), config: None, on_error: None }]
+}
+
+/// A plugin at a place in a gateway.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PluginUse {
+    /// A `Plugin` resource of the tenant, or a built-in plugin where no resource has the name.
+    pub plugin: String,
+    /// Its configuration here; the `Plugin` resource's own where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Value>,
+    /// What its failure means here; the `Plugin` resource's `onError` where left out. Auth providers always deny.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_error: Option<Failure>,
+}
+
+/// A server's tools in a gateway.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServerAssignment {
+    /// The `McpServer`.
+    pub server: Name,
+    /// Put before each tool's name with two underscores; the server's name where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// Shows tools under their own names. Two servers that show one name are refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bare_names: bool,
+    /// How the credential of its calls is chosen; as the `McpServer` says where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialMode>,
+    /// Which tools are shown, as globs of their own names; all where empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub include: Vec<String>,
+    /// Which tools are not shown, as globs of their own names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+    /// Single tools that are shown otherwise, by their own names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tools: BTreeMap<String, ToolAssignment>,
+}
+
+/// One tool, shown otherwise than its server says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ToolAssignment {
+    /// The name it is shown under, without prefix.
+    #[serde(default, rename = "as", skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
+    /// The description it is shown with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// How the credential of its calls is chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialMode>,
+}
+
+/// How the credential of a call is chosen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CredentialMode {
+    /// The resolver: `call-time` (from who is calling), `static` (the connection named here), or any credential plugin.
+    pub mode: String,
+    /// The connection, for `static`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<Name>,
+    /// Settings that the resolver reads.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, Value>,
+}
+
+impl Default for CredentialMode {
+    fn default() -> Self {
+        Self { mode: "call-time".to_owned(), connection: None, settings: BTreeMap::new() }
+    }
+}
+
+/// The longest prefix, so that prefix, separator and a reasonable name fit the 64 characters that some clients allow.
+pub const MAX_PREFIX: usize = 32;
+
+/// Whether a text can stand in a tool's name (2026-07-28 server/tools "Tool Names": `[A-Za-z0-9_.-]`).
+pub fn is_tool_name(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+}
+
+impl ServerAssignment {
+    /// What stands before each tool's name, separator included; empty for bare names.
+    pub fn exposed_prefix(&self) -> String {
+        if self.bare_names {
+            return String::new();
+        }
+        format!("{}__", self.prefix.as_deref().unwrap_or(self.server.as_str()))
+    }
+}
+
+impl Gateway {
+    pub(crate) fn check(&self, problems: &mut Vec<Problem>) {
+        let mut prefixes = std::collections::BTreeMap::new();
+        for (i, assignment) in self.servers.iter().enumerate() {
+            let path = format!("spec.servers[{i}]");
+            if let Some(prefix) = &assignment.prefix
+                && (!is_tool_name(prefix) || prefix.len() > MAX_PREFIX || prefix.contains("__"))
+            {
+                problems.push(Problem::new(
+                    format!("{path}.prefix"),
+                    format!("use 1 to {MAX_PREFIX} of letters, digits, '_', '.' and '-', without \"__\""),
+                ));
+            }
+            if assignment.bare_names && assignment.prefix.is_some() {
+                problems.push(Problem::new(path.clone(), "say either prefix or bareNames"));
+            }
+            if !assignment.bare_names
+                && let Some(earlier) = prefixes.insert(assignment.exposed_prefix(), i)
+            {
+                problems.push(Problem::new(
+                    format!("{path}.prefix"),
+                    format!("spec.servers[{earlier}] has the same prefix; names would clash"),
+                ));
+            }
+            for (tool, how) in &assignment.tools {
+                if let Some(alias) = &how.alias
+                    && !is_tool_name(alias)
+                {
+                    problems.push(Problem::new(format!("{path}.tools.{tool}.as"), "is not a tool name"));
+                }
+                if let Some(mode) = &how.credential {
+                    mode.check(&format!("{path}.tools.{tool}.credential"), problems);
+                }
+            }
+            if let Some(mode) = &assignment.credential {
+                mode.check(&format!("{path}.credential"), problems);
+            }
+        }
+        if self.rate_per_principal == Some(0) {
+            problems.push(Problem::new("spec.ratePerPrincipal", "must be at least 1"));
+        }
+    }
+}
+
+impl CredentialMode {
+    fn check(&self, path: &str, problems: &mut Vec<Problem>) {
+        if self.mode == "static" && self.connection.is_none() {
+            problems.push(Problem::new(format!("{path}.connection"), "mode static needs a connection"));
+        }
+        if self.mode == "call-time" && self.connection.is_some() {
+            problems.push(Problem::new(format!("{path}.connection"), "mode call-time chooses the connection itself"));
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! `McpServer`: what a server is, what it asks for at install time, and where its credential goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use url::Url;
+
+use crate::{Bytes, Problem, Span, spec::CredentialMode};
+
+/// A registry entry. Exactly one of `remote` and `process` says what the server is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct McpServer {
+    /// What people read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// What it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// A server that somebody else runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<Remote>,
+    /// A local process that speaks MCP on its standard input and output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+    /// What is asked for when somebody connects the server.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<Field>,
+    /// The credential that its calls need; none where this is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialNeed>,
+    /// How its traffic is treated.
+    #[serde(default)]
+    pub traffic: Traffic,
+}
+
+/// A server that is reached over HTTP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Remote {
+    /// Its MCP endpoint. `https`, or `http` on loopback or where `allowInsecure` says so.
+    pub url: Url,
+    /// Which transport it speaks.
+    #[serde(default)]
+    pub transport: Transport,
+    /// Headers sent with every request. Not for secrets: those belong to a connection.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Allows plain `http` to another machine.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_insecure: bool,
+    /// Allows the name to resolve to loopback, private or link-local addresses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_private: bool,
+}
+
+/// The transport of a remote server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// Streamable HTTP; the protocol revision is probed and remembered.
+    #[default]
+    StreamableHttp,
+}
+
+/// A child process that speaks MCP over standard input and output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Process {
+    /// The program: a path, or a name looked up in the gateway's `PATH`.
+    pub command: String,
+    /// Its arguments. `${field.NAME}` stands for a value given at install time that is not sensitive.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Its whole environment but for `PATH` and `HOME`: nothing is inherited.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Names of variables that are passed on from the gateway's own environment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inherit_env: Vec<String>,
+    /// Its working directory; a fresh empty one where this is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// Who shares one child. A child whose environment, arguments or files hold a connection's values is never shared
+    /// beyond that connection.
+    #[serde(default)]
+    pub sharing: Sharing,
+    /// The most calls in flight on one child.
+    #[serde(default = "default_in_flight")]
+    pub max_in_flight: u32,
+    /// Memory of the process tree's members, each (RLIMIT_AS). Unlimited where this is left out: runtimes such as Node
+    /// reserve far more address space than they use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+    /// How long the first answer may take after a start. Package runners download first.
+    #[serde(default = "default_start")]
+    pub start_timeout: Span,
+}
+
+fn default_in_flight() -> u32 {
+    64
+}
+fn default_start() -> Span {
+    Span::seconds(60)
+}
+
+/// Who shares one child process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sharing {
+    /// Everybody, unless a connection's values reach the child: then everybody who runs under that connection.
+    #[default]
+    Shared,
+    /// One child for each connection.
+    Connection,
+}
+
+/// Something asked for when a server is connected.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Field {
+    /// Its name in `${field.NAME}`, placements and `portcullis connect`.
+    pub name: String,
+    /// What people read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// Where to find the value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Whether it must be given.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub required: bool,
+    /// Whether it is a secret: sealed, never shown again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sensitive: bool,
+    /// The value where none is given. Not for sensitive fields.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<String>,
+}
+
+/// The credential that a server's calls need.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CredentialNeed {
+    /// How it is chosen where a gateway's assignment does not say.
+    #[serde(default)]
+    pub mode: CredentialMode,
+    /// Where the connection's values go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub place: Vec<Placement>,
+    /// Whether every connection of this server serves its owner only, whatever the owner said.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub owner_only: bool,
+}
+
+/// Where one of a connection's values goes. Exactly one of `header`, `env`, `argument` and `file`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Placement {
+    /// The field whose value it is.
+    pub field: String,
+    /// A request header (remote servers).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// Put before the value, such as `Bearer ` (with the space).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// An environment variable (processes).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<String>,
+    /// An argument appended to the command, such as `--token={}`, where `{}` stands for the value (processes). Arguments
+    /// show in process lists, so a sensitive field needs `allowInProcessList` as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub argument: Option<String>,
+    /// Confirms that a secret may show in process lists.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_in_process_list: bool,
+    /// A file, mode 0600, in the child's private directory; its path is given in this environment variable (processes).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+}
+
+/// How a server's traffic is treated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Traffic {
+    /// How long one call may take.
+    pub timeout: Span,
+    /// How long connecting may take.
+    pub connect_timeout: Span,
+    /// The most bytes of one answer.
+    pub max_response: Bytes,
+    /// The most calls in flight to the server from this gateway process; more are refused with a retry hint.
+    pub max_concurrent: u32,
+    /// How old the catalogue may get where the server does not say.
+    pub catalogue_ttl: Span,
+    /// Arguments that are set for every call, over what the caller sent, by tool glob.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub pinned_arguments: BTreeMap<String, BTreeMap<String, Value>>,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self {
+            timeout: Span::seconds(60),
+            connect_timeout: Span::seconds(10),
+            max_response: Bytes::mebi(64),
+            max_concurrent: 1024,
+            catalogue_ttl: Span::seconds(300),
+            pinned_arguments: BTreeMap::new(),
+        }
+    }
+}
+
+impl McpServer {
+    /// The field of this name.
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        self.fields.iter().find(|f| f.name == name)
+    }
+
+    /// Whether a child holds a connection's values, so that it may not be shared beyond that connection.
+    pub fn child_per_connection(&self) -> bool {
+        let Some(process) = &self.process else { return false };
+        let placed = self.credential.iter().flat_map(|c| &c.place).any(|p| p.header.is_none());
+        placed || process.sharing == Sharing::Connection || process.args.iter().any(|a| a.contains("${field."))
+    }
+
+    pub(crate) fn check(&self, problems: &mut Vec<Problem>) {
+        if self.remote.is_some() == self.process.is_some() {
+            problems.push(Problem::new("spec", "say exactly one of remote and process"));
+        }
+        if let Some(remote) = &self.remote {
+            remote.check(problems);
+        }
+        if let Some(process) = &self.process {
+            if process.command.is_empty() {
+                problems.push(Problem::new("spec.process.command", "must not be empty"));
+            }
+            if process.max_in_flight == 0 {
+                problems.push(Problem::new("spec.process.maxInFlight", "must be at least 1"));
+            }
+            for (i, arg) in process.args.iter().enumerate() {
+                for name in field_references(arg) {
+                    match self.field(name) {
+                        None => problems.push(Problem::new(
+                            format!("spec.process.args[{i}]"),
+                            format!("names the field \"{name}\", which spec.fields does not have"),
+                        )),
+                        Some(f) if f.sensitive => problems.push(Problem::new(
+                            format!("spec.process.args[{i}]"),
+                            format!("the field \"{name}\" is sensitive: place it by spec.credential.place"),
+                        )),
+                        Some(_) => {}
+                    }
+                }
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for (i, field) in self.fields.iter().enumerate() {
+            if field.name.is_empty() || !field.name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
+                problems.push(Problem::new(format!("spec.fields[{i}].name"), "use letters, digits, '_' and '-'"));
+            }
+            if !seen.insert(&field.name) {
+                problems.push(Problem::new(format!("spec.fields[{i}].name"), format!("\"{}\" is there twice", field.name)));
+            }
+            if field.sensitive && field.default.is_some() {
+                problems.push(Problem::new(format!("spec.fields[{i}].default"), "a sensitive field has no default"));
+            }
+        }
+        for (i, place) in self.credential.iter().flat_map(|c| &c.place).enumerate() {
+            self.check_placement(&format!("spec.credential.place[{i}]"), place, problems);
+        }
+        if self.traffic.max_concurrent == 0 {
+            problems.push(Problem::new("spec.traffic.maxConcurrent", "must be at least 1"));
+        }
+    }
+
+    fn check_placement(&self, path: &str, place: &Placement, problems: &mut Vec<Problem>) {
+        let ways = [&place.header, &place.env, &place.argument, &place.file];
+        if ways.iter().filter(|w| w.is_some()).count() != 1 {
+            problems.push(Problem::new(path, "say exactly one of header, env, argument and file"));
+        }
+        if place.header.is_some() && self.remote.is_none() {
+            problems.push(Problem::new(format!("{path}.header"), "only a remote server takes headers"));
+        }
+        if place.header.is_none() && self.process.is_none() {
+            problems.push(Problem::new(path, "only a process takes env, argument and file"));
+        }
+        if let Some(header) = &place.header
+            && (header.is_empty() || !header.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)))
+        {
+            problems.push(Problem::new(format!("{path}.header"), "is not a header name"));
+        }
+        match self.field(&place.field) {
+            None => problems.push(Problem::new(
+                format!("{path}.field"),
+                format!("names the field \"{}\", which spec.fields does not have", place.field),
+            )),
+            Some(field) if field.sensitive && place.argument.is_some() && !place.allow_in_process_list => {
+                problems.push(Problem::new(
+                    format!("{path}.argument"),
+                    "arguments show in process lists: use env or file, or set allowInProcessList",
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+impl Remote {
+    fn check(&self, problems: &mut Vec<Problem>) {
+        let loopback = match self.url.host() {
+            Some(url::Host::Domain(name)) => name == "localhost",
+            Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+            Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+            None => false,
+        };
+        let path = "spec.remote.url";
+        match self.url.scheme() {
+            "https" => {}
+            "http" if loopback || self.allow_insecure => {}
+            "http" => problems.push(Problem::new(path, "must be https, or say allowInsecure: true")),
+            _ => problems.push(Problem::new(path, "must be an https URL")),
+        }
+        if !self.url.username().is_empty() || self.url.password().is_some() {
+            problems.push(Problem::new(path, "must not hold a credential: use a connection"));
+        }
+        const OURS: [&str; 8] = [
+            "host", "content-length", "content-type", "accept", "connection", "transfer-encoding", "mcp-session-id",
+            "mcp-protocol-version",
+        ];
+        for name in self.headers.keys() {
+            if OURS.contains(&name.to_ascii_lowercase().as_str()) {
+                problems.push(Problem::new(format!("spec.remote.headers.{name}"), "is set by Portcullis"));
+            }
+        }
+    }
+}
+
+/// The names in `${field.NAME}` of a text.
+pub fn field_references(text: &str) -> impl Iterator<Item = &str> {
+    text.split("${field.").skip(1).filter_map(|rest| rest.split_once('}').map(|(name, _)| name))
+}

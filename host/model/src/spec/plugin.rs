@@ -1,0 +1,166 @@
+//! `Plugin`: a component, its configuration, what it may do, and what its failure means.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Bytes, Name, Problem, Span, spec::SecretSource};
+
+/// A WebAssembly component. Which hooks it serves is read from its exports.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Plugin {
+    /// Where the component comes from.
+    pub source: Source,
+    /// What it reads as its configuration, where a gateway does not say otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Value>,
+    /// What it may do beyond deciding.
+    #[serde(default)]
+    pub grants: Grants,
+    /// How much one call of it may use.
+    #[serde(default)]
+    pub limits: Limits,
+    /// How long an instance lives.
+    #[serde(default)]
+    pub isolation: Isolation,
+    /// What its failure (a trap, a timeout, an answer that makes no sense) means for a policy. Others always deny.
+    #[serde(default)]
+    pub on_error: Failure,
+}
+
+/// Where a component comes from: exactly one field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Source {
+    /// A file, watched; relative to the file that holds this resource.
+    File {
+        /// The path of the `.wasm` file.
+        path: String,
+        /// The SHA-256 that it must have, in hex.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sha256: Option<String>,
+    },
+    /// A plugin that Portcullis brings, by name.
+    BuiltIn(String),
+}
+
+/// What a plugin may do. Empty is deny.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Grants {
+    /// Where it may send requests: origins such as `https://idp.example.com`, or `https://*.example.com`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub http: Vec<String>,
+    /// Lets those origins resolve to loopback, private or link-local addresses.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub http_private: bool,
+    /// Secrets it may use, by the name it asks for.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, SecretGrant>,
+    /// Lets it read the bytes of secrets. Each use is audited.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reveal: bool,
+    /// Lets it look up tokens that Portcullis issued.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tokens: bool,
+    /// Issuers whose tokens it may have verified, and whose people it may name as callers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<String>,
+    /// Roles it may give to callers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<Name>,
+    /// Lets it list the connections that a caller may run under.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub connections: bool,
+}
+
+/// A secret that a plugin may use, and where it may go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretGrant {
+    /// Where the value is read from.
+    pub from: SecretSource,
+    /// Origins that requests carrying it may go to; the servers that a resolver answers for where empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<String>,
+}
+
+/// How much one call of a plugin may use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Limits {
+    /// CPU time of one call.
+    pub cpu: Span,
+    /// Wall time of one call that waits for nothing; a safety net behind `cpu`.
+    pub wall: Span,
+    /// Wall time of one call that waits for others (it imports `http` or `jwt`).
+    pub wait: Span,
+    /// Linear memory.
+    pub memory: Bytes,
+    /// The most bytes of one answer.
+    pub output: Bytes,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            cpu: Span::millis(2),
+            wall: Span::millis(100),
+            wait: Span::seconds(10),
+            memory: Bytes::mebi(16),
+            output: Bytes::mebi(1),
+        }
+    }
+}
+
+/// How long an instance lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// A fresh instance for each call: nothing is carried from one caller to another.
+    #[default]
+    Call,
+    /// Instances are used again within a tenant and a place of use.
+    Tenant,
+}
+
+/// What a plugin's failure means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Failure {
+    /// The call is refused.
+    #[default]
+    Deny,
+    /// The call goes on as if the plugin had allowed it.
+    Allow,
+}
+
+impl Plugin {
+    pub(crate) fn check(&self, problems: &mut Vec<Problem>) {
+        if let Source::File { sha256: Some(digest), .. } = &self.source
+            && (digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_hexdigit()))
+        {
+            problems.push(Problem::new("spec.source.file.sha256", "must be 64 hex digits"));
+        }
+        for (i, origin) in self.grants.http.iter().enumerate() {
+            let plain = origin.replacen("*.", "", 1);
+            let ok = url::Url::parse(&plain)
+                .is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.host().is_some() && u.path() == "/" && u.query().is_none());
+            if !ok {
+                problems.push(Problem::new(
+                    format!("spec.grants.http[{i}]"),
+                    "must be an origin such as https://idp.example.com or https://*.example.com",
+                ));
+            }
+        }
+        if self.limits.cpu.get().is_zero() || self.limits.wall.get().is_zero() || self.limits.wait.get().is_zero() {
+            problems.push(Problem::new("spec.limits", "times must be above zero"));
+        }
+        if self.limits.memory > Bytes::mebi(64) {
+            problems.push(Problem::new("spec.limits.memory", "64MiB is the most"));
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Server runtimes: desired state in, running servers out.

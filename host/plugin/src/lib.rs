@@ -1,0 +1,1 @@
+//! The WebAssembly host: load, link, limit, pool, swap, meter.

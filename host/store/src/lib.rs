@@ -1,0 +1,1 @@
+//! Versioned records with watch: compare-and-swap, ordered scan, durable before the answer.

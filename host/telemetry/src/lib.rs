@@ -1,0 +1,1 @@
+//! Metric names, spans and audit events: declared once, used everywhere.

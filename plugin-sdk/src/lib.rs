@@ -1,0 +1,1 @@
+//! Write a Portcullis plugin: traits, macros, and the test harness.

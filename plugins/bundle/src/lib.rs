@@ -1,0 +1,1 @@
+//! The built-in plugins, built from source and embedded.

@@ -1,0 +1,1 @@
+//! The whole product against real servers and real clients.
