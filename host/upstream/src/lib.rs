@@ -1,1 +1,31 @@
 //! Talking to MCP servers: transports, eras, pools, health.
+//!
+//! [`Upstreams`] is the pool. A [`Target`] says which server, at which endpoint, under which account; [`Upstreams::send`]
+//! carries one request there and hands the answer back as bytes, either at once or as a stream of messages. Nothing here
+//! knows gateways, callers or plugins. Processes are started by whoever implements [`Launcher`].
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod error;
+pub mod launch;
+pub mod listing;
+pub mod message;
+pub mod outgoing;
+pub mod target;
+pub mod upstreams;
+
+mod address;
+mod http;
+mod server;
+mod stdio;
+
+pub use error::{Sent, UpstreamError};
+pub use launch::{LaunchError, LaunchKey, LaunchSpec, Launcher, Pipes, SecretFile};
+pub use listing::{Listing, Tool};
+pub use message::{Incoming, Message, MessageKind, MessageStream};
+pub use outgoing::{Body, Outgoing, Params, Spliced, Wire};
+pub use portcullis_protocol::{Era, Version};
+pub use target::{Account, Endpoint, HttpEndpoint, Target, TargetKey};
+pub use upstreams::{Options, Peer, Upstreams};
+
+/// A future in a box, so that traits that return one can be objects.
+pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -1,0 +1,202 @@
+//! Which addresses a server's name may resolve to: the guard against requests that are lured into the own network.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    task::{Context, Poll},
+};
+
+use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
+use tower::Service;
+use url::Url;
+
+use crate::BoxFuture;
+
+/// Which addresses are allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Only addresses of the public internet.
+    Public,
+    /// Only this machine: the URL says so itself.
+    Loopback,
+    /// All, because the registry entry says `allowPrivate`.
+    Any,
+}
+
+impl Reach {
+    /// What a URL may reach. Literal addresses are refused here, since they never pass the resolver.
+    pub(crate) fn of(url: &Url, allow_private: bool) -> Result<Self, String> {
+        let reach = match url.host() {
+            _ if allow_private => Self::Any,
+            Some(url::Host::Domain(name)) if name.eq_ignore_ascii_case("localhost") => {
+                Self::Loopback
+            }
+            Some(url::Host::Ipv4(ip)) if ip.is_loopback() => Self::Loopback,
+            Some(url::Host::Ipv6(ip)) if ip.is_loopback() => Self::Loopback,
+            _ => Self::Public,
+        };
+        let literal = match url.host() {
+            Some(url::Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
+            Some(url::Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
+            Some(url::Host::Domain(_)) => None,
+            None => return Err("the URL has no host".to_owned()),
+        };
+        match literal {
+            Some(ip) if !reach.allows(ip) => Err(refusal()),
+            _ => Ok(reach),
+        }
+    }
+
+    fn allows(self, ip: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Loopback => ip.is_loopback(),
+            Self::Public => is_public(ip),
+        }
+    }
+}
+
+fn refusal() -> String {
+    "the server's name resolves to a private address, which its registry entry does not allow (allowPrivate)".to_owned()
+}
+
+/// Whether an address belongs to the public internet (IANA special-purpose registries, RFC 6890).
+fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => is_public_v4(ip),
+        IpAddr::V6(ip) => is_public_v6(ip),
+    }
+}
+
+fn is_public_v4(ip: Ipv4Addr) -> bool {
+    let [a, b, c, _] = ip.octets();
+    !(ip.is_private()
+        || ip.is_loopback()
+        || ip.is_link_local()
+        || ip.is_documentation()
+        || a == 0
+        || a >= 224
+        || (a == 100 && (64..128).contains(&b))
+        || (a == 192 && b == 0 && c == 0)
+        || (a == 192 && b == 88 && c == 99)
+        || (a == 198 && (18..20).contains(&b)))
+}
+
+fn is_public_v6(ip: Ipv6Addr) -> bool {
+    if let Some(v4) = ip.to_ipv4_mapped() {
+        return is_public_v4(v4);
+    }
+    let s = ip.segments();
+    let embedded = |high: u16, low: u16| {
+        let [a, b] = high.to_be_bytes();
+        let [c, d] = low.to_be_bytes();
+        is_public_v4(Ipv4Addr::new(a, b, c, d))
+    };
+    match s {
+        // NAT64 and 6to4 carry an IPv4 address, which is what is reached.
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
+        [0x2002, high, low, ..] => embedded(high, low),
+        // Global unicast is 2000::/3; documentation and Teredo are parts of it that lead nowhere public.
+        [0x2001, 0xdb8, ..] | [0x2001, 0, ..] => false,
+        [first, ..] => first & 0xe000 == 0x2000,
+    }
+}
+
+/// The system's resolver, with what is not allowed left out.
+#[derive(Clone)]
+pub(crate) struct GuardedResolver {
+    inner: GaiResolver,
+    reach: Reach,
+}
+
+impl GuardedResolver {
+    pub(crate) fn new(reach: Reach) -> Self {
+        Self {
+            inner: GaiResolver::new(),
+            reach,
+        }
+    }
+}
+
+impl Service<Name> for GuardedResolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = std::io::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let found = self.inner.call(name);
+        let reach = self.reach;
+        Box::pin(async move {
+            let all: Vec<SocketAddr> = found.await?.collect();
+            let allowed: Vec<SocketAddr> = all
+                .iter()
+                .copied()
+                .filter(|a| reach.allows(a.ip()))
+                .collect();
+            if allowed.is_empty() && !all.is_empty() {
+                return Err(std::io::Error::new(
+                    std::io::ErrorKind::PermissionDenied,
+                    refusal(),
+                ));
+            }
+            Ok(allowed.into_iter())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_public_addresses() {
+        for good in [
+            "1.1.1.1",
+            "8.8.8.8",
+            "2606:4700::1111",
+            "64:ff9b::808:808",
+            "::ffff:8.8.8.8",
+        ] {
+            assert!(is_public(good.parse().unwrap()), "{good}");
+        }
+        for bad in [
+            "127.0.0.1",
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "198.18.0.1",
+            "192.0.2.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "2001:db8::1",
+            "2001::1",
+        ] {
+            assert!(!is_public(bad.parse().unwrap()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_url_says_what_it_may_reach() {
+        let of = |url: &str, private| Reach::of(&url.parse().unwrap(), private);
+        assert_eq!(of("http://127.0.0.1:1/", false), Ok(Reach::Loopback));
+        assert_eq!(of("http://localhost:1/", false), Ok(Reach::Loopback));
+        assert_eq!(of("https://example.com/", false), Ok(Reach::Public));
+        assert_eq!(of("https://10.0.0.1/", true), Ok(Reach::Any));
+        assert!(of("https://10.0.0.1/", false).is_err());
+        assert!(of("http://169.254.169.254/", false).is_err());
+    }
+}

@@ -1,0 +1,342 @@
+//! Finding out which era a server speaks, and opening a legacy session.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Request};
+use http_body_util::Full;
+use portcullis_protocol::{Era, Version};
+use serde::Deserialize;
+
+use crate::{
+    error::{Sent, UpstreamError},
+    http::{
+        Cancel, Head, HttpPeer, SESSION_ID,
+        answer::{HttpAnswer, Reply},
+        rpc_code,
+    },
+    message::{Message, MessageKind},
+    outgoing::{Body, CLIENT_INFO, Params, Wire},
+};
+
+/// A session with a legacy server, shared by all calls under one account. It advertises no capabilities.
+pub(crate) struct Session {
+    /// `Mcp-Session-Id`; servers without state give none.
+    pub(crate) id: Option<HeaderValue>,
+    /// The revision agreed on.
+    pub(crate) version: Version,
+    /// With which credential it was opened, to close it.
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What a server says to `server/discover`, as far as it matters here.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Discovered {
+    supported_versions: Vec<String>,
+    #[serde(default)]
+    capabilities: Capabilities,
+}
+
+#[derive(Deserialize, Default)]
+struct Capabilities {
+    #[serde(default)]
+    tools: ToolsCapability,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct ToolsCapability {
+    #[serde(default)]
+    list_changed: bool,
+}
+
+#[derive(Deserialize)]
+struct Unsupported {
+    data: SupportedVersions,
+}
+
+#[derive(Deserialize)]
+struct SupportedVersions {
+    supported: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Initialized {
+    protocol_version: String,
+}
+
+/// What the answer to `server/discover` proves.
+pub(crate) enum Proof {
+    /// The modern era; whether changes of the tool list are announced.
+    Modern {
+        /// `capabilities.tools.listChanged`.
+        list_changed: bool,
+    },
+    /// Most likely the legacy era: try `initialize`.
+    Legacy,
+}
+
+/// Reads the answer to `server/discover` (2026-07-28, "Versioning": a recognised modern error means modern, anything
+/// else legacy).
+pub(crate) fn read_discovery(message: &Message) -> Proof {
+    let modern = |versions: &[String]| versions.iter().any(|v| v == Version::LATEST.as_str());
+    match message.kind {
+        MessageKind::Result => match serde_json::from_str::<Discovered>(message.payload_text()) {
+            Ok(found) if modern(&found.supported_versions) => Proof::Modern {
+                list_changed: found.capabilities.tools.list_changed,
+            },
+            _ => Proof::Legacy,
+        },
+        _ => match rpc_code(message) {
+            -32020 | -32021 => Proof::Modern {
+                list_changed: false,
+            },
+            -32022 => match serde_json::from_str::<Unsupported>(message.payload_text()) {
+                Ok(error) if modern(&error.data.supported) => Proof::Modern {
+                    list_changed: false,
+                },
+                _ => Proof::Legacy,
+            },
+            _ => Proof::Legacy,
+        },
+    }
+}
+
+/// The `initialize` request, which advertises nothing.
+pub(crate) fn initialize(id: u64) -> Bytes {
+    let members = format!(
+        r#""protocolVersion":"{}","capabilities":{{}},"clientInfo":{CLIENT_INFO}"#,
+        Version::LATEST_LEGACY.as_str()
+    );
+    Params {
+        method: "initialize",
+        members: &members,
+    }
+    .build(&Wire {
+        id,
+        version: Version::LATEST_LEGACY,
+        progress: None,
+    })
+}
+
+/// The notification that ends the handshake.
+pub(crate) const INITIALIZED: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+
+/// The revision that the answer to `initialize` agrees on.
+pub(crate) fn read_initialized(message: &Message) -> Result<Version, UpstreamError> {
+    if message.kind == MessageKind::Error {
+        return Err(UpstreamError::Protocol(format!(
+            "initialize was answered with error {}",
+            rpc_code(message)
+        )));
+    }
+    let result: Initialized = serde_json::from_str(message.payload_text())
+        .map_err(|_| UpstreamError::Protocol("the result of initialize is malformed".to_owned()))?;
+    match result.protocol_version.parse::<Version>() {
+        Ok(version) if version.era() == Era::Legacy => Ok(version),
+        _ => Err(UpstreamError::Protocol(
+            "the server wants a protocol version that nobody else speaks".to_owned(),
+        )),
+    }
+}
+
+impl HttpPeer {
+    /// Finds out what the server speaks and opens a session if it needs one: `None` for the modern era.
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        known: Option<Era>,
+        headers: &[(HeaderName, HeaderValue)],
+        deadline: Instant,
+    ) -> Result<Option<Arc<Session>>, UpstreamError> {
+        if known == Some(Era::Legacy)
+            && let Some(session) = self.session.load_full()
+        {
+            return Ok(Some(session));
+        }
+        let late = |_| UpstreamError::Timeout { sent: Sent::No };
+        // Whoever comes second waits here and finds the session made.
+        let _turn = tokio::time::timeout_at(deadline.into(), self.opening.lock())
+            .await
+            .map_err(late)?;
+        match self.server.era() {
+            Some(Era::Modern) => return Ok(None),
+            Some(Era::Legacy) => {
+                if let Some(session) = self.session.load_full() {
+                    return Ok(Some(session));
+                }
+            }
+            None => {
+                if matches!(
+                    self.discover(headers, deadline).await?,
+                    Proof::Modern { .. }
+                ) {
+                    self.server.learn(Era::Modern);
+                    tracing::debug!(server = self.name, era = "modern", "probed");
+                    return Ok(None);
+                }
+            }
+        }
+        let session = Arc::new(self.handshake(headers, deadline).await.map_err(unsent)?);
+        self.server.learn(Era::Legacy);
+        tracing::debug!(server = self.name, era = "legacy", version = %session.version, "opened a session");
+        self.session.store(Some(session.clone()));
+        Ok(Some(session))
+    }
+
+    async fn discover(
+        self: &Arc<Self>,
+        headers: &[(HeaderName, HeaderValue)],
+        deadline: Instant,
+    ) -> Result<Proof, UpstreamError> {
+        let wire = Wire {
+            id: 0,
+            version: Version::LATEST,
+            progress: None,
+        };
+        let body = Params {
+            method: "server/discover",
+            members: "",
+        }
+        .build(&wire);
+        let head = Head {
+            method: "server/discover",
+            name: None,
+            version: Some(Version::LATEST),
+            session: None,
+            headers,
+        };
+        let response = self.post(&head, body, deadline).await.map_err(unsent)?;
+        let ok = response.status().is_success();
+        let mut answer = HttpAnswer::new(
+            self.clone(),
+            response,
+            Some(0),
+            deadline,
+            Cancel::new(self, None, &[], 0),
+        );
+        if ok {
+            return Ok(match answer.answer().await {
+                Ok(message) => read_discovery(&message),
+                Err(error @ UpstreamError::Timeout { .. }) => return Err(unsent(error)),
+                Err(_) => Proof::Legacy,
+            });
+        }
+        match answer.refused().await {
+            Reply::Rpc(message) => Ok(read_discovery(&message)),
+            // These say nothing about the era, and `initialize` would be refused as well.
+            Reply::Status(
+                error @ UpstreamError::Status {
+                    code: 401 | 403 | 407 | 429 | 502..=504,
+                    ..
+                },
+            ) => Err(error),
+            Reply::Status(_) => Ok(Proof::Legacy),
+        }
+    }
+
+    async fn handshake(
+        self: &Arc<Self>,
+        headers: &[(HeaderName, HeaderValue)],
+        deadline: Instant,
+    ) -> Result<Session, UpstreamError> {
+        let head = Head {
+            method: "initialize",
+            name: None,
+            version: None,
+            session: None,
+            headers,
+        };
+        let response = self.post(&head, initialize(0), deadline).await?;
+        let id = response.headers().get(SESSION_ID).cloned();
+        if id
+            .as_ref()
+            .is_some_and(|v| v.len() > 1024 || v.to_str().is_err())
+        {
+            return Err(UpstreamError::Protocol(
+                "a session id that is too long or not visible ASCII".to_owned(),
+            ));
+        }
+        let ok = response.status().is_success();
+        let mut answer = HttpAnswer::new(
+            self.clone(),
+            response,
+            Some(0),
+            deadline,
+            Cancel::new(self, None, &[], 0),
+        );
+        if !ok {
+            return Err(match answer.refused().await {
+                Reply::Rpc(message) => UpstreamError::Protocol(format!(
+                    "initialize was refused with error {}",
+                    rpc_code(&message)
+                )),
+                Reply::Status(error) => error,
+            });
+        }
+        let version = read_initialized(&answer.answer().await?)?;
+        drop(answer);
+        let session = Session {
+            id,
+            version,
+            headers: headers.to_vec(),
+        };
+        let head = Head {
+            method: "notifications/initialized",
+            name: None,
+            version: Some(version),
+            session: Some(&session),
+            headers,
+        };
+        let response = self
+            .post(&head, Bytes::from_static(INITIALIZED), deadline)
+            .await?;
+        if response.status().is_success() {
+            Ok(session)
+        } else {
+            Err(super::status_error(&response))
+        }
+    }
+
+    /// Forgets a session that the server does not know any more, unless somebody has opened another one already.
+    pub(crate) fn forget(&self, gone: &Arc<Session>) {
+        let current = self.session.load();
+        if current.as_ref().is_some_and(|s| Arc::ptr_eq(s, gone)) {
+            self.session.compare_and_swap(&current, None);
+        }
+    }
+}
+
+/// The handshake failed, so the call itself was not sent.
+fn unsent(error: UpstreamError) -> UpstreamError {
+    match error {
+        UpstreamError::Timeout { .. } => UpstreamError::Timeout { sent: Sent::No },
+        UpstreamError::Closed { .. } => UpstreamError::Closed { sent: Sent::No },
+        other => other,
+    }
+}
+
+/// The last one out gives the session back (2025-03-26 and later: DELETE), so that the server doesn't keep it.
+impl Drop for HttpPeer {
+    fn drop(&mut self) {
+        let Some(session) = self.session.swap(None) else {
+            return;
+        };
+        let (Some(id), Ok(runtime)) = (session.id.clone(), tokio::runtime::Handle::try_current())
+        else {
+            return;
+        };
+        let mut request = Request::new(Full::new(Bytes::new()));
+        *request.method_mut() = Method::DELETE;
+        *request.uri_mut() = self.uri.clone();
+        for (name, value) in self.headers.iter().chain(&session.headers) {
+            request.headers_mut().insert(name, value.clone());
+        }
+        request.headers_mut().insert(SESSION_ID, id);
+        let client = self.client.clone();
+        runtime.spawn(
+            async move { tokio::time::timeout(super::ASIDE, client.request(request)).await },
+        );
+    }
+}

@@ -1,0 +1,153 @@
+//! What all sessions and children of one server share: how many calls are in flight, the breaker, the era.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use portcullis_protocol::Era;
+
+use crate::error::UpstreamError;
+
+/// How long after a failed attempt to connect nobody tries again. Short: it only has to keep callers from queueing behind
+/// a dead address, one by one, each for the whole connect timeout.
+const OPEN_FOR: Duration = Duration::from_secs(1);
+
+/// One generation of one server.
+pub(crate) struct Server {
+    limit: u32,
+    in_flight: AtomicU32,
+    born: Instant,
+    /// Milliseconds after `born` (at least 1) of the last failed attempt; 0 when the last one worked.
+    failed_at: AtomicU64,
+    reason: Mutex<String>,
+    era: AtomicU8,
+}
+
+/// A call's place among those in flight.
+pub(crate) struct InFlight(Arc<Server>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Server {
+    pub(crate) fn new(limit: u32) -> Self {
+        Self {
+            limit: limit.max(1),
+            in_flight: AtomicU32::new(0),
+            born: Instant::now(),
+            failed_at: AtomicU64::new(0),
+            reason: Mutex::new(String::new()),
+            era: AtomicU8::new(0),
+        }
+    }
+
+    /// Takes a place among the calls in flight.
+    pub(crate) fn admit(self: &Arc<Self>) -> Result<InFlight, UpstreamError> {
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.limit {
+            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            return Err(UpstreamError::Busy {
+                retry_after: Duration::from_millis(250),
+            });
+        }
+        Ok(InFlight(self.clone()))
+    }
+
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether an attempt may be made. While connecting fails, one a second may.
+    pub(crate) fn check(&self) -> Result<(), UpstreamError> {
+        let failed = self.failed_at.load(Ordering::Relaxed);
+        if failed == 0 {
+            return Ok(());
+        }
+        let now = self.now();
+        let open_for = u64::try_from(OPEN_FOR.as_millis()).unwrap_or(u64::MAX);
+        let since = now.saturating_sub(failed);
+        if since >= open_for
+            && self
+                .failed_at
+                .compare_exchange(failed, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
+            return Ok(());
+        }
+        Err(UpstreamError::Open {
+            reason: self
+                .reason
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+            retry_after: Duration::from_millis(open_for.saturating_sub(since).max(1)),
+        })
+    }
+
+    pub(crate) fn connect_failed(&self, reason: &str) {
+        reason.clone_into(&mut self.reason.lock().unwrap_or_else(PoisonError::into_inner));
+        self.failed_at.store(self.now(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn connect_worked(&self) {
+        if self.failed_at.load(Ordering::Relaxed) != 0 {
+            self.failed_at.store(0, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn era(&self) -> Option<Era> {
+        match self.era.load(Ordering::Relaxed) {
+            1 => Some(Era::Legacy),
+            2 => Some(Era::Modern),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn learn(&self, era: Era) {
+        self.era
+            .store(if era == Era::Legacy { 1 } else { 2 }, Ordering::Relaxed);
+    }
+
+    /// The server spoke another era than remembered, so it was exchanged: the next call probes again.
+    pub(crate) fn forget_era(&self) {
+        self.era.store(0, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .saturating_add(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn admits_up_to_the_limit() {
+        let server = Arc::new(Server::new(2));
+        let (a, _b) = (server.admit().unwrap(), server.admit().unwrap());
+        assert!(matches!(server.admit(), Err(UpstreamError::Busy { .. })));
+        drop(a);
+        assert!(server.admit().is_ok());
+    }
+
+    #[test]
+    fn opens_after_a_failure_and_closes_after_a_success() {
+        let server = Server::new(1);
+        assert!(server.check().is_ok());
+        server.connect_failed("refused");
+        assert!(
+            matches!(server.check(), Err(UpstreamError::Open { reason, .. }) if reason == "refused")
+        );
+        server.connect_worked();
+        assert!(server.check().is_ok());
+    }
+}

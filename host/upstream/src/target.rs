@@ -1,0 +1,83 @@
+//! Where a request goes, and what may be shared on the way there.
+
+use std::{fmt, sync::Arc};
+
+use http::{HeaderName, HeaderValue};
+use portcullis_model::{Name, spec::Traffic};
+use url::Url;
+
+use crate::launch::LaunchSpec;
+
+/// Whose credential a request carries. Sessions, connections and children are never shared between accounts
+/// (security decision 16).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Account {
+    /// Nobody's: the server needs no credential.
+    None,
+    /// A connection's, at one revision of its values.
+    Connection {
+        /// The `Connection` resource.
+        name: Name,
+        /// Its revision: other values are another account.
+        revision: u64,
+    },
+    /// A credential without a connection, such as an exchanged token. The text names its holder and is no secret.
+    Holder(Arc<str>),
+}
+
+/// What a pooled session, connection or child belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TargetKey {
+    /// The tenant of the server.
+    pub tenant: Name,
+    /// The `McpServer` resource.
+    pub server: Name,
+    /// The revision of its spec: an edited server is another target.
+    pub generation: u64,
+    /// Whose credential is carried. [`Account::None`] for a child that everybody shares.
+    pub account: Account,
+}
+
+impl fmt::Display for TargetKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.tenant, self.server)?;
+        match &self.account {
+            Account::None => Ok(()),
+            Account::Connection { name, .. } => write!(f, " under {name}"),
+            Account::Holder(holder) => write!(f, " under {holder}"),
+        }
+    }
+}
+
+/// A server behind a URL.
+#[derive(Clone, Debug)]
+pub struct HttpEndpoint {
+    /// The MCP endpoint.
+    pub url: Url,
+    /// Headers of the registry entry, sent with every request. No secrets.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Whether the name may resolve to loopback, private or link-local addresses. A URL whose host is itself a loopback
+    /// address or `localhost` always may, and then only to loopback.
+    pub allow_private: bool,
+}
+
+/// How a server is reached.
+#[derive(Clone, Debug)]
+pub enum Endpoint {
+    /// Streamable HTTP.
+    Http(Arc<HttpEndpoint>),
+    /// Standard input and output of a child process.
+    Stdio(Arc<LaunchSpec>),
+}
+
+/// A server, how to reach it, and under which account. Made once and shared: [`crate::Upstreams::peer`] looks it up by
+/// `key` only, so the rest must follow from the key.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// What the pool goes by.
+    pub key: TargetKey,
+    /// How the server is reached.
+    pub endpoint: Endpoint,
+    /// Time and size limits.
+    pub traffic: Arc<Traffic>,
+}

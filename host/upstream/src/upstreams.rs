@@ -1,0 +1,327 @@
+//! The pool: one [`Peer`] for each server and account, found by its key, dropped when it idles or its server changes.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::{HeaderName, HeaderValue};
+use portcullis_model::{Name, spec::Traffic};
+use portcullis_protocol::Era;
+use tokio::sync::broadcast;
+
+use crate::{
+    error::UpstreamError,
+    http::HttpPeer,
+    launch::Launcher,
+    listing::{self, Listing},
+    message::Incoming,
+    outgoing::Outgoing,
+    server::Server,
+    stdio::StdioPeer,
+    target::{Endpoint, Target, TargetKey},
+};
+
+/// How the pool behaves.
+#[derive(Clone)]
+pub struct Options {
+    /// Starts processes.
+    pub launcher: Arc<dyn Launcher>,
+    /// TLS for `https` servers; the Mozilla roots where this is left out.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// The most peers; a further one takes the place of whichever idles longest.
+    pub max_peers: usize,
+    /// How long a peer over HTTP may idle before its session is given back. Children are left to the launcher's owner.
+    pub idle: Duration,
+}
+
+impl Options {
+    /// The usual figures.
+    pub fn new(launcher: Arc<dyn Launcher>) -> Self {
+        Self {
+            launcher,
+            tls: None,
+            max_peers: 10_000,
+            idle: Duration::from_secs(600),
+        }
+    }
+}
+
+/// A server and account of one tenant and generation: what the breaker and the limits go by.
+type ServerKey = (Name, Name, u64);
+
+/// All servers that are talked to.
+pub struct Upstreams {
+    options: Options,
+    tls: Arc<rustls::ClientConfig>,
+    peers: RwLock<HashMap<TargetKey, Arc<Peer>>>,
+    servers: Mutex<HashMap<ServerKey, Weak<Server>>>,
+    changes: broadcast::Sender<TargetKey>,
+    born: Instant,
+}
+
+/// One server under one account: its session or child, pooled. Keep it for as long as a route lives; it opens again by
+/// itself what the pool or the server closed.
+pub struct Peer {
+    key: TargetKey,
+    traffic: Arc<Traffic>,
+    server: Arc<Server>,
+    transport: Transport,
+    born: Instant,
+    /// Milliseconds after `born` of the last call.
+    used: AtomicU64,
+}
+
+enum Transport {
+    Http(Arc<HttpPeer>),
+    Stdio(Arc<StdioPeer>),
+}
+
+impl Upstreams {
+    /// An empty pool. Needs a Tokio runtime.
+    ///
+    /// # Errors
+    /// When TLS can't be set up.
+    pub fn new(options: Options) -> Result<Arc<Self>, UpstreamError> {
+        let tls = match &options.tls {
+            Some(tls) => tls.clone(),
+            None => crate::http::default_tls()?,
+        };
+        let pool = Arc::new(Self {
+            options,
+            tls,
+            peers: RwLock::default(),
+            servers: Mutex::default(),
+            changes: broadcast::channel(1024).0,
+            born: Instant::now(),
+        });
+        tokio::spawn(sweep(Arc::downgrade(&pool)));
+        Ok(pool)
+    }
+
+    /// The peer of a target, made at its first use. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// When the URL may not be reached.
+    pub fn peer(&self, target: &Target) -> Result<Arc<Peer>, UpstreamError> {
+        if let Some(peer) = self
+            .peers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&target.key)
+        {
+            return Ok(peer.clone());
+        }
+        let server = self.server(target);
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(peer) = peers.get(&target.key) {
+            return Ok(peer.clone());
+        }
+        if peers.len() >= self.options.max_peers
+            && let Some(oldest) = peers
+                .iter()
+                .min_by_key(|(_, p)| p.used.load(Ordering::Relaxed))
+                .map(|(k, _)| k.clone())
+        {
+            peers.remove(&oldest);
+        }
+        let transport = match &target.endpoint {
+            Endpoint::Http(endpoint) => Transport::Http(HttpPeer::new(
+                &target.key,
+                endpoint,
+                &target.traffic,
+                server.clone(),
+                &self.tls,
+            )?),
+            Endpoint::Stdio(spec) => Transport::Stdio(StdioPeer::new(
+                target.key.clone(),
+                spec.clone(),
+                target.traffic.clone(),
+                server.clone(),
+                self.options.launcher.clone(),
+                self.changes.clone(),
+            )),
+        };
+        let used = AtomicU64::new(millis(self.born.elapsed()));
+        let (key, traffic) = (target.key.clone(), target.traffic.clone());
+        let peer = Arc::new(Peer {
+            key,
+            traffic,
+            server,
+            transport,
+            born: self.born,
+            used,
+        });
+        peers.insert(target.key.clone(), peer.clone());
+        Ok(peer)
+    }
+
+    fn server(&self, target: &Target) -> Arc<Server> {
+        let key = (
+            target.key.tenant.clone(),
+            target.key.server.clone(),
+            target.key.generation,
+        );
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(server) = servers.get(&key).and_then(Weak::upgrade) {
+            return server;
+        }
+        servers.retain(|_, s| s.strong_count() > 0);
+        let server = Arc::new(Server::new(target.traffic.max_concurrent));
+        servers.insert(key, Arc::downgrade(&server));
+        server
+    }
+
+    /// Sends one request to a target; see [`Peer::send`].
+    ///
+    /// # Errors
+    /// As [`Peer::send`].
+    pub async fn send(
+        &self,
+        target: &Target,
+        outgoing: Outgoing<'_>,
+    ) -> Result<Incoming, UpstreamError> {
+        self.peer(target)?.send(outgoing).await
+    }
+
+    /// Lists the tools of a target; see [`Peer::list_tools`].
+    ///
+    /// # Errors
+    /// As [`Peer::list_tools`].
+    pub async fn list_tools(
+        &self,
+        target: &Target,
+        headers: &[(HeaderName, HeaderValue)],
+    ) -> Result<Listing, UpstreamError> {
+        self.peer(target)?.list_tools(headers).await
+    }
+
+    /// Keys of targets whose tools changed, as the servers tell. A reader that falls behind sees `Lagged` and had better
+    /// list everything again.
+    pub fn changes(&self) -> broadcast::Receiver<TargetKey> {
+        self.changes.subscribe()
+    }
+
+    /// Drops the peers that `keep` does not want: their sessions and children end when their last call does.
+    pub fn retain(&self, keep: impl Fn(&TargetKey) -> bool) {
+        let mut gone = Vec::new();
+        self.peers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|key, peer| {
+                let kept = keep(key);
+                if !kept {
+                    gone.push(peer.clone());
+                }
+                kept
+            });
+        // Dropped outside the lock: the last one closes its session.
+        drop(gone);
+    }
+
+    /// How many peers there are.
+    pub fn len(&self) -> usize {
+        self.peers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn sweep(&self) {
+        let now = millis(self.born.elapsed());
+        let idle = millis(self.options.idle);
+        let mut gone = Vec::new();
+        self.peers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|_, peer| {
+                let stale = matches!(peer.transport, Transport::Http(_))
+                    && Arc::strong_count(peer) == 1
+                    && now.saturating_sub(peer.used.load(Ordering::Relaxed)) > idle;
+                if stale {
+                    gone.push(peer.clone());
+                }
+                !stale
+            });
+        drop(gone);
+    }
+}
+
+async fn sweep(pool: Weak<Upstreams>) {
+    let mut tick = tokio::time::interval(Duration::from_secs(30));
+    loop {
+        tick.tick().await;
+        let Some(pool) = pool.upgrade() else { return };
+        pool.sweep();
+    }
+}
+
+impl Peer {
+    /// Sends one request and waits for the first message that comes back: most often the answer itself. Dropping the
+    /// future, or the stream before its end, cancels the call at the server.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; [`UpstreamError::sent`] says whether the server may have seen the request.
+    pub async fn send(&self, outgoing: Outgoing<'_>) -> Result<Incoming, UpstreamError> {
+        self.used
+            .store(millis(self.born.elapsed()), Ordering::Relaxed);
+        let in_flight = self.server.admit()?;
+        match &self.transport {
+            Transport::Http(peer) => peer.send(outgoing, in_flight).await,
+            Transport::Stdio(peer) => peer.send(outgoing, in_flight).await,
+        }
+    }
+
+    /// Lists the server's tools, over all pages, within `traffic.timeout` and `traffic.maxResponse`.
+    ///
+    /// # Errors
+    /// As [`Peer::send`]; [`UpstreamError::Protocol`] when the list is malformed or has no end.
+    pub async fn list_tools(
+        &self,
+        headers: &[(HeaderName, HeaderValue)],
+    ) -> Result<Listing, UpstreamError> {
+        let patience = match &self.transport {
+            Transport::Http(_) => Duration::ZERO,
+            Transport::Stdio(peer) => peer.start_timeout(),
+        };
+        listing::list_tools(
+            self,
+            headers,
+            Instant::now() + self.traffic.timeout.get().max(patience),
+        )
+        .await
+    }
+
+    /// Whose peer it is.
+    pub fn key(&self) -> &TargetKey {
+        &self.key
+    }
+
+    /// The server's limits.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// The era that the server speaks, once that is known.
+    pub fn era(&self) -> Option<Era> {
+        self.server.era()
+    }
+
+    /// How many calls are in flight to the server, under all accounts.
+    pub fn in_flight(&self) -> u32 {
+        self.server.in_flight()
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
