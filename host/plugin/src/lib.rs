@@ -1,1 +1,28 @@
 //! The WebAssembly host: load, link, limit, pool, swap, meter.
+//!
+//! The only crate that knows wasmtime. A [`Host`] compiles a [`Component`], loads it as a [`Plugin`] with its
+//! configuration and grants, and a plugin answers hooks. Whatever a guest does, the worst outcome is a [`PluginFailure`].
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod answer;
+#[allow(unreachable_pub, missing_debug_implementations)]
+mod bindings;
+mod error;
+mod facts;
+mod meter;
+mod secrets;
+mod services;
+mod state;
+
+pub use answer::{Asserted, AssertedPrincipal, Decision, Hooks, Outcome, Read, Resolution, Verdict};
+pub use error::{LoadError, PluginError, PluginFailure};
+pub use facts::{
+    Attributes, AuthRequest, CallFacts, Item, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, RequestFacts, ResultFacts,
+    TargetFacts, carries_credential,
+};
+pub use meter::{BUCKETS_US, Counters, Counts};
+pub use secrets::{Allowed, Guarded, MAX_SECRET_BYTES, OriginPattern};
+pub use services::{
+    BoxFuture, ConnectionFacts, Connections, Jwt, JwtError, JwtRules, Outbound, OutboundError, OutboundRequest,
+    OutboundResponse, RevealAudit, Services, TokenFacts, TokenLookupError, Tokens, VerifiedJwt,
+};

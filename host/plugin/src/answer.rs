@@ -1,0 +1,155 @@
+//! What a hook may answer.
+
+use bytes::Bytes;
+use http::HeaderName;
+use portcullis_model::Name;
+use serde_json::Value;
+
+use crate::{secrets::Guarded, services::TokenFacts};
+
+/// The answer of a tool-call or tool-result policy.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// The call goes on.
+    Allow,
+    /// The call ends here.
+    Deny {
+        /// A short stable word for programs.
+        code: String,
+        /// A sentence that the caller may read.
+        message: String,
+    },
+    /// The call goes on with other arguments (after a review: with another result object). A JSON object, checked.
+    ModifyArguments(Bytes),
+    /// A person has to say yes first; the text says to what.
+    RequireApproval(String),
+}
+
+/// A fact that a plugin read and that a cache key may not contain yet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Read {
+    /// A request header, by lower-case name.
+    Header(String),
+    /// A claim of the principal.
+    Claim(String),
+    /// An attribute of an earlier hook.
+    Attribute(String),
+    /// The principal's teams.
+    Teams,
+    /// The principal's roles.
+    Roles,
+    /// The principal's groups.
+    Groups,
+    /// The list of connections.
+    Connections,
+    /// The client's address.
+    Peer,
+    /// The HTTP method.
+    Method,
+    /// The request's path.
+    Path,
+}
+
+/// Under what a call runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Under this connection; headers may come on top.
+    Use {
+        /// The `Connection` resource's name, checked to be one.
+        connection: Name,
+    },
+    /// Only the headers of the answer.
+    Headers,
+    /// The call needs no credential.
+    None,
+    /// There is no credential for this caller; the text says what is missing.
+    Missing(String),
+}
+
+/// The answer of a credential resolver.
+#[derive(Debug)]
+pub struct Resolution {
+    /// Under what the call runs.
+    pub outcome: Outcome,
+    /// Headers for the request, their secrets already checked to be allowed at the target's origin.
+    pub headers: Vec<(HeaderName, Guarded)>,
+    /// Until when the answer may be used again, milliseconds since 1970; none where the plugin did not say.
+    pub expires_ms: Option<u64>,
+    /// Headers or claims that the answer depends on, as the plugin says.
+    pub vary: Vec<String>,
+    /// What the plugin read beyond tenant, principal, assignment and connections: belongs into the cache key.
+    pub reads: Vec<Read>,
+}
+
+/// Who a provider says is calling.
+#[derive(Clone, Debug)]
+pub enum Asserted {
+    /// The owner of this token of ours.
+    Token(TokenFacts),
+    /// Somebody of an identity provider among the plugin's granted issuers.
+    External {
+        /// The issuer, exactly as in the token.
+        issuer: String,
+        /// The issuer's `sub`.
+        subject: String,
+    },
+}
+
+/// A principal as a provider asserts it; what it was not granted to assert is already refused.
+#[derive(Clone, Debug)]
+pub struct AssertedPrincipal {
+    /// Who it is.
+    pub who: Asserted,
+    /// How it may be shown.
+    pub display_name: Option<String>,
+    /// Groups.
+    pub groups: Vec<String>,
+    /// Roles, all among the granted ones.
+    pub roles: Vec<Name>,
+    /// Claims as JSON values.
+    pub claims: Vec<(String, Value)>,
+}
+
+/// The answer of an auth provider.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// Somebody.
+    Accepted {
+        /// Who.
+        principal: Box<AssertedPrincipal>,
+        /// Until when the verdict may be used again, milliseconds since 1970.
+        expires_ms: Option<u64>,
+        /// Headers that the verdict depends on beside the credential, as the plugin says.
+        vary: Vec<String>,
+        /// What the plugin read: belongs into the verdict's cache key.
+        reads: Vec<Read>,
+    },
+    /// Nobody in particular, and that is fine here.
+    Anonymous,
+    /// The next provider is asked.
+    NotMine,
+    /// Refused; the client is told how to authenticate.
+    Challenge {
+        /// What stands behind the scheme in `WWW-Authenticate`; printable ASCII, checked.
+        parameters: String,
+        /// A sentence for people.
+        message: String,
+    },
+    /// Refused.
+    Refused(String),
+}
+
+/// Which hooks a component serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hooks {
+    /// `credential/resolver`.
+    pub resolver: bool,
+    /// `auth/provider`.
+    pub provider: bool,
+    /// `policy/tool-call`.
+    pub tool_call: bool,
+    /// `policy/tool-result`.
+    pub tool_result: bool,
+    /// `policy/list-filter`.
+    pub list_filter: bool,
+}

@@ -1,0 +1,166 @@
+//! What a hook is told: the request, the call, the target. Cheap to clone, since a store owns what it lends.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use portcullis_model::{Name, Secret};
+use serde_json::Value;
+
+/// The most attributes that the hooks of one call may set together.
+pub const MAX_ATTRIBUTES: usize = 16;
+/// The most bytes of one attribute: its key and its value as JSON.
+pub const MAX_ATTRIBUTE_BYTES: usize = 1024;
+
+/// What the hooks of one call tell each other and the audit record. Clones share their content.
+#[derive(Clone, Debug, Default)]
+pub struct Attributes(Arc<Mutex<Vec<(String, Value)>>>);
+
+impl Attributes {
+    /// The attribute of this name, if an earlier hook set it.
+    pub fn get(&self, key: &str) -> Option<Value> {
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone())
+    }
+
+    /// Sets an attribute; false where that would exceed [`MAX_ATTRIBUTES`] or [`MAX_ATTRIBUTE_BYTES`].
+    pub fn set(&self, key: String, value: Value) -> bool {
+        if key.len() + json_len(&value) > MAX_ATTRIBUTE_BYTES {
+            return false;
+        }
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.iter_mut().find(|(name, _)| *name == key) {
+            entry.1 = value;
+        } else if entries.len() < MAX_ATTRIBUTES {
+            entries.push((key, value));
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// All attributes in the order in which they were first set.
+    pub fn all(&self) -> Vec<(String, Value)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn json_len(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len() + 2,
+        other => other.to_string().len(),
+    }
+}
+
+/// The request that a hook works for.
+#[derive(Clone, Debug)]
+pub struct RequestFacts {
+    /// The gateway that the client spoke to.
+    pub gateway: Name,
+    /// The request's id in logs, traces and errors.
+    pub request_id: Arc<str>,
+    /// The request's headers. Those that can carry a credential may be in it: plugins never see them.
+    pub headers: Arc<HeaderMap>,
+    /// When the call has to be over.
+    pub deadline: Instant,
+    /// What the hooks of this call tell each other.
+    pub attributes: Attributes,
+}
+
+/// One call of a tool.
+#[derive(Clone, Debug)]
+pub struct CallFacts {
+    /// The `McpServer` resource's name.
+    pub server: Name,
+    /// The tool's name as its server knows it.
+    pub tool: Arc<str>,
+    /// The tool's name as the client sees it.
+    pub exposed_tool: Arc<str>,
+    /// The arguments object: UTF-8 JSON without duplicate keys; `{}` where the client sent none.
+    pub arguments: Bytes,
+}
+
+/// What a server answered.
+#[derive(Clone, Debug)]
+pub struct ResultFacts {
+    /// Whether the result says that the tool failed.
+    pub is_error: bool,
+    /// The result object as the server sent it.
+    pub content: Bytes,
+}
+
+/// One entry of a list that is filtered.
+#[derive(Clone, Copy, Debug)]
+pub struct Item<'a> {
+    /// The `McpServer` resource's name.
+    pub server: &'a str,
+    /// The entry's name (or URI) as its server knows it.
+    pub name: &'a str,
+}
+
+/// The server that a credential is wanted for.
+#[derive(Clone, Debug)]
+pub struct TargetFacts {
+    /// The `McpServer` resource's name.
+    pub server: Name,
+    /// The server's URL; empty for a server that has none.
+    pub url: Arc<str>,
+    /// The connection that the tool assignment names.
+    pub connection: Option<Name>,
+    /// The settings of the assignment's credential.
+    pub settings: Arc<serde_json::Map<String, Value>>,
+}
+
+/// A request to authenticate.
+#[derive(Clone, Debug)]
+pub struct AuthRequest {
+    /// The tenant whose gateway was asked.
+    pub tenant: Name,
+    /// The gateway that was asked.
+    pub gateway: Name,
+    /// The HTTP method.
+    pub method: Arc<str>,
+    /// The path, without query.
+    pub path: Arc<str>,
+    /// The client's address, without port.
+    pub peer: Arc<str>,
+    /// The request's headers; those that can carry a credential are hidden from the plugin.
+    pub headers: Arc<HeaderMap>,
+    /// The token of `Authorization: Bearer`.
+    pub bearer: Option<Secret>,
+}
+
+/// Whether a header can carry a credential, so that no plugin reads it as text. `name` is in lower case.
+pub fn carries_credential(name: &str) -> bool {
+    matches!(
+        name,
+        "authorization"
+            | "proxy-authorization"
+            | "cookie"
+            | "set-cookie"
+            | "x-api-key"
+            | "x-forwarded-client-cert"
+            | "mcp-session-id"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_bounded() {
+        let attributes = Attributes::default();
+        assert!(!attributes.set("k".into(), Value::String("x".repeat(MAX_ATTRIBUTE_BYTES))));
+        for i in 0..MAX_ATTRIBUTES {
+            assert!(attributes.set(format!("k{i}"), Value::Bool(true)));
+        }
+        assert!(!attributes.set("one-more".into(), Value::Bool(true)));
+        assert!(attributes.set("k0".into(), Value::Bool(false)), "an existing key may change");
+        assert_eq!(attributes.get("k0"), Some(Value::Bool(false)));
+        assert_eq!(attributes.all().len(), MAX_ATTRIBUTES);
+    }
+}

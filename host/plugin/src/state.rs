@@ -1,0 +1,247 @@
+//! What a store holds: the facts that are lent for one call, the plugin's own handles, the limits.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use http::HeaderName;
+use portcullis_model::{Name, Principal, spec::Grants};
+use serde_json::Value;
+use wasmtime::component::Resource;
+
+use crate::{
+    answer::{Asserted, Read},
+    facts::{AuthRequest, CallFacts, RequestFacts, ResultFacts, TargetFacts},
+    meter::{Counters, Limiter, LogBudget, Meter, Stop},
+    secrets::{Allowed, Guarded, OriginPattern},
+    services::{ConnectionFacts, JwtRules, OutboundResponse, Services, TokenFacts, VerifiedJwt},
+};
+
+/// The most handles of its own that a guest may have at once.
+pub(crate) const MAX_HANDLES: usize = 64;
+/// The most bytes of a guest's stdout and stderr that are kept per call.
+const MAX_STDIO: usize = 4096;
+/// The most lines that one call may log.
+const MAX_LOG_LINES: u32 = 32;
+/// The most entries of each sort in an answer that the guest fills.
+pub(crate) const MAX_FILLED: usize = 64;
+/// The most bytes of one text in an answer that the guest fills.
+pub(crate) const MAX_TEXT: usize = 8 << 10;
+
+/// What does not change from call to call.
+pub(crate) struct Fixed {
+    pub(crate) name: String,
+    pub(crate) tenant: Name,
+    pub(crate) config: String,
+    pub(crate) grants: Grants,
+    pub(crate) http_origins: Vec<OriginPattern>,
+    pub(crate) secrets: BTreeMap<String, Guarded>,
+    pub(crate) services: Services,
+    pub(crate) counters: Counters,
+    pub(crate) log_budget: LogBudget,
+}
+
+/// A thing that a guest holds a handle to.
+pub(crate) enum Handle {
+    Secret(Guarded),
+    Token(TokenFacts),
+    Rules(JwtRules),
+    Verified(Box<VerifiedJwt>),
+    Response(Box<Answered>),
+    Listing(Vec<ConnectionFacts>),
+}
+
+/// The answer to a guest's request.
+pub(crate) struct Answered {
+    pub(crate) response: OutboundResponse,
+    /// The request carried a secret that the plugin may not read: so it may not read what comes back either.
+    pub(crate) hidden: bool,
+    pub(crate) json: Option<Option<Value>>,
+    pub(crate) allowed: Allowed,
+    pub(crate) label: String,
+}
+
+/// What is lent for one call.
+pub(crate) enum Lent {
+    Nothing,
+    Policy { principal: Arc<Principal>, request: RequestFacts, call: Option<CallFacts>, outcome: Option<ResultFacts> },
+    Resolve(Box<Resolving>),
+    Authenticate(Box<Authenticating>),
+}
+
+/// A credential being resolved.
+pub(crate) struct Resolving {
+    pub(crate) principal: Arc<Principal>,
+    pub(crate) request: RequestFacts,
+    pub(crate) target: TargetFacts,
+    pub(crate) draft: ResolutionDraft,
+}
+
+/// What a resolver has filled in so far.
+#[derive(Default)]
+pub(crate) struct ResolutionDraft {
+    pub(crate) chosen: Option<Chosen>,
+    pub(crate) headers: Vec<(HeaderName, Guarded)>,
+    pub(crate) expires_ms: Option<u64>,
+    pub(crate) vary: Vec<String>,
+    pub(crate) invalid: Option<String>,
+}
+
+/// A resolver's choice, the last one said.
+pub(crate) enum Chosen {
+    Use(String),
+    None,
+    Missing(String),
+}
+
+/// A caller being authenticated.
+pub(crate) struct Authenticating {
+    pub(crate) request: AuthRequest,
+    pub(crate) draft: IdentityDraft,
+}
+
+/// What a provider has filled in so far.
+#[derive(Default)]
+pub(crate) struct IdentityDraft {
+    pub(crate) who: Option<Asserted>,
+    pub(crate) display_name: Option<String>,
+    pub(crate) groups: Vec<String>,
+    pub(crate) roles: Vec<Name>,
+    pub(crate) claims: Vec<(String, Value)>,
+    pub(crate) expires_ms: Option<u64>,
+    pub(crate) vary: Vec<String>,
+    pub(crate) invalid: Option<String>,
+}
+
+/// The data of a store.
+pub(crate) struct State {
+    pub(crate) fixed: Arc<Fixed>,
+    pub(crate) lent: Lent,
+    handles: Vec<Option<Handle>>,
+    live: usize,
+    pub(crate) reads: Vec<Read>,
+    pub(crate) meter: Meter,
+    pub(crate) limiter: Limiter,
+    stdio: Vec<u8>,
+    log_lines: u32,
+}
+
+impl State {
+    pub(crate) fn new(fixed: Arc<Fixed>, meter: Meter, limiter: Limiter) -> Self {
+        Self {
+            fixed,
+            lent: Lent::Nothing,
+            handles: Vec::new(),
+            live: 0,
+            reads: Vec::new(),
+            meter,
+            limiter,
+            stdio: Vec::new(),
+            log_lines: 0,
+        }
+    }
+
+    /// Stops the guest for doing what no plugin may.
+    pub(crate) fn forbid<T>(&mut self, what: &'static str) -> wasmtime::Result<T> {
+        self.meter.stop = Some(Stop::Forbidden(what));
+        Err(wasmtime::Error::msg(what))
+    }
+
+    /// Gives the guest a handle of its own.
+    pub(crate) fn own<T: 'static>(&mut self, handle: Handle) -> wasmtime::Result<Resource<T>> {
+        if self.live >= MAX_HANDLES {
+            return self.forbid("more than 64 handles at once");
+        }
+        self.live += 1;
+        let at = match self.handles.iter().position(Option::is_none) {
+            Some(at) => {
+                self.handles[at] = Some(handle);
+                at
+            }
+            None => {
+                self.handles.push(Some(handle));
+                self.handles.len() - 1
+            }
+        };
+        Ok(Resource::new_own(at as u32))
+    }
+
+    /// The handle that a guest names. wasmtime has checked that it holds one of this type.
+    pub(crate) fn handle<T: 'static>(&mut self, resource: &Resource<T>) -> wasmtime::Result<&mut Handle> {
+        match self.handles.get_mut(resource.rep() as usize).and_then(Option::as_mut) {
+            Some(handle) => Ok(handle),
+            None => Err(wasmtime::Error::msg("no such handle")),
+        }
+    }
+
+    /// Drops a handle that the guest owned.
+    pub(crate) fn disown<T: 'static>(&mut self, resource: &Resource<T>) -> wasmtime::Result<()> {
+        if self.handles.get_mut(resource.rep() as usize).and_then(Option::take).is_some() {
+            self.live -= 1;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn handles_left(&self) -> usize {
+        self.live
+    }
+
+    pub(crate) fn secret<T: 'static>(&mut self, resource: &Resource<T>) -> wasmtime::Result<&Guarded> {
+        match self.handle(resource)? {
+            Handle::Secret(secret) => Ok(secret),
+            _ => Err(wasmtime::Error::msg("not a secret")),
+        }
+    }
+
+    /// Remembers that a fact was read which a cache key may lack.
+    pub(crate) fn read(&mut self, what: impl FnOnce() -> Read) {
+        if matches!(self.lent, Lent::Policy { .. }) {
+            return; // Decisions are not cached.
+        }
+        let read = what();
+        if !self.reads.contains(&read) {
+            self.reads.push(read);
+        }
+    }
+
+    /// Counts a use of what was not granted.
+    pub(crate) fn denied(&self, what: &str) {
+        Counters::add(&self.fixed.counters.denied);
+        tracing::warn!(plugin = %self.fixed.name, tenant = %self.fixed.tenant, what, "a plugin was denied what it has no grant for");
+    }
+
+    pub(crate) fn print(&mut self, bytes: &[u8]) {
+        let room = MAX_STDIO.saturating_sub(self.stdio.len());
+        self.stdio.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    /// Whether the guest may log one more line.
+    pub(crate) fn may_log(&mut self) -> bool {
+        self.log_lines += 1;
+        let verdict = if self.log_lines > MAX_LOG_LINES { Err(false) } else { self.fixed.log_budget.take() };
+        if let Err(first) = verdict {
+            self.fixed.counters.log_dropped.fetch_add(1, Relaxed);
+            if first {
+                tracing::warn!(plugin = %self.fixed.name, tenant = %self.fixed.tenant, "a plugin logs too much; lines are dropped");
+            }
+        }
+        verdict.is_ok()
+    }
+
+    /// The call is over: nothing of it stays behind.
+    pub(crate) fn end(&mut self) -> Lent {
+        if !self.stdio.is_empty() {
+            let text = String::from_utf8_lossy(&self.stdio).into_owned();
+            for line in text.lines().filter(|l| !l.trim().is_empty()) {
+                if self.may_log() {
+                    let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+                    tracing::info!(plugin = %self.fixed.name, tenant = %self.fixed.tenant, stdio = line.as_str(), "a plugin printed");
+                }
+            }
+            self.stdio.clear();
+        }
+        self.log_lines = 0;
+        std::mem::replace(&mut self.lent, Lent::Nothing)
+    }
+}
