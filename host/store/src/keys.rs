@@ -1,0 +1,66 @@
+//! Where things are kept: the first letter says what, the tenant comes next.
+
+use portcullis_model::{Kind, Name, ResourceKey};
+
+/// The prefix of all resources.
+pub const RESOURCES: &str = "r/";
+/// The prefix of all sealed connection secrets.
+pub const SECRETS: &str = "s/";
+
+/// The key of a resource: `r/{tenant}/{Kind}/{name}`.
+pub fn resource(key: &ResourceKey) -> String {
+    format!("{RESOURCES}{}/{}/{}", key.tenant, key.kind, key.name)
+}
+
+/// The key of a connection's sealed secrets: `s/{tenant}/{connection}`.
+pub fn secret(tenant: &Name, connection: &Name) -> String {
+    format!("{SECRETS}{tenant}/{connection}")
+}
+
+/// Reads [`resource`] back.
+pub fn parse_resource(key: &str) -> Option<ResourceKey> {
+    let mut parts = key.strip_prefix(RESOURCES)?.split('/');
+    let (tenant, kind, name) = (parts.next()?, parts.next()?, parts.next()?);
+    let kind = Kind::ALL.into_iter().find(|k| k.as_str() == kind)?;
+    parts.next().is_none().then_some(())?;
+    Some(ResourceKey {
+        tenant: tenant.parse().ok()?,
+        kind,
+        name: name.parse().ok()?,
+    })
+}
+
+/// Reads [`secret`] back: tenant and connection.
+pub fn parse_secret(key: &str) -> Option<(Name, Name)> {
+    let (tenant, name) = key.strip_prefix(SECRETS)?.split_once('/')?;
+    Some((tenant.parse().ok()?, name.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_survive_their_text() {
+        let key = ResourceKey {
+            tenant: "t".parse().unwrap(),
+            kind: Kind::Gateway,
+            name: "g".parse().unwrap(),
+        };
+        assert_eq!(resource(&key), "r/t/Gateway/g");
+        assert_eq!(parse_resource("r/t/Gateway/g"), Some(key));
+        assert_eq!(
+            parse_secret("s/t/c"),
+            Some(("t".parse().unwrap(), "c".parse().unwrap()))
+        );
+        for bad in [
+            "r/t/Gateway",
+            "r/t/gateway/g",
+            "r/t/Gateway/g/h",
+            "s/t/Gateway/g",
+            "",
+        ] {
+            assert_eq!(parse_resource(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! What can be said about a resource only where the others are known.
+
+use std::collections::BTreeMap;
+
+use portcullis_model::{
+    Kind, Name, Problem, Resource, ResourceKey, Spec,
+    spec::{Connection, CredentialMode, Gateway, McpServer, Owner},
+};
+
+use super::Fleet;
+
+/// Plugins that need no `Plugin` resource.
+pub const BUILT_IN_PLUGINS: [&str; 5] =
+    ["bearer-token", "jwks", "tool-access", "call-time", "static"];
+
+/// The origin of connections whose server is a local process.
+pub const PROCESS_ORIGIN: &str = "process";
+
+/// What a connection of this server is bound to: the origin of a remote server's URL (RFC 6454 section 6.2), or
+/// [`PROCESS_ORIGIN`]. Where it changes, connections are suspended until somebody approves again.
+pub fn server_origin(server: &McpServer) -> String {
+    server.remote.as_ref().map_or_else(
+        || PROCESS_ORIGIN.to_owned(),
+        |r| r.url.origin().ascii_serialization(),
+    )
+}
+
+/// Problems that refuse a resource although it is right when looked at alone.
+pub(super) fn problems(fleet: &Fleet, resource: &Resource) -> Vec<Problem> {
+    let tenant = &resource.metadata.namespace;
+    let mut problems = Vec::new();
+    match &resource.spec {
+        Spec::Connection(connection) => {
+            if let Some(server) = fleet.server(tenant, &connection.server) {
+                for field in connection
+                    .values
+                    .keys()
+                    .filter(|f| server.spec.field(f).is_some_and(|f| f.sensitive))
+                {
+                    problems.push(Problem::new(
+                        format!("spec.values.{field}"),
+                        format!(
+                            "is a secret: say where it comes from in spec.secrets, or seal it with `portcullis connect {}`",
+                            connection.server
+                        ),
+                    ));
+                }
+            }
+        }
+        // An identity that two users claim would make one of them the other.
+        Spec::User(user) => {
+            for (i, identity) in user.identities.iter().enumerate() {
+                let holder = fleet.users(tenant).find(|other| {
+                    other.metadata.name != resource.metadata.name
+                        && other.spec.identities.contains(identity)
+                });
+                if let Some(other) = holder {
+                    problems.push(Problem::new(
+                        format!("spec.identities[{i}]"),
+                        format!("is the user {}'s already", other.metadata.name),
+                    ));
+                }
+            }
+        }
+        _ => {}
+    }
+    problems
+}
+
+/// What is likely not meant.
+pub(super) fn warnings(fleet: &Fleet, resource: &Resource) -> Vec<Problem> {
+    let mut found = Vec::new();
+    references(resource, &mut |path, kind, name| {
+        let built_in = kind == Kind::Plugin && BUILT_IN_PLUGINS.contains(&name);
+        if !built_in && !exists(fleet, &resource.metadata.namespace, kind, name) {
+            found.push(Problem::new(
+                path,
+                format!("there is no {kind} \"{name}\" (yet)"),
+            ));
+        }
+    });
+    if let Spec::Connection(connection) = &resource.spec
+        && let Some(server) = fleet.server(&resource.metadata.namespace, &connection.server)
+    {
+        connection_warnings(connection, server.spec, &mut found);
+    }
+    found
+}
+
+fn connection_warnings(connection: &Connection, server: &McpServer, found: &mut Vec<Problem>) {
+    let given = connection
+        .values
+        .keys()
+        .map(|f| ("values", f))
+        .chain(connection.secrets.keys().map(|f| ("secrets", f)));
+    for (part, field) in given {
+        if server.field(field).is_none() {
+            found.push(Problem::new(
+                format!("spec.{part}.{field}"),
+                format!("the server {} does not ask for it", connection.server),
+            ));
+        }
+    }
+    let now = server_origin(server);
+    if let Some(origin) = &connection.origin
+        && *origin != now
+    {
+        found.push(Problem::new(
+            "spec.origin",
+            format!(
+                "the connection was made for {origin}, and the server {} is at {now}: it is suspended until it is connected again",
+                connection.server
+            ),
+        ));
+    }
+}
+
+/// What names a resource that is gone.
+pub(super) fn left_dangling(fleet: &Fleet, gone: &ResourceKey) -> Vec<Problem> {
+    let mut found = Vec::new();
+    for (key, resource) in fleet.iter().filter(|(key, _)| key.tenant == gone.tenant) {
+        references(resource, &mut |path, kind, name| {
+            if kind == gone.kind && name == gone.name.as_str() {
+                found.push(Problem::new(path, format!("{key} still names it")));
+            }
+        });
+    }
+    found
+}
+
+fn exists(fleet: &Fleet, tenant: &Name, kind: Kind, name: &str) -> bool {
+    name.parse().is_ok_and(|name| {
+        fleet
+            .get(&ResourceKey {
+                tenant: tenant.clone(),
+                kind,
+                name,
+            })
+            .is_some()
+    })
+}
+
+/// Every place of a resource that names another one.
+fn references(resource: &Resource, each: &mut dyn FnMut(String, Kind, &str)) {
+    let mut names = |path: &str, kind: Kind, names: &[Name]| {
+        for (i, name) in names.iter().enumerate() {
+            each(format!("spec.{path}[{i}]"), kind, name.as_str());
+        }
+    };
+    match &resource.spec {
+        Spec::Team(team) => names("members", Kind::User, &team.members),
+        Spec::Role(role) => {
+            names("users", Kind::User, &role.users);
+            names("teams", Kind::Team, &role.teams);
+            names("agents", Kind::Agent, &role.agents);
+        }
+        Spec::Agent(agent) => {
+            if let Some(team) = &agent.team {
+                each("spec.team".to_owned(), Kind::Team, team.as_str());
+            }
+        }
+        Spec::Connection(connection) => {
+            each(
+                "spec.server".to_owned(),
+                Kind::McpServer,
+                connection.server.as_str(),
+            );
+            match &connection.owner {
+                Owner::User(name) => each("spec.owner.user".to_owned(), Kind::User, name.as_str()),
+                Owner::Team(name) => each("spec.owner.team".to_owned(), Kind::Team, name.as_str()),
+                Owner::Agent(name) => {
+                    each("spec.owner.agent".to_owned(), Kind::Agent, name.as_str())
+                }
+                Owner::Organization(_) => {}
+            }
+        }
+        Spec::McpServer(server) => {
+            if let Some(need) = &server.credential {
+                mode_references("spec.credential.mode", &need.mode, each);
+            }
+        }
+        Spec::Gateway(gateway) => gateway_references(gateway, each),
+        Spec::Plugin(_) | Spec::User(_) => {}
+    }
+}
+
+fn gateway_references(gateway: &Gateway, each: &mut dyn FnMut(String, Kind, &str)) {
+    for (part, plugins) in
+        BTreeMap::from([("auth", &gateway.auth), ("policies", &gateway.policies)])
+    {
+        for (i, used) in plugins.iter().enumerate() {
+            each(
+                format!("spec.{part}[{i}].plugin"),
+                Kind::Plugin,
+                &used.plugin,
+            );
+        }
+    }
+    for (i, assignment) in gateway.servers.iter().enumerate() {
+        let path = format!("spec.servers[{i}]");
+        each(
+            format!("{path}.server"),
+            Kind::McpServer,
+            assignment.server.as_str(),
+        );
+        if let Some(mode) = &assignment.credential {
+            mode_references(&format!("{path}.credential"), mode, each);
+        }
+        for (tool, how) in &assignment.tools {
+            if let Some(mode) = &how.credential {
+                mode_references(&format!("{path}.tools.{tool}.credential"), mode, each);
+            }
+        }
+    }
+}
+
+fn mode_references(path: &str, mode: &CredentialMode, each: &mut dyn FnMut(String, Kind, &str)) {
+    each(format!("{path}.mode"), Kind::Plugin, &mode.mode);
+    if let Some(connection) = &mode.connection {
+        each(
+            format!("{path}.connection"),
+            Kind::Connection,
+            connection.as_str(),
+        );
+    }
+}
