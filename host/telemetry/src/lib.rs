@@ -1,1 +1,13 @@
 //! Metric names, spans and audit events: declared once, used everywhere.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod audit;
+pub mod ids;
+pub mod logs;
+pub mod metrics;
+pub mod trace;
+
+pub use audit::{Audit, AuditEvent};
+pub use ids::RequestId;
+pub use metrics::{CallMetrics, Metrics, Outcome, PluginMetrics};
+pub use trace::TraceContext;

@@ -1,0 +1,435 @@
+//! Every metric family, declared once. `docs/metrics.md` explains them; a golden file holds their names.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::text,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Metric, Registry},
+};
+
+mod declare;
+mod handles;
+
+pub use declare::{Declared, MetricKind};
+use declare::{Declarer, HistogramFamily, Labels, labels};
+pub use handles::{CallMetrics, Outcome, PluginMetrics};
+
+/// The label value of whatever is beyond a bound.
+pub const OTHER: &str = "other";
+/// The most `(gateway, server, tool)` with series of their own; later ones share the tool `other`.
+pub const MAX_TOOLS: usize = 2_000;
+/// The most values of a label that operators' names fill (servers, plugins).
+pub const MAX_NAMES: usize = 500;
+
+/// Every metric family of the process.
+pub struct Metrics {
+    registry: Registry,
+    declared: Vec<Declared>,
+    calls: Family<Labels, Counter>,
+    call_seconds: HistogramFamily,
+    overhead_seconds: HistogramFamily,
+    plugin_calls: Family<Labels, Counter>,
+    plugin_seconds: HistogramFamily,
+    plugin_traps: Family<Labels, Counter>,
+    plugin_timeouts: Family<Labels, Counter>,
+    plugin_denied: Family<Labels, Counter>,
+    upstream_requests: Family<Labels, Counter>,
+    upstream_connects: Family<Labels, Counter>,
+    child_restarts: Family<Labels, Counter>,
+    authentications: Family<Labels, Counter>,
+    resolutions: Family<Labels, Counter>,
+    refusals: Family<Labels, Counter>,
+    sealed_rejected: Family<Labels, Counter>,
+    config_loads: Family<Labels, Counter>,
+    catalogue_refreshes: Family<Labels, Counter>,
+    /// Requests being answered now.
+    pub in_flight: Gauge,
+    /// Legacy sessions with a stream or a tombstone here.
+    pub sessions: Gauge,
+    /// Child processes running now.
+    pub children: Gauge,
+    /// Upstream connections and sessions kept in pools.
+    pub upstream_pooled: Gauge,
+    /// Tools in the catalogue.
+    pub catalogue_tools: Gauge,
+    /// Plugin instances alive now.
+    pub plugin_instances: Gauge,
+    /// Audit records written.
+    pub audit_records: Counter,
+    /// Audit records dropped because the queue was full or the file could not be written; each run of them left a gap record.
+    pub audit_dropped: Counter,
+    /// Seconds that writing and syncing a batch of audit records took.
+    pub audit_sync_seconds: Histogram,
+    /// Batches written to the store.
+    pub store_writes: Counter,
+    /// Writes that the store refused or failed.
+    pub store_write_errors: Counter,
+    /// Seconds from a write to its acknowledgement.
+    pub store_write_seconds: Histogram,
+    names: Mutex<Names>,
+}
+
+#[derive(Default)]
+struct Names {
+    calls: HashMap<[String; 4], Arc<CallMetrics>>,
+    plugins: HashMap<[String; 2], Arc<PluginMetrics>>,
+    seen: HashMap<&'static str, std::collections::HashSet<String>>,
+}
+
+impl Metrics {
+    /// All families, registered.
+    pub fn new() -> Arc<Self> {
+        let mut d = Declarer::new();
+        let calls = d.counters(
+            "calls",
+            "Calls of tools, by how they ended",
+            &["tenant", "gateway", "server", "tool", "outcome"],
+        );
+        let call_seconds = d.histograms(
+            "call_duration_seconds",
+            "Time from a call's first byte to its answer's last",
+            &["tenant", "gateway", "server"],
+        );
+        let overhead_seconds = d.histograms(
+            "call_overhead_seconds",
+            "Time of a call that was not spent waiting for the server",
+            &["tenant", "gateway"],
+        );
+        let plugin_calls = d.counters(
+            "plugin_calls",
+            "Calls of plugins",
+            &["tenant", "plugin", "hook", "outcome"],
+        );
+        let plugin_seconds = d.histograms(
+            "plugin_duration_seconds",
+            "Time in plugins",
+            &["tenant", "plugin", "hook"],
+        );
+        let plugin_traps = d.counters(
+            "plugin_traps",
+            "Plugin calls that trapped",
+            &["tenant", "plugin"],
+        );
+        let plugin_timeouts = d.counters(
+            "plugin_timeouts",
+            "Plugin calls stopped for their time",
+            &["tenant", "plugin", "clock"],
+        );
+        let plugin_denied = d.counters(
+            "plugin_capability_denied",
+            "Uses of a host function that the plugin was not granted",
+            &["tenant", "plugin", "capability"],
+        );
+        let upstream_requests = d.counters(
+            "upstream_requests",
+            "Requests to servers",
+            &["tenant", "server", "era", "outcome"],
+        );
+        let upstream_connects = d.counters(
+            "upstream_connects",
+            "Connections and sessions opened",
+            &["tenant", "server", "outcome"],
+        );
+        let child_restarts = d.counters(
+            "child_restarts",
+            "Restarts of child processes",
+            &["tenant", "server"],
+        );
+        let authentications = d.counters(
+            "authentications",
+            "Callers authenticated or refused",
+            &["tenant", "gateway", "outcome"],
+        );
+        let resolutions = d.counters(
+            "credential_resolutions",
+            "Credentials chosen for calls",
+            &["tenant", "server", "outcome"],
+        );
+        let refusals = d.counters(
+            "refusals",
+            "Requests refused, by whose fault and why",
+            &["side", "code"],
+        );
+        let sealed_rejected = d.counters(
+            "sealed_rejected",
+            "Session ids and cursors refused",
+            &["kind", "reason"],
+        );
+        let config_loads = d.counters(
+            "config_loads",
+            "Changes of resources read",
+            &["door", "outcome"],
+        );
+        let catalogue_refreshes = d.counters(
+            "catalogue_refreshes",
+            "Lists fetched from servers",
+            &["tenant", "server", "outcome"],
+        );
+        let in_flight = d.gauge("requests_in_flight", "Requests being answered now");
+        let sessions = d.gauge("sessions", "Legacy sessions with state in this process");
+        let children = d.gauge("children", "Child processes running now");
+        let upstream_pooled = d.gauge(
+            "upstream_pooled",
+            "Connections and sessions to servers kept in pools",
+        );
+        let catalogue_tools = d.gauge("catalogue_tools", "Tools in the catalogue");
+        let plugin_instances = d.gauge("plugin_instances", "Plugin instances alive now");
+        let audit_records = d.counter("audit_records", "Audit records written");
+        let audit_dropped = d.counter(
+            "audit_dropped",
+            "Audit records dropped; each run of them left a gap record",
+        );
+        let audit_sync_seconds = d.histogram(
+            "audit_sync_seconds",
+            "Time to write and sync a batch of audit records",
+        );
+        let store_writes = d.counter("store_writes", "Batches written to the store");
+        let store_write_errors = d.counter(
+            "store_write_errors",
+            "Batches that the store refused or failed",
+        );
+        let store_write_seconds = d.histogram(
+            "store_write_seconds",
+            "Time from a write to its acknowledgement",
+        );
+        let build = d.info("build_info", "The version that is running", &["version"]);
+        build
+            .get_or_create(&labels(&["version"], &[env!("CARGO_PKG_VERSION")]))
+            .set(1);
+        let (registry, declared) = d.finish();
+        Arc::new(Self {
+            registry,
+            declared,
+            calls,
+            call_seconds,
+            overhead_seconds,
+            plugin_calls,
+            plugin_seconds,
+            plugin_traps,
+            plugin_timeouts,
+            plugin_denied,
+            upstream_requests,
+            upstream_connects,
+            child_restarts,
+            authentications,
+            resolutions,
+            refusals,
+            sealed_rejected,
+            config_loads,
+            catalogue_refreshes,
+            in_flight,
+            sessions,
+            children,
+            upstream_pooled,
+            catalogue_tools,
+            plugin_instances,
+            audit_records,
+            audit_dropped,
+            audit_sync_seconds,
+            store_writes,
+            store_write_errors,
+            store_write_seconds,
+            names: Mutex::default(),
+        })
+    }
+
+    /// Every family's name, type, help and labels.
+    pub fn declared(&self) -> &[Declared] {
+        &self.declared
+    }
+
+    /// All metrics as OpenMetrics text, for `/metrics`.
+    pub fn encode(&self) -> String {
+        let mut out = String::with_capacity(16 << 10);
+        // Writing into a string can't fail; what was written before a failure would still be worth having.
+        let _ = text::encode(&mut out, &self.registry);
+        out
+    }
+
+    /// The media type of [`Metrics::encode`].
+    pub const CONTENT_TYPE: &'static str =
+        "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+    /// The metrics of one tool behind one gateway. Get them when a snapshot is compiled, not per call. Beyond
+    /// [`MAX_TOOLS`] the tool is `other`.
+    pub fn call_handle(
+        &self,
+        tenant: &str,
+        gateway: &str,
+        server: &str,
+        tool: &str,
+    ) -> Arc<CallMetrics> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut key = [tenant, gateway, server, tool].map(str::to_owned);
+        if let Some(found) = names.calls.get(&key) {
+            return Arc::clone(found);
+        }
+        if names.calls.len() >= MAX_TOOLS {
+            key[3] = OTHER.to_owned();
+            if names.calls.len() >= MAX_TOOLS + MAX_NAMES {
+                key[2] = OTHER.to_owned();
+                key[1] = OTHER.to_owned();
+            }
+            if let Some(found) = names.calls.get(&key) {
+                return Arc::clone(found);
+            }
+            if names.calls.len() >= MAX_TOOLS + 2 * MAX_NAMES {
+                key[0] = OTHER.to_owned();
+            }
+        }
+        let made = names.calls.entry(key).or_insert_with_key(|key| {
+            let key = key.each_ref().map(String::as_str);
+            Arc::new(CallMetrics::new(
+                &self.calls,
+                &self.call_seconds,
+                &self.overhead_seconds,
+                key,
+            ))
+        });
+        Arc::clone(made)
+    }
+
+    /// The metrics of one plugin. Beyond [`MAX_NAMES`] the plugin is `other`.
+    pub fn plugin_handle(&self, tenant: &str, plugin: &str) -> Arc<PluginMetrics> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut key = [tenant, plugin].map(str::to_owned);
+        if !names.plugins.contains_key(&key) && names.plugins.len() >= MAX_NAMES {
+            key = [OTHER, OTHER].map(str::to_owned);
+        }
+        let made = names
+            .plugins
+            .entry(key)
+            .or_insert_with_key(|[tenant, plugin]| {
+                Arc::new(PluginMetrics::new(
+                    tenant,
+                    plugin,
+                    (&self.plugin_calls, &self.plugin_seconds),
+                    (
+                        &self.plugin_traps,
+                        &self.plugin_timeouts,
+                        &self.plugin_denied,
+                    ),
+                ))
+            });
+        Arc::clone(made)
+    }
+
+    /// A name that an operator gave, or `other` once there are [`MAX_NAMES`] of its sort.
+    fn bounded<'n>(&self, sort: &'static str, tenant: &'n str, name: &'n str) -> [&'n str; 2] {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = names.seen.entry(sort).or_default();
+        let key = format!("{tenant}/{name}");
+        if seen.contains(&key) || (seen.len() < MAX_NAMES && seen.insert(key)) {
+            [tenant, name]
+        } else {
+            [OTHER, OTHER]
+        }
+    }
+
+    /// Counter of requests to a server, to be kept with the server's pool. `era` and `outcome` are fixed words.
+    pub fn upstream_requests(
+        &self,
+        tenant: &str,
+        server: &str,
+        era: &'static str,
+        outcome: &'static str,
+    ) -> Counter {
+        let [tenant, server] = self.bounded("server", tenant, server);
+        self.upstream_requests.get_or_create_owned(&labels(
+            &["tenant", "server", "era", "outcome"],
+            &[tenant, server, era, outcome],
+        ))
+    }
+
+    /// Counter of connections and sessions opened.
+    pub fn upstream_connects(&self, tenant: &str, server: &str, outcome: &'static str) -> Counter {
+        let [tenant, server] = self.bounded("server", tenant, server);
+        by_outcome(&self.upstream_connects, "server", tenant, server, outcome)
+    }
+
+    /// Counter of a child's restarts.
+    pub fn child_restarts(&self, tenant: &str, server: &str) -> Counter {
+        let [tenant, server] = self.bounded("server", tenant, server);
+        self.child_restarts
+            .get_or_create_owned(&labels(&["tenant", "server"], &[tenant, server]))
+    }
+
+    /// Counter of authentications: `outcome` is such as `accepted`, `cached`, `refused`, `challenged`, `limited`.
+    pub fn authentications(&self, tenant: &str, gateway: &str, outcome: &'static str) -> Counter {
+        let [tenant, gateway] = self.bounded("gateway", tenant, gateway);
+        by_outcome(&self.authentications, "gateway", tenant, gateway, outcome)
+    }
+
+    /// Counter of credentials resolved: `outcome` is such as `cached`, `resolved`, `missing`, `failed`.
+    pub fn credential_resolutions(
+        &self,
+        tenant: &str,
+        server: &str,
+        outcome: &'static str,
+    ) -> Counter {
+        let [tenant, server] = self.bounded("server", tenant, server);
+        by_outcome(&self.resolutions, "server", tenant, server, outcome)
+    }
+
+    /// Counter of lists fetched from servers.
+    pub fn catalogue_refreshes(
+        &self,
+        tenant: &str,
+        server: &str,
+        outcome: &'static str,
+    ) -> Counter {
+        let [tenant, server] = self.bounded("server", tenant, server);
+        by_outcome(&self.catalogue_refreshes, "server", tenant, server, outcome)
+    }
+
+    /// Counts a refusal.
+    pub fn refused(&self, fault: &portcullis_model::Fault) {
+        self.refusals
+            .get_or_create(&labels(
+                &["side", "code"],
+                &[fault.side.as_str(), fault.code],
+            ))
+            .inc();
+    }
+
+    /// Counts a session id or cursor that was refused, for a reason that its sender does not learn.
+    pub fn sealed_rejected(&self, kind: &'static str, reason: &'static str) {
+        self.sealed_rejected
+            .get_or_create(&labels(&["kind", "reason"], &[kind, reason]))
+            .inc();
+    }
+
+    /// Counts a change of resources: `door` is such as `file` or `api`, `outcome` such as `applied` or `refused`.
+    pub fn config_loaded(&self, door: &'static str, outcome: &'static str) {
+        self.config_loads
+            .get_or_create(&labels(&["door", "outcome"], &[door, outcome]))
+            .inc();
+    }
+}
+
+fn by_outcome(
+    family: &Family<Labels, Counter>,
+    key: &'static str,
+    tenant: &str,
+    name: &str,
+    outcome: &str,
+) -> Counter {
+    family.get_or_create_owned(&labels(
+        &["tenant", key, "outcome"],
+        &[tenant, name, outcome],
+    ))
+}
+
+/// Seconds, for histograms.
+pub(crate) fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}
+
+/// What can be registered.
+pub(crate) trait Registrable: Metric {}
+impl<M: Metric> Registrable for M {}

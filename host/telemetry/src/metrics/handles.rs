@@ -1,0 +1,218 @@
+//! Metrics looked up once and kept: counting through them takes no map and no label.
+
+use std::{array, sync::OnceLock, time::Duration};
+
+use prometheus_client::metrics::{counter::Counter, family::Family, histogram::Histogram};
+
+use super::{
+    declare::{HistogramFamily, Labels, labels},
+    seconds,
+};
+
+/// How a call of a tool ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The server answered with a result.
+    Ok,
+    /// The server answered with a result that says `isError`, or with an error of the tool's own.
+    ToolError,
+    /// A policy denied it.
+    Denied,
+    /// The request was wrong.
+    CallerError,
+    /// We or a plugin failed.
+    GatewayError,
+    /// The server failed, or answered nonsense.
+    ServerError,
+    /// Nobody answered in time.
+    Timeout,
+    /// The client went away or cancelled.
+    Cancelled,
+}
+
+impl Outcome {
+    /// The word in metrics, logs and audit records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::ToolError => "tool-error",
+            Self::Denied => "denied",
+            Self::CallerError => "caller-error",
+            Self::GatewayError => "gateway-error",
+            Self::ServerError => "server-error",
+            Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// How a call that ended in a fault ended.
+    pub fn of_fault(fault: &portcullis_model::Fault) -> Self {
+        use portcullis_model::Side;
+        match (fault.side, fault.code) {
+            (_, "timeout" | "server-timeout") => Self::Timeout,
+            (_, "cancelled") => Self::Cancelled,
+            (Side::Caller, _) => Self::CallerError,
+            (Side::Policy, _) => Self::Denied,
+            (Side::Gateway, _) => Self::GatewayError,
+            (Side::Server, _) => Self::ServerError,
+        }
+    }
+}
+
+/// The metrics of one tool behind one gateway.
+#[derive(Debug)]
+pub struct CallMetrics {
+    /// Made when first counted: most tools never end in most of the ways there are.
+    outcomes: [OnceLock<Counter>; 8],
+    calls: Family<Labels, Counter>,
+    key: [String; 4],
+    total: Histogram,
+    overhead: Histogram,
+}
+
+impl CallMetrics {
+    pub(super) fn new(
+        calls: &Family<Labels, Counter>,
+        total: &HistogramFamily,
+        overhead: &HistogramFamily,
+        [tenant, gateway, server, tool]: [&str; 4],
+    ) -> Self {
+        Self {
+            outcomes: array::from_fn(|_| OnceLock::new()),
+            calls: calls.clone(),
+            key: [tenant, gateway, server, tool].map(str::to_owned),
+            total: total.get_or_create_owned(&labels(
+                &["tenant", "gateway", "server"],
+                &[tenant, gateway, server],
+            )),
+            overhead: overhead
+                .get_or_create_owned(&labels(&["tenant", "gateway"], &[tenant, gateway])),
+        }
+    }
+
+    /// Counts a call: how it ended, how long it took, and how much of that was waiting for the server.
+    pub fn record(&self, outcome: Outcome, total: Duration, waited: Duration) {
+        self.outcome(outcome).inc();
+        self.total.observe(seconds(total));
+        self.overhead.observe(seconds(total.saturating_sub(waited)));
+    }
+
+    /// How many calls ended so.
+    pub fn count(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome as usize].get().map_or(0, |c| c.get())
+    }
+
+    fn outcome(&self, outcome: Outcome) -> &Counter {
+        self.outcomes[outcome as usize].get_or_init(|| {
+            let [tenant, gateway, server, tool] = self.key.each_ref().map(String::as_str);
+            let values = [tenant, gateway, server, tool, outcome.as_str()];
+            self.calls.get_or_create_owned(&labels(
+                &["tenant", "gateway", "server", "tool", "outcome"],
+                &values,
+            ))
+        })
+    }
+}
+
+/// The metrics of one plugin.
+#[derive(Debug)]
+pub struct PluginMetrics {
+    hooks: [HookMetrics; 5],
+    traps: Counter,
+    cpu_timeouts: Counter,
+    wall_timeouts: Counter,
+    denied: Family<Labels, Counter>,
+    tenant: String,
+    plugin: String,
+}
+
+#[derive(Debug)]
+struct HookMetrics {
+    ok: Counter,
+    failed: Counter,
+    seconds: Histogram,
+}
+
+/// The hooks of `wit/`, as metrics call them.
+const HOOKS: [&str; 5] = [
+    "authenticate",
+    "resolve",
+    "tool-call",
+    "tool-result",
+    "list-filter",
+];
+
+impl PluginMetrics {
+    pub(super) fn new(
+        tenant: &str,
+        plugin: &str,
+        (calls, times): (&Family<Labels, Counter>, &HistogramFamily),
+        (traps, timeouts, denied): (
+            &Family<Labels, Counter>,
+            &Family<Labels, Counter>,
+            &Family<Labels, Counter>,
+        ),
+    ) -> Self {
+        let call = |hook, outcome| {
+            calls.get_or_create_owned(&labels(
+                &["tenant", "plugin", "hook", "outcome"],
+                &[tenant, plugin, hook, outcome],
+            ))
+        };
+        let timeout = |clock| {
+            timeouts.get_or_create_owned(&labels(
+                &["tenant", "plugin", "clock"],
+                &[tenant, plugin, clock],
+            ))
+        };
+        Self {
+            hooks: HOOKS.map(|hook| HookMetrics {
+                ok: call(hook, "ok"),
+                failed: call(hook, "failed"),
+                seconds: times.get_or_create_owned(&labels(
+                    &["tenant", "plugin", "hook"],
+                    &[tenant, plugin, hook],
+                )),
+            }),
+            traps: traps.get_or_create_owned(&labels(&["tenant", "plugin"], &[tenant, plugin])),
+            cpu_timeouts: timeout("cpu"),
+            wall_timeouts: timeout("wall"),
+            denied: denied.clone(),
+            tenant: tenant.to_owned(),
+            plugin: plugin.to_owned(),
+        }
+    }
+
+    /// Counts a call of `hook`: `authenticate`, `resolve`, `tool-call`, `tool-result` or `list-filter`. `ok` is false where
+    /// the plugin failed, not where it denied.
+    pub fn record(&self, hook: &str, ok: bool, took: Duration) {
+        if let Some(i) = HOOKS.iter().position(|h| *h == hook) {
+            let hook = &self.hooks[i];
+            if ok { &hook.ok } else { &hook.failed }.inc();
+            hook.seconds.observe(seconds(took));
+        }
+    }
+
+    /// Counts a trap.
+    pub fn trapped(&self) {
+        self.traps.inc();
+    }
+
+    /// Counts a call stopped for its processor time, or (`wall`) for the time that passed.
+    pub fn timed_out(&self, wall: bool) {
+        if wall {
+            &self.wall_timeouts
+        } else {
+            &self.cpu_timeouts
+        }
+        .inc();
+    }
+
+    /// Counts the use of a host function that was not granted.
+    pub fn capability_denied(&self, capability: &'static str) {
+        let values = [self.tenant.as_str(), self.plugin.as_str(), capability];
+        self.denied
+            .get_or_create(&labels(&["tenant", "plugin", "capability"], &values))
+            .inc();
+    }
+}
