@@ -1,11 +1,9 @@
-//! Phase 5, admit: rate and concurrency limits. Each refusal says when to come back.
+//! Phase 5, admit: how often a principal may call. The refusal says when to come back. (How many calls a server takes at
+//! once is counted where all gateways meet, in `upstream`.)
 
 use std::{
     num::NonZeroU32,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use governor::{
@@ -50,65 +48,9 @@ impl PrincipalRate {
     }
 }
 
-/// The calls in flight to one server, counted and bounded.
-#[derive(Debug)]
-pub struct Concurrency {
-    most: u32,
-    now: AtomicU32,
-}
-
-/// One call in flight; gives its place back when dropped.
-#[derive(Debug)]
-pub struct Place(Arc<Concurrency>);
-
-impl Concurrency {
-    /// At most so many at once.
-    pub fn new(most: u32) -> Arc<Self> {
-        Arc::new(Self { most, now: AtomicU32::new(0) })
-    }
-
-    /// Takes a place.
-    ///
-    /// # Errors
-    /// A fault of the gateway with a retry hint when all are taken.
-    pub fn enter(self: &Arc<Self>, server: &str) -> Result<Place, Fault> {
-        if self.now.fetch_add(1, Ordering::Relaxed) < self.most {
-            return Ok(Place(Arc::clone(self)));
-        }
-        self.now.fetch_sub(1, Ordering::Relaxed);
-        Err(Fault::new(Side::Gateway, "server-busy", format!("{} calls to this server are in flight, its limit", self.most))
-            .server(server)
-            .next("Try again in 250 ms, or ask your operator to raise spec.traffic.maxConcurrent")
-            .retry_after_ms(250))
-    }
-
-    /// How many are in flight.
-    pub fn in_flight(&self) -> u32 {
-        self.now.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.now.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn places_are_given_back() {
-        let two = Concurrency::new(2);
-        let a = two.enter("s").expect("first");
-        let _b = two.enter("s").expect("second");
-        let full = two.enter("s").expect_err("full");
-        assert_eq!((full.code, full.retry_after_ms), ("server-busy", Some(250)));
-        drop(a);
-        assert_eq!(two.in_flight(), 1);
-        two.enter("s").expect("a place is free again");
-    }
 
     #[test]
     fn a_principal_over_its_rate_waits_alone() {

@@ -140,13 +140,20 @@ impl Entry {
 /// All entries.
 pub struct Catalogue {
     entries: Cache<Key, Arc<Entry>>,
+    /// By key without connection: the entry fetched last, to route names that do not say it themselves.
+    latest: Cache<Key, Arc<Entry>>,
     contents: Mutex<HashMap<[u8; 32], Weak<Listing>>>,
     started: Instant,
 }
 
 impl Default for Catalogue {
     fn default() -> Self {
-        Self { entries: Cache::new(MOST_ENTRIES), contents: Mutex::default(), started: Instant::now() }
+        Self {
+            entries: Cache::new(MOST_ENTRIES),
+            latest: Cache::new(MOST_ENTRIES),
+            contents: Mutex::default(),
+            started: Instant::now(),
+        }
     }
 }
 
@@ -172,8 +179,21 @@ impl Catalogue {
         }
     }
 
+    /// An entry of this server, whatever the connection: the one fetched last. None where nobody has asked yet.
+    pub fn any_of(&self, key: &Key) -> Option<Arc<Entry>> {
+        let shared = Key { connection: None, ..key.clone() };
+        self.latest.get(&shared).or_else(|| self.entries.get(&shared))
+    }
+
+    /// Makes the entries of these keys due.
+    pub fn expire(&self, which: impl Fn(&Key) -> bool) {
+        for (_, entry) in self.entries.iter().filter(|(key, _)| which(key)) {
+            entry.expire();
+        }
+    }
+
     /// Starts a fetch in the background where the entry is due and none is under way.
-    pub fn refresh<F, E>(self: &Arc<Self>, entry: &Arc<Entry>, default_ttl: Duration, fetch: impl FnOnce() -> F)
+    pub fn refresh<F, E>(self: &Arc<Self>, key: &Key, entry: &Arc<Entry>, default_ttl: Duration, fetch: impl FnOnce() -> F)
     where
         F: Future<Output = Result<Fetched, E>> + Send + 'static,
         E: std::fmt::Display + Send + 'static,
@@ -184,6 +204,7 @@ impl Catalogue {
         }
         // Written before the fetch, so that an `expire` in its midst asks for another one.
         entry.due.store(now + millis(default_ttl.max(LEAST_TTL)).max(1), Ordering::Relaxed);
+        let shared = key.connection.is_some().then(|| Key { connection: None, ..key.clone() });
         let (catalogue, entry, fetch) = (Arc::clone(self), Arc::clone(entry), fetch());
         tokio::spawn(async move {
             match fetch.await {
@@ -192,6 +213,9 @@ impl Catalogue {
                     let expired = entry.due.load(Ordering::Relaxed) == 0;
                     entry.listing.store(Some(catalogue.share(fetched)));
                     entry.problem.store(None);
+                    if let Some(shared) = shared {
+                        catalogue.latest.insert(shared, Arc::clone(&entry));
+                    }
                     if !expired {
                         entry.due.store(catalogue.now() + millis(ttl), Ordering::Relaxed);
                     }
@@ -260,13 +284,13 @@ mod tests {
     async fn a_failing_server_keeps_its_last_known_tools() {
         let catalogue = Arc::new(Catalogue::default());
         let entry = catalogue.entry(&key(None));
-        catalogue.refresh(&entry, TTL, || async { Ok::<_, String>(tools(&["read"])) });
+        catalogue.refresh(&key(None), &entry, TTL, || async { Ok::<_, String>(tools(&["read"])) });
         entry.first_fetch(Duration::from_secs(5)).await;
         assert_eq!(entry.has("read"), Some(true));
         assert_eq!(entry.has("write"), Some(false));
 
         entry.expire();
-        catalogue.refresh(&entry, TTL, || async { Err::<Fetched, _>("connection refused") });
+        catalogue.refresh(&key(None), &entry, TTL, || async { Err::<Fetched, _>("connection refused") });
         while entry.problem().is_none() {
             tokio::task::yield_now().await;
         }
@@ -277,10 +301,10 @@ mod tests {
     async fn a_fresh_entry_is_not_fetched_again() {
         let catalogue = Arc::new(Catalogue::default());
         let entry = catalogue.entry(&key(None));
-        catalogue.refresh(&entry, TTL, || async { Ok::<_, String>(tools(&["a"])) });
+        catalogue.refresh(&key(None), &entry, TTL, || async { Ok::<_, String>(tools(&["a"])) });
         entry.first_fetch(Duration::from_secs(5)).await;
         let mut asked = false;
-        catalogue.refresh(&entry, TTL, || {
+        catalogue.refresh(&key(None), &entry, TTL, || {
             asked = true;
             async { Ok::<_, String>(tools(&["b"])) }
         });
@@ -293,19 +317,22 @@ mod tests {
         let mut listings = Vec::new();
         for connection in ["alice", "bob"] {
             let entry = catalogue.entry(&key(Some((connection, 1))));
-            catalogue.refresh(&entry, TTL, || async { Ok::<_, String>(tools(&["a", "b", "a"])) });
+            catalogue.refresh(&key(Some((connection, 1))), &entry, TTL, || async {
+                Ok::<_, String>(tools(&["a", "b", "a"]))
+            });
             entry.first_fetch(Duration::from_secs(5)).await;
             listings.push(entry.listing().expect("fetched"));
         }
         assert!(Arc::ptr_eq(&listings[0], &listings[1]));
         assert_eq!(listings[0].tools.len(), 2, "the first of two with one name counts");
+        assert!(catalogue.any_of(&key(None)).is_some_and(|e| e.has("b") == Some(true)));
     }
 
     #[tokio::test]
     async fn nobody_waits_long_for_a_silent_server() {
         let catalogue = Arc::new(Catalogue::default());
         let entry = catalogue.entry(&key(None));
-        catalogue.refresh(&entry, TTL, std::future::pending::<Result<Fetched, String>>);
+        catalogue.refresh(&key(None), &entry, TTL, std::future::pending::<Result<Fetched, String>>);
         entry.first_fetch(Duration::from_millis(20)).await;
         assert!(entry.listing().is_none());
     }

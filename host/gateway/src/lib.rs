@@ -1,6 +1,39 @@
 //! The life of a call, phases 1 to 11, and nothing else. ARCHITECTURE.md has the picture.
+//!
+//! | phase | where |
+//! |---|---|
+//! | 1 accept | [`accept`](accept::Settings), `serve` |
+//! | 2 read, 3 authenticate | `serve` |
+//! | 4 route | `routes`, `view`, `naming` |
+//! | 5 admit | `admit`, and `upstream` for servers |
+//! | 6 decide, 7 resolve, 9 call, 10 review | `call` |
+//! | 8 pick | `targets` |
+//! | 9, the way back | `relay` |
+//! | 11 record | `record` |
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod accept;
+pub mod compile;
+pub mod gateways;
+
 mod admit;
+mod answer;
+mod asked;
+mod call;
 mod catalogue;
+mod failure;
+mod in_flight;
+mod legacy;
+mod list;
 mod naming;
+mod pinned;
+mod record;
+mod relay;
+mod routes;
+mod serve;
+mod targets;
+mod view;
+
+pub use accept::Settings;
+pub use compile::{Condition, Sources, places};
+pub use gateways::{Gateways, Parts};

@@ -26,6 +26,11 @@ impl Name {
         &self.0
     }
 
+    /// The name as shared text, without a copy.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+
     /// The tenant of whoever names none.
     pub fn default_tenant() -> Self {
         Self(Arc::from(crate::DEFAULT_TENANT))

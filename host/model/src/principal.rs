@@ -1,6 +1,6 @@
 //! Who is calling, once that is known.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -129,7 +129,7 @@ pub struct Principal {
     /// Its identity within the tenant.
     pub subject: Subject,
     /// `subject` as text, made once because logs, metrics and plugins all want it.
-    pub subject_text: String,
+    pub subject_text: Arc<str>,
     /// How it may be shown to people.
     pub display_name: Option<String>,
     /// Teams that it belongs to now, sorted. A team's token belongs to that team.
@@ -152,7 +152,7 @@ impl Principal {
 
     /// A principal that belongs to nothing yet.
     pub fn new(tenant: Name, subject: Subject) -> Self {
-        let subject_text = subject.to_string();
+        let subject_text = Arc::from(subject.to_string());
         Self {
             tenant,
             subject,

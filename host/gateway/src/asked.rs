@@ -1,0 +1,64 @@
+//! What is known of a request once it is read and its caller is known; every method starts from it.
+
+use std::{net::IpAddr, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use portcullis_model::Principal;
+use portcullis_protocol::{Era, Message, Version, session::Binding};
+
+use crate::view::View;
+
+/// A client, as far as the protocol goes.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Its era.
+    pub era: Era,
+    /// Its revision.
+    pub version: Version,
+    /// The session of a legacy client.
+    pub session: Option<[u8; 12]>,
+}
+
+/// A request after phases 1 to 3.
+pub struct Asked<'a> {
+    /// The gateway that was asked.
+    pub view: &'a Arc<View>,
+    /// Who asks.
+    pub principal: &'a Arc<Principal>,
+    /// The client's side of the protocol.
+    pub client: &'a Client,
+    /// The message, borrowed from `body`.
+    pub message: &'a Message<'a>,
+    /// The whole body.
+    pub body: &'a Bytes,
+    /// The request's headers.
+    pub headers: &'a Arc<HeaderMap>,
+    /// Where it came from.
+    pub address: IpAddr,
+    /// Its id in logs, traces, audit and errors.
+    pub request_id: &'a Arc<str>,
+    /// When it came.
+    pub started: Instant,
+}
+
+impl Asked<'_> {
+    /// The JSON-RPC id as the client wrote it.
+    pub fn id(&self) -> &str {
+        self.message.id.map_or("null", |piece| piece.raw)
+    }
+
+    /// Whom sealed texts of this caller are bound to.
+    pub fn binding(&self) -> Binding {
+        binding(self.view, self.principal)
+    }
+}
+
+/// Whom sealed texts of this caller at this gateway are bound to.
+pub fn binding(view: &View, principal: &Principal) -> Binding {
+    Binding {
+        tenant: view.tenant.clone(),
+        gateway: view.name.clone(),
+        principal: portcullis_protocol::session::principal_hash(&principal.subject_text, principal.token.as_deref()),
+    }
+}

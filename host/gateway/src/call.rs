@@ -1,0 +1,384 @@
+//! `tools/call`: phases 4 to 10.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::response::Response;
+use bytes::Bytes;
+use http::StatusCode;
+use portcullis_credential::Carried;
+use portcullis_model::{Fault, Side, spec::Failure};
+use portcullis_plugin::{Attributes, CallFacts, Decision, PluginFailure, RequestFacts, ResultFacts};
+use portcullis_protocol::{
+    Era, Message, ParseLimits, parse,
+    splice::{self, MetaEdit, Raw, RequestEdit},
+    strict,
+};
+use portcullis_upstream::{Body as OutgoingBody, Incoming, MessageKind, Outgoing, Peer, UpstreamError, Wire};
+
+use crate::{
+    answer,
+    asked::Asked,
+    gateways::Gateways,
+    in_flight::Underway,
+    naming,
+    record::Record,
+    relay::{Relay, Rewrite, event},
+    targets,
+    view::{Assigned, Policy},
+};
+
+/// Who we are towards servers of the modern era.
+const CLIENT_INFO: &str = concat!(r#"{"name":"portcullis","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#);
+/// We advertise nothing: what is behind is shared between callers (security decision 16).
+const NO_CAPABILITIES: &str = "{}";
+
+/// Calls a tool, or says why not. `underway` is how a legacy client can cancel.
+pub async fn call(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Underway>) -> Response {
+    let era = asked.client.era;
+    let Some(exposed) = asked.message.name() else {
+        let fault = Fault::new(Side::Caller, "invalid-params", "params.name is missing")
+            .next("Name the tool as tools/list shows it");
+        return answer::rpc_fault(asked.id(), &fault, asked.request_id, era);
+    };
+    let Some(route) = asked.view.route(exposed, &gateways.catalogue) else {
+        let fault = unknown_tool(exposed);
+        Record::outside(gateways, asked, exposed).refused(&fault).await;
+        return answer::rpc_fault(asked.id(), &fault, asked.request_id, era);
+    };
+    let assigned = &asked.view.servers[route.server];
+    let mut one = Call { gateways, asked, assigned, exposed, tool: &route.tool, record: None, underway };
+    one.record = Some(Record::of(gateways, asked, assigned, exposed, &route.tool));
+    let outcome = match &one.underway {
+        None => one.run().await,
+        Some(underway) => {
+            let cancelled = underway.cancelled.clone();
+            tokio::select! {
+                outcome = one.run() => outcome,
+                // Nothing is said about a cancelled request (2025-11-25, cancellation).
+                () = cancelled.cancelled() => return answer::empty(StatusCode::ACCEPTED),
+            }
+        }
+    };
+    match outcome {
+        Ok(response) => response,
+        Err(fault) => {
+            if let Some(record) = one.record.take() {
+                record.refused(&fault).await;
+            }
+            if fault.code == "unknown-tool" {
+                return answer::rpc_fault(asked.id(), &fault, asked.request_id, era);
+            }
+            answer::tool_fault(asked.id(), &fault, asked.request_id, era)
+        }
+    }
+}
+
+fn unknown_tool(exposed: &str) -> Fault {
+    let name = naming::quoted(exposed);
+    Fault::new(Side::Caller, "unknown-tool", format!("there is no tool \"{name}\" at this gateway"))
+        .tool(name)
+        .next("List the tools again: the list may have changed")
+}
+
+struct Call<'a> {
+    gateways: &'a Gateways,
+    asked: &'a Asked<'a>,
+    assigned: &'a Assigned,
+    exposed: &'a str,
+    tool: &'a str,
+    /// Taken when the call's outcome is written.
+    record: Option<Record>,
+    underway: Option<Underway>,
+}
+
+impl Call<'_> {
+    async fn run(&mut self) -> Result<Response, Fault> {
+        let (asked, assigned) = (self.asked, self.assigned);
+        if let Some(rate) = &asked.view.rate {
+            rate.check(&asked.principal.subject_text)?;
+        }
+        if let Some(shared) = &assigned.shared
+            && shared.entry.has(self.tool) == Some(false)
+        {
+            self.gateways.refresh_shared(assigned, shared, asked.view);
+            return Err(unknown_tool(self.exposed).server(assigned.server.as_str()));
+        }
+        let deadline = asked.started + assigned.traffic.timeout.get();
+        let arguments = self.arguments()?;
+        let facts = Facts::new(self, deadline, &arguments);
+        let arguments = self.decide(&facts, arguments).await?;
+
+        let carried = match assigned.plan_for(self.tool) {
+            None => None,
+            Some(plan) => Some(self.gateways.credentials.resolve(plan, asked.principal, asked.headers).await.map_err(
+                |fault| fault.server(assigned.server.as_str()).tool(self.exposed),
+            )?),
+        };
+        if let (Some(record), Some(carried)) = (&mut self.record, &carried) {
+            record.runs_under(carried);
+        }
+        let peer = targets::peer(&self.gateways.upstreams, asked.view, assigned, carried.as_deref())
+            .map_err(|e| e.to_fault(assigned.server.as_str(), Some(self.exposed)))?;
+        self.send(&peer, carried.as_deref(), arguments, &facts, deadline).await
+    }
+
+    /// The arguments as they will be sent, unless a policy changes them. Where somebody decides by them or pins some,
+    /// a key that stands twice could be read in two ways (security decision 14), so it is refused at any depth.
+    fn arguments(&self) -> Result<Arguments, Fault> {
+        let params = self.asked.message.params.as_ref();
+        let Some(piece) = params.and_then(|p| p.arguments) else {
+            return self.pinned("{}", Arguments::Absent);
+        };
+        let decided = !self.asked.view.policies.is_empty() || self.assigned.pinned.any(self.tool);
+        if decided {
+            let limits = ParseLimits { max_bytes: usize::MAX, ..ParseLimits::default() };
+            strict::check(piece.raw.as_bytes(), &limits).map_err(|e| e.to_fault())?;
+            if !piece.raw.starts_with('{') {
+                return Err(Fault::new(Side::Caller, "invalid-params", "params.arguments must be an object"));
+            }
+        }
+        self.pinned(piece.raw, Arguments::Sent(self.asked.body.slice(piece.range())))
+    }
+
+    fn pinned(&self, raw: &str, unchanged: Arguments) -> Result<Arguments, Fault> {
+        match self.assigned.pinned.apply(self.tool, raw) {
+            Ok(std::borrow::Cow::Borrowed(_)) => Ok(unchanged),
+            Ok(std::borrow::Cow::Owned(changed)) => Ok(Arguments::Changed(Bytes::from(changed))),
+            Err(what) => Err(Fault::new(Side::Caller, "invalid-params", what)),
+        }
+    }
+
+    /// Phase 6: each policy has to allow.
+    async fn decide(&self, facts: &Facts, mut arguments: Arguments) -> Result<Arguments, Fault> {
+        let mut changed: Option<CallFacts> = None;
+        for policy in self.asked.view.policies.iter().filter(|p| p.plugin.hooks().tool_call) {
+            let call = changed.as_ref().unwrap_or(&facts.call);
+            let decision = policy.plugin.decide(self.asked.principal, &facts.request, call).await;
+            if let Some(new) = self.allowed(policy, decision)? {
+                changed = Some(CallFacts { arguments: new.clone(), ..facts.call.clone() });
+                arguments = Arguments::Changed(new);
+            }
+        }
+        Ok(arguments)
+    }
+
+    /// What a policy's answer means: nothing, other arguments (or another result), or a refusal.
+    fn allowed(&self, policy: &Policy, decision: Result<Decision, PluginFailure>) -> Result<Option<Bytes>, Fault> {
+        let here = |fault: Fault| Err(fault.server(self.assigned.server.as_str()).tool(self.exposed));
+        match decision {
+            Ok(Decision::Allow) => Ok(None),
+            Ok(Decision::ModifyArguments(new)) => Ok(Some(new)),
+            Ok(Decision::Deny { code, message }) => {
+                tracing::debug!(policy = policy.plugin.name(), code, "denied");
+                here(Fault::new(Side::Policy, "denied", message).next("Ask your operator if you need this"))
+            }
+            Ok(Decision::RequireApproval(what)) => {
+                here(Fault::new(Side::Policy, "approval-required", format!("this call needs an approval: {what}"))
+                    .next("Ask your operator"))
+            }
+            Err(failure) => match crate::failure::meaning(&failure) {
+                Some(refusal) => here(refusal),
+                None if policy.on_error == Failure::Allow => Ok(None),
+                None => {
+                    tracing::warn!(policy = policy.plugin.name(), failure = failure.word(), %failure, "policy failed");
+                    here(crate::failure::fault("policy", policy.plugin.name(), &failure))
+                }
+            },
+        }
+    }
+
+    /// Phases 8 to 10.
+    async fn send(
+        &mut self,
+        peer: &Peer,
+        carried: Option<&Carried>,
+        arguments: Arguments,
+        facts: &Facts,
+        deadline: Instant,
+    ) -> Result<Response, Fault> {
+        let asked = self.asked;
+        let progress = asked.message.meta().and_then(|m| m.progress_token);
+        let spliced =
+            Spliced { message: asked.message, tool: self.tool, renamed: self.tool != self.exposed, arguments: &arguments };
+        let outgoing = Outgoing {
+            method: "tools/call",
+            name: Some(self.tool),
+            body: &spliced,
+            headers: carried.map_or(&[], |c| &c.headers),
+            deadline,
+            progress: progress.is_some(),
+        };
+        if let Some(record) = &mut self.record {
+            record.sending().await?;
+        }
+        let incoming = match peer.send(outgoing).await {
+            Ok(incoming) => incoming,
+            Err(error) => {
+                if let (UpstreamError::Status { code: 401, .. }, Some(carried)) = (&error, carried) {
+                    self.gateways.credentials.rejected(carried);
+                }
+                return Err(error.to_fault(self.assigned.server.as_str(), Some(self.exposed)));
+            }
+        };
+        let (Incoming::Json { version, .. } | Incoming::Stream { version, .. }) = &incoming;
+        let rewrite = Rewrite {
+            id: asked.id().into(),
+            progress: progress.map(|p| p.raw.into()),
+            client: asked.client.era,
+            server: version.era(),
+            max_bytes: self.assigned.traffic.max_response.as_usize(),
+        };
+        let reviewed = asked.view.policies.iter().any(|p| p.plugin.hooks().tool_result);
+        match incoming {
+            Incoming::Json { message, .. } => {
+                let message = if reviewed { self.review(facts, message).await? } else { message };
+                let body = rewrite
+                    .answer(&message)
+                    .map_err(|e| e.to_fault(self.assigned.server.as_str(), Some(self.exposed)))?;
+                self.done(message.kind);
+                Ok(answer::json(StatusCode::OK, body))
+            }
+            Incoming::Stream { mut stream, .. } if reviewed => {
+                // What is reviewed has to be held; what came before the answer goes out with it.
+                let mut events = Vec::new();
+                let answer = loop {
+                    match stream.next().await {
+                        Some(Ok(message)) if message.is_answer() => break message,
+                        Some(Ok(message)) => events.extend(rewrite.other(&message).map(|b| event(&b))),
+                        Some(Err(e)) => return Err(e.to_fault(self.assigned.server.as_str(), Some(self.exposed))),
+                        None => return Err(closed(self.assigned, self.exposed)),
+                    }
+                };
+                let message = self.review(facts, answer).await?;
+                let last = rewrite
+                    .answer(&message)
+                    .map_err(|e| e.to_fault(self.assigned.server.as_str(), Some(self.exposed)))?;
+                events.push(event(&last));
+                self.done(message.kind);
+                Ok(answer::events(axum::body::Body::from(events.concat())))
+            }
+            Incoming::Stream { stream, .. } => {
+                let relay = Relay { stream, rewrite, record: self.record.take() };
+                Ok(answer::events(match asked.client.era {
+                    Era::Modern => relay.attached(),
+                    Era::Legacy => relay.detached(self.underway.take()),
+                }))
+            }
+        }
+    }
+
+    /// Phase 10: tool-result policies see the result before the client does.
+    async fn review(&self, facts: &Facts, message: portcullis_upstream::Message) -> Result<portcullis_upstream::Message, Fault> {
+        if message.kind != MessageKind::Result {
+            return Ok(message);
+        }
+        let mut message = message;
+        for policy in self.asked.view.policies.iter().filter(|p| p.plugin.hooks().tool_result) {
+            let is_error = parse(&message.body, &ParseLimits { max_bytes: usize::MAX, ..ParseLimits::default() })
+                .ok()
+                .and_then(|m| m.result.map(|r| r.is_error))
+                .unwrap_or(false);
+            let outcome = ResultFacts { is_error, content: message.body.slice(message.payload.clone()) };
+            let decision = policy.plugin.review(self.asked.principal, &facts.request, &facts.call, &outcome).await;
+            if let Some(new) = self.allowed(policy, decision)? {
+                message = message.with_payload(&new).map_err(|e| {
+                    tracing::warn!(policy = policy.plugin.name(), error = e, "a policy's new result is no result");
+                    Fault::new(Side::Gateway, "plugin-invalid", "a policy answered with an invalid result")
+                })?;
+            }
+        }
+        Ok(message)
+    }
+
+    fn done(&mut self, kind: MessageKind) {
+        if let Some(record) = self.record.take() {
+            record.answered(kind);
+        }
+    }
+}
+
+fn closed(assigned: &Assigned, exposed: &str) -> Fault {
+    UpstreamError::Closed { sent: portcullis_upstream::Sent::Maybe }.to_fault(assigned.server.as_str(), Some(exposed))
+}
+
+/// What is sent as `params.arguments`.
+enum Arguments {
+    /// Nothing: the client sent none.
+    Absent,
+    /// What the client sent, byte for byte.
+    Sent(Bytes),
+    /// Something else: pinned, or changed by a policy.
+    Changed(Bytes),
+}
+
+/// What policies are told. Made only where there are any.
+struct Facts {
+    request: RequestFacts,
+    call: CallFacts,
+}
+
+impl Facts {
+    fn new(call: &Call<'_>, deadline: Instant, arguments: &Arguments) -> Self {
+        let asked = call.asked;
+        Self {
+            request: RequestFacts {
+                gateway: asked.view.name.clone(),
+                request_id: Arc::clone(asked.request_id),
+                headers: Arc::clone(asked.headers),
+                deadline,
+                attributes: Attributes::default(),
+            },
+            call: CallFacts {
+                server: call.assigned.server.clone(),
+                tool: Arc::from(call.tool),
+                exposed_tool: Arc::from(call.exposed),
+                arguments: match arguments {
+                    Arguments::Absent => Bytes::from_static(b"{}"),
+                    Arguments::Sent(bytes) | Arguments::Changed(bytes) => bytes.clone(),
+                },
+            },
+        }
+    }
+}
+
+/// The client's request with our id, the server's tool name and the server's era.
+struct Spliced<'a> {
+    message: &'a Message<'a>,
+    tool: &'a str,
+    renamed: bool,
+    arguments: &'a Arguments,
+}
+
+impl OutgoingBody for Spliced<'_> {
+    fn write(&self, wire: &Wire, into: &mut Vec<u8>) {
+        let version = wire.version;
+        let edit = RequestEdit {
+            id: Some(Raw::Number(wire.id)),
+            name: self.renamed.then_some(self.tool),
+            progress_token: wire.progress.map(Raw::Number),
+            arguments: match self.arguments {
+                Arguments::Changed(bytes) => std::str::from_utf8(bytes).ok(),
+                Arguments::Absent | Arguments::Sent(_) => None,
+            },
+            meta: match version.era() {
+                Era::Modern => MetaEdit::Modern {
+                    version: version.as_str(),
+                    capabilities: NO_CAPABILITIES,
+                    client_info: Some(CLIENT_INFO),
+                },
+                Era::Legacy => MetaEdit::Legacy,
+            },
+            ..RequestEdit::default()
+        };
+        let start = into.len();
+        into.extend_from_slice(&splice::request(self.message, &edit));
+        // A line break in JSON is white space, never part of a string; on stdio it would end the message.
+        for byte in into[start..].iter_mut().filter(|b| matches!(**b, b'\n' | b'\r')) {
+            *byte = b' ';
+        }
+    }
+
+    fn size_hint(&self) -> usize {
+        self.message.source.len() + 320
+    }
+}

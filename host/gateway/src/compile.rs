@@ -1,0 +1,314 @@
+//! From resources to the snapshot that calls read.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use http::{HeaderName, HeaderValue};
+use portcullis_credential::CredentialPlan;
+use portcullis_identity::Provider;
+use portcullis_model::{
+    Fault, Kind, Name, Resource, ResourceKey, Side, Spec,
+    spec::{self, CredentialMode, McpServer, PluginUse},
+};
+use portcullis_plugin::manager::{Manager, Place};
+use portcullis_store::registry::Fleet;
+use portcullis_upstream::{HttpEndpoint, Target};
+use quick_cache::sync::Cache;
+
+use crate::{
+    admit::PrincipalRate,
+    gateways::Gateways,
+    pinned::Pinned,
+    routes::{Exposure, Routes},
+    targets,
+    view::{Assigned, Policy, Reach, Shared, Snapshot, View},
+};
+
+/// Tools of one server whose metrics are kept at hand.
+const METRICS_AT_HAND: usize = 512;
+
+/// Whether a resource works as it is written.
+#[derive(Clone, Debug)]
+pub struct Condition {
+    /// The resource.
+    pub key: ResourceKey,
+    /// What is wrong, for operators.
+    pub problem: String,
+    /// Whether it keeps a gateway from serving at all.
+    pub fatal: bool,
+}
+
+/// The places where gateways and assignments name plugins, for [`Manager::reconcile`].
+pub fn places(fleet: &Fleet) -> BTreeSet<Place> {
+    let mut places = BTreeSet::new();
+    for (_, resource) in fleet.iter() {
+        let tenant = &resource.metadata.namespace;
+        let mut add = |plugin: &str, config: Option<String>| {
+            places.insert(Place { tenant: tenant.clone(), plugin: plugin.to_owned(), config });
+        };
+        match &resource.spec {
+            Spec::Gateway(gateway) => {
+                for used in gateway.auth.iter().chain(&gateway.policies) {
+                    add(&used.plugin, config_of(used));
+                }
+                for assignment in &gateway.servers {
+                    let modes = assignment.credential.iter();
+                    for mode in modes.chain(assignment.tools.values().filter_map(|t| t.credential.as_ref())) {
+                        add(&mode.mode, None);
+                    }
+                }
+            }
+            Spec::McpServer(McpServer { credential: Some(need), .. }) => add(&need.mode.mode, None),
+            // Loaded even where nothing names it yet, so that its status says whether it would work.
+            Spec::Plugin(_) => add(resource.metadata.name.as_str(), None),
+            _ => {}
+        }
+    }
+    places
+}
+
+fn config_of(used: &PluginUse) -> Option<String> {
+    used.config.as_ref().map(ToString::to_string)
+}
+
+/// All resources, and the plugins that they name.
+pub struct Sources<'a> {
+    /// Every resource.
+    pub fleet: &'a Fleet,
+    /// The plugins in use.
+    pub plugins: &'a Manager,
+}
+
+impl Gateways {
+    /// Compiles all gateways and swaps them in: calls that began before finish on what they began with. Returns what does
+    /// not work as written.
+    pub fn compile(&self, sources: &Sources<'_>) -> Vec<Condition> {
+        let mut conditions = Vec::new();
+        let views = sources
+            .fleet
+            .iter()
+            .filter_map(|(_, resource)| match &resource.spec {
+                Spec::Gateway(gateway) => Some(Arc::new(self.view(sources, resource, gateway, &mut conditions))),
+                _ => None,
+            })
+            .collect();
+        let snapshot = Snapshot::new(views);
+        let wanted: std::collections::HashSet<(Name, Name, u64)> = snapshot
+            .all()
+            .flat_map(|view| view.servers.iter().map(|s| (view.tenant.clone(), s.server.clone(), s.generation)))
+            .collect();
+        for view in snapshot.all() {
+            // Lists are fetched before anybody asks, so that the first one who does need not wait.
+            for assigned in &view.servers {
+                if let Some(shared) = &assigned.shared {
+                    self.refresh_shared(assigned, shared, view);
+                }
+            }
+        }
+        self.snapshot.store(Arc::new(snapshot));
+        self.upstreams.retain(|key| wanted.contains(&(key.tenant.clone(), key.server.clone(), key.generation)));
+        conditions
+    }
+
+    fn view(
+        &self,
+        sources: &Sources<'_>,
+        resource: &Resource,
+        gateway: &spec::Gateway,
+        conditions: &mut Vec<Condition>,
+    ) -> View {
+        let tenant = &resource.metadata.namespace;
+        let key = resource.key();
+        let mut broken = None;
+        let mut note = |problem: String, fatal: bool| {
+            if fatal && broken.is_none() {
+                broken = Some(
+                    Fault::new(Side::Gateway, "not-ready", "this gateway lacks a plugin that it has to ask")
+                        .next("Ask your operator: `portcullis doctor` names it"),
+                );
+            }
+            conditions.push(Condition { key: key.clone(), problem, fatal });
+        };
+        let plugin = |used: &PluginUse| {
+            let place =
+                Place { tenant: tenant.clone(), plugin: used.plugin.clone(), config: config_of(used) };
+            sources.plugins.get(&place)
+        };
+
+        let mut providers = Vec::new();
+        for used in &gateway.auth {
+            match plugin(used) {
+                Ok(found) if found.hooks().provider => providers.push(Arc::new(Provider::new(found))),
+                Ok(_) => note(format!("auth: plugin \"{}\" is no auth provider", used.plugin), true),
+                Err(problem) => note(format!("auth: {problem}"), true),
+            }
+        }
+        let mut policies = Vec::new();
+        for used in &gateway.policies {
+            match plugin(used) {
+                Ok(found) => {
+                    let hooks = found.hooks();
+                    if !(hooks.tool_call || hooks.tool_result || hooks.list_filter) {
+                        note(format!("policies: plugin \"{}\" is no policy", used.plugin), true);
+                    }
+                    let resource = ResourceKey {
+                        tenant: tenant.clone(),
+                        kind: Kind::Plugin,
+                        name: used.plugin.parse().unwrap_or_else(|_| Name::default_tenant()),
+                    };
+                    let own = sources.fleet.get(&resource).and_then(|r| match &r.spec {
+                        Spec::Plugin(plugin) => Some(plugin.on_error),
+                        _ => None,
+                    });
+                    policies.push(Policy { plugin: found, on_error: used.on_error.or(own).unwrap_or_default() });
+                }
+                Err(problem) => note(format!("policies: {problem}"), true),
+            }
+        }
+
+        let mut servers = Vec::new();
+        let mut exposures = Vec::new();
+        for assignment in &gateway.servers {
+            let exposure = match Exposure::new(assignment) {
+                Ok(exposure) => exposure,
+                Err(problem) => {
+                    note(format!("servers: {}: {problem}", assignment.server), false);
+                    continue;
+                }
+            };
+            match self.assigned(sources, tenant, assignment, &mut note) {
+                Ok(assigned) => {
+                    servers.push(assigned);
+                    exposures.push(exposure);
+                }
+                Err(problem) => note(format!("servers: {}: {problem}", assignment.server), false),
+            }
+        }
+        let routes = Routes::new(&exposures);
+        let rate = gateway.rate_per_principal.and_then(|rate| {
+            // Kept over compilations: a change elsewhere gives nobody a full bucket.
+            let name = (format!("{tenant}/{}", resource.metadata.name), rate);
+            if let Some(kept) = self.rates.get(&name) {
+                return Some(kept);
+            }
+            let made = Arc::new(PrincipalRate::new(rate)?);
+            self.rates.insert(name, Arc::clone(&made));
+            Some(made)
+        });
+        let mut view = View {
+            tenant: tenant.clone(),
+            name: resource.metadata.name.clone(),
+            title: gateway.title.clone(),
+            instructions: gateway.instructions.clone(),
+            providers,
+            anonymous: gateway.anonymous,
+            policies,
+            broken,
+            rate,
+            servers,
+            exposures,
+            routes,
+        };
+        self.share(&mut view);
+        view
+    }
+
+    fn assigned(
+        &self,
+        sources: &Sources<'_>,
+        tenant: &Name,
+        assignment: &spec::ServerAssignment,
+        note: &mut impl FnMut(String, bool),
+    ) -> Result<Assigned, String> {
+        let key = ResourceKey { tenant: tenant.clone(), kind: Kind::McpServer, name: assignment.server.clone() };
+        let resource = sources.fleet.get(&key).ok_or("there is no such McpServer")?;
+        let Spec::McpServer(server) = &resource.spec else { return Err("there is no such McpServer".to_owned()) };
+        let reach = match (&server.remote, &server.process) {
+            (Some(remote), _) => {
+                let headers = remote
+                    .headers
+                    .iter()
+                    .map(|(name, value)| {
+                        Ok((
+                            name.parse::<HeaderName>().map_err(|_| format!("\"{name}\" is no header name"))?,
+                            HeaderValue::from_str(value).map_err(|_| format!("the header {name} has an invalid value"))?,
+                        ))
+                    })
+                    .collect::<Result<_, String>>()?;
+                Reach::Http(Arc::new(HttpEndpoint {
+                    url: remote.url.clone(),
+                    headers,
+                    allow_private: remote.allow_private,
+                }))
+            }
+            (None, Some(process)) => Reach::Process(Arc::new(process.clone())),
+            (None, None) => return Err("it is neither remote nor a process".to_owned()),
+        };
+        let plan = |mode: &CredentialMode| -> Result<Arc<CredentialPlan>, String> {
+            let place = Place { tenant: tenant.clone(), plugin: mode.mode.clone(), config: None };
+            let plugin = sources.plugins.get(&place)?;
+            if !plugin.hooks().resolver {
+                return Err(format!("plugin \"{}\" is no credential resolver", mode.mode));
+            }
+            CredentialPlan::new(tenant, resource, mode, plugin).map(Arc::new)
+        };
+        let default_mode = assignment.credential.as_ref().or(server.credential.as_ref().map(|need| &need.mode));
+        let needed = server.credential.is_some() || assignment.credential.is_some();
+        let whole = if needed { Some(plan(default_mode.ok_or("it has no credential mode")?)?) } else { None };
+        let mut tool_plans = HashMap::new();
+        for (tool, how) in &assignment.tools {
+            if let Some(mode) = &how.credential {
+                match plan(mode) {
+                    Ok(plan) => {
+                        tool_plans.insert(tool.clone(), plan);
+                    }
+                    // Without its own plan the tool must not fall back to the server's.
+                    Err(problem) => return Err(format!("tool {tool}: {problem}")),
+                }
+            }
+        }
+        let pinned = Pinned::new(&server.traffic.pinned_arguments).map_err(|e| format!("pinnedArguments: {e}"))?;
+        if whole.is_none() && !tool_plans.is_empty() {
+            note(
+                format!("servers: {}: some tools have a credential and the server has none", assignment.server),
+                false,
+            );
+        }
+        Ok(Assigned {
+            server: assignment.server.clone(),
+            generation: resource.metadata.revision.unwrap_or(0),
+            reach,
+            child_per_connection: server.child_per_connection(),
+            traffic: Arc::new(server.traffic.clone()),
+            pinned,
+            plan: whole,
+            tool_plans,
+            metrics: Cache::new(METRICS_AT_HAND),
+            shared: None,
+        })
+    }
+
+    /// Gives servers without credentials the peer and the catalogue entry that everybody shares.
+    fn share(&self, view: &mut View) {
+        for at in 0..view.servers.len() {
+            let assigned = &view.servers[at];
+            if assigned.plan.is_some() || !assigned.tool_plans.is_empty() {
+                continue;
+            }
+            let target: Target = targets::target(view, assigned, None);
+            let shared = match self.upstreams.peer(&target) {
+                Ok(peer) => {
+                    let entry = self.catalogue.entry(&assigned.catalogue_key(&view.tenant, None));
+                    Some(Shared { peer, entry })
+                }
+                Err(error) => {
+                    tracing::warn!(server = %assigned.server, %error, "the server can't be reached");
+                    None
+                }
+            };
+            view.servers[at].shared = shared;
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Arguments that the operator pins: set for every call, over what the caller sent.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use globset::{GlobBuilder, GlobMatcher};
+use serde_json::{Value, value::RawValue};
+
+/// Pinned arguments of one server, by tool glob.
+#[derive(Debug, Default)]
+pub struct Pinned(Vec<(GlobMatcher, Vec<(String, String)>)>);
+
+impl Pinned {
+    /// Compiles `spec.traffic.pinnedArguments`.
+    ///
+    /// # Errors
+    /// In words, for a glob that is none.
+    pub fn new(spec: &BTreeMap<String, BTreeMap<String, Value>>) -> Result<Self, String> {
+        spec.iter()
+            .map(|(glob, values)| {
+                let matcher = GlobBuilder::new(glob).build().map_err(|e| e.to_string())?.compile_matcher();
+                Ok((matcher, values.iter().map(|(k, v)| (k.clone(), v.to_string())).collect()))
+            })
+            .collect::<Result<_, String>>()
+            .map(Self)
+    }
+
+    /// Whether any argument of this tool is pinned.
+    pub fn any(&self, tool: &str) -> bool {
+        self.0.iter().any(|(glob, _)| glob.is_match(tool))
+    }
+
+    /// The arguments with the pinned ones in place; those that are not pinned stay byte for byte.
+    ///
+    /// # Errors
+    /// In words, where the arguments are no object.
+    pub fn apply<'a>(&self, tool: &str, arguments: &'a str) -> Result<Cow<'a, str>, &'static str> {
+        if !self.any(tool) {
+            return Ok(Cow::Borrowed(arguments));
+        }
+        let pins: BTreeMap<&str, &str> = self
+            .0
+            .iter()
+            .filter(|(glob, _)| glob.is_match(tool))
+            .flat_map(|(_, values)| values)
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
+        let sent: Ordered<'_> = serde_json::from_str(arguments).map_err(|_| "arguments must be an object")?;
+        let kept = sent.0.iter().filter(|(k, _)| !pins.contains_key(&**k)).map(|(k, v)| (&**k, v.get()));
+        let mut out = String::with_capacity(arguments.len() + 64);
+        out.push('{');
+        for (key, value) in kept.chain(pins.iter().map(|(k, v)| (*k, *v))) {
+            if out.len() > 1 {
+                out.push(',');
+            }
+            out.push_str(&portcullis_protocol::splice::quote(key));
+            out.push(':');
+            out.push_str(value);
+        }
+        out.push('}');
+        Ok(Cow::Owned(out))
+    }
+}
+
+/// An object's members in their order, values unread.
+struct Ordered<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> serde::Deserialize<'de> for Ordered<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> serde::de::Visitor<'de> for Members {
+            type Value = Ordered<'de>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+                    members.push((key, map.next_value()?));
+                }
+                Ok(Ordered(members))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_win_and_the_rest_stays_as_it_was() {
+        let spec = serde_json::from_str(r#"{"list_*":{"owner":"us","n":1},"get":{"x":true}}"#).unwrap();
+        let pinned = Pinned::new(&spec).unwrap();
+        let apply = |tool, arguments| pinned.apply(tool, arguments).map(Cow::into_owned);
+        assert_eq!(
+            apply("list_repos", r#"{"owner":"them","big":12345678901234567890123,"o\"k":1.10}"#).unwrap(),
+            r#"{"big":12345678901234567890123,"o\"k":1.10,"n":1,"owner":"us"}"#
+        );
+        assert_eq!(apply("list_repos", "{}").unwrap(), r#"{"n":1,"owner":"us"}"#);
+        assert_eq!(apply("other", r#"{ "a": 1 }"#).unwrap(), r#"{ "a": 1 }"#);
+        assert!(apply("get", "[]").is_err());
+        // A key written with an escape is the same key.
+        assert_eq!(apply("get", r#"{"\u0078":false}"#).unwrap(), r#"{"x":true}"#);
+    }
+}

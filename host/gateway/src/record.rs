@@ -1,0 +1,183 @@
+//! Phase 11, record: metrics and audit, never on the caller's time but for refusals, which are durable first.
+
+use std::{
+    borrow::Cow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use portcullis_credential::Carried;
+use portcullis_model::Fault;
+use portcullis_telemetry::{Audit, AuditEvent, CallMetrics, Metrics, Outcome};
+use portcullis_upstream::{MessageKind, UpstreamError};
+
+use crate::{asked::Asked, gateways::Gateways, naming, view::Assigned};
+
+/// What will be written of one call. Dropped without an outcome, the call was cancelled.
+pub struct Record {
+    audit: Arc<Audit>,
+    metrics: Arc<Metrics>,
+    call: Arc<CallMetrics>,
+    event: Option<AuditEvent>,
+    request_id: Arc<str>,
+    server: Option<Arc<str>>,
+    tool: Arc<str>,
+    started: Instant,
+    sent: Option<Instant>,
+    borrowed: bool,
+}
+
+impl Record {
+    /// The record of a call to a server.
+    pub fn of(gateways: &Gateways, asked: &Asked<'_>, assigned: &Assigned, exposed: &str, tool: &str) -> Self {
+        let call = match assigned.metrics.get(exposed) {
+            Some(call) => call,
+            None => {
+                // Only tools that exist get a series of their own, so that made-up names don't use up the bound.
+                let exists = asked.view.has_tool(assigned, tool, &gateways.catalogue);
+                let label = if exists { exposed } else { portcullis_telemetry::metrics::OTHER };
+                let (tenant, gateway) = (asked.view.tenant.as_str(), asked.view.name.as_str());
+                let call = gateways.metrics.call_handle(tenant, gateway, assigned.server.as_str(), label);
+                if exists {
+                    assigned.metrics.insert(Box::from(exposed), Arc::clone(&call));
+                }
+                call
+            }
+        };
+        Self::new(gateways, asked, call, Some(assigned.server.shared()), Arc::from(exposed))
+    }
+
+    /// The record of a call to nothing that there is.
+    pub fn outside(gateways: &Gateways, asked: &Asked<'_>, exposed: &str) -> Self {
+        const OTHER: &str = portcullis_telemetry::metrics::OTHER;
+        let call =
+            gateways.metrics.call_handle(asked.view.tenant.as_str(), asked.view.name.as_str(), OTHER, OTHER);
+        Self::new(gateways, asked, call, None, Arc::from(&*naming::quoted(exposed)))
+    }
+
+    fn new(
+        gateways: &Gateways,
+        asked: &Asked<'_>,
+        call: Arc<CallMetrics>,
+        server: Option<Arc<str>>,
+        tool: Arc<str>,
+    ) -> Self {
+        let mut event = AuditEvent::new("call");
+        event.request_id = Some(asked.request_id.to_string());
+        event.trace_id = trace_id(asked);
+        event.tenant = Some(asked.view.tenant.shared());
+        event.gateway = Some(asked.view.name.shared());
+        event.caller = Some(Arc::clone(&asked.principal.subject_text));
+        event.token = asked.principal.token.as_deref().map(Arc::from);
+        event.method = Some(Cow::Borrowed("tools/call"));
+        event.server.clone_from(&server);
+        event.tool = Some(Arc::clone(&tool));
+        Self {
+            audit: Arc::clone(&gateways.audit),
+            metrics: Arc::clone(&gateways.metrics),
+            call,
+            event: Some(event),
+            request_id: Arc::clone(asked.request_id),
+            server,
+            tool,
+            started: asked.started,
+            sent: None,
+            borrowed: false,
+        }
+    }
+
+    /// Notes under whose account the call runs.
+    pub fn runs_under(&mut self, carried: &Carried) {
+        if let Some(event) = &mut self.event {
+            event.executed_as = Some(Arc::clone(&carried.executed_as));
+            event.connection = carried.connection.as_ref().map(portcullis_model::Name::shared);
+            self.borrowed = event.caller.as_ref() != event.executed_as.as_ref();
+        }
+    }
+
+    /// Notes that the request is on its way; the use of somebody else's connection is durable before it leaves
+    /// (security decision 26).
+    ///
+    /// # Errors
+    /// A fault when the audit stream can't take it.
+    pub async fn sending(&mut self) -> Result<(), Fault> {
+        if self.borrowed
+            && let Some(event) = &self.event
+        {
+            let event = AuditEvent { kind: Cow::Borrowed("borrowed-connection"), ..event.clone() };
+            self.audit.record_durable(event).await.map_err(|error| {
+                tracing::error!(%error, "the audit stream takes nothing, so the call is refused");
+                crate::record::unrecorded()
+            })?;
+        }
+        self.sent = Some(Instant::now());
+        Ok(())
+    }
+
+    /// The server answered.
+    pub fn answered(mut self, kind: MessageKind) {
+        let outcome = if kind == MessageKind::Error { Outcome::ToolError } else { Outcome::Ok };
+        self.write("allow", None, outcome);
+    }
+
+    /// The server failed in mid-stream: what the caller is told, and the request's id.
+    pub fn failed(mut self, error: &UpstreamError) -> (Fault, Arc<str>) {
+        let fault = error.to_fault(self.server.as_deref().unwrap_or_default(), Some(&self.tool));
+        self.metrics.refused(&fault);
+        self.write("allow", Some(fault.code), Outcome::of_fault(&fault));
+        (fault, Arc::clone(&self.request_id))
+    }
+
+    /// The call was refused. A policy's denial is on disk before the caller hears of it.
+    pub async fn refused(mut self, fault: &Fault) {
+        self.metrics.refused(fault);
+        let outcome = Outcome::of_fault(fault);
+        if outcome == Outcome::Denied {
+            if let Some(event) = self.finish("deny", Some(fault.code), outcome) {
+                // The call does not happen either way.
+                if let Err(error) = self.audit.record_durable(event).await {
+                    tracing::error!(%error, "a denial could not be recorded");
+                }
+            }
+        } else {
+            self.write("allow", Some(fault.code), outcome);
+        }
+    }
+
+    fn write(&mut self, decision: &'static str, reason: Option<&'static str>, outcome: Outcome) {
+        if let Some(event) = self.finish(decision, reason, outcome) {
+            self.audit.record(event);
+        }
+    }
+
+    fn finish(&mut self, decision: &'static str, reason: Option<&'static str>, outcome: Outcome) -> Option<AuditEvent> {
+        let mut event = self.event.take()?;
+        let total = self.started.elapsed();
+        let waited = self.sent.map_or(Duration::ZERO, |sent| sent.elapsed());
+        self.call.record(outcome, total, waited);
+        event.decision = Some(Cow::Borrowed(decision));
+        event.reason = reason.map(Cow::Borrowed);
+        event.outcome = Some(Cow::Borrowed(outcome.as_str()));
+        event.duration_us = Some(u64::try_from(total.as_micros()).unwrap_or(u64::MAX));
+        Some(event)
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.write("allow", Some("cancelled"), Outcome::Cancelled);
+    }
+}
+
+/// What has to be on record and can't be, does not happen.
+pub fn unrecorded() -> Fault {
+    Fault::new(portcullis_model::Side::Gateway, "audit-unavailable", "the call could not be recorded, so it is refused")
+        .next("Ask your operator: the audit stream can't be written")
+}
+
+/// The trace that the caller is in: from `_meta` (2026-07-28), else from the header.
+fn trace_id(asked: &Asked<'_>) -> Option<String> {
+    let meta = asked.message.meta().and_then(|m| m.traceparent.as_ref()).map(AsRef::as_ref);
+    let text = meta.or_else(|| asked.headers.get("traceparent").and_then(|v| v.to_str().ok()))?;
+    portcullis_telemetry::TraceContext::parse(text).map(|t| t.trace_id())
+}

@@ -1,0 +1,126 @@
+//! Phase 9, the way back: a server's bytes become the client's, with the id put back and nothing else touched.
+
+use std::convert::Infallible;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::stream;
+use portcullis_protocol::{
+    Era, ParseLimits, parse, rpc,
+    splice::{self, MODERN_RESULT, ResponseEdit},
+};
+use portcullis_upstream::{Message, MessageKind, MessageStream, UpstreamError};
+
+use crate::{in_flight::Underway, record::Record};
+
+/// Events that wait for a slow legacy client.
+const BUFFERED: usize = 16;
+
+/// How answers of one call are rewritten.
+#[derive(Clone, Debug)]
+pub struct Rewrite {
+    /// The client's id, as JSON text.
+    pub id: Box<str>,
+    /// The client's progress token, as JSON text.
+    pub progress: Option<Box<str>>,
+    /// The client's era.
+    pub client: Era,
+    /// The server's era.
+    pub server: Era,
+    /// The most bytes of one message.
+    pub max_bytes: usize,
+}
+
+impl Rewrite {
+    /// The answer as the client gets it.
+    ///
+    /// # Errors
+    /// When the server's answer is no valid message for a client of the other era.
+    pub fn answer(&self, message: &Message) -> Result<Bytes, UpstreamError> {
+        let adds_type = self.client == Era::Modern && self.server == Era::Legacy && message.kind == MessageKind::Result;
+        if !adds_type {
+            return Ok(Bytes::from(message.with_id(&self.id)));
+        }
+        let limits = ParseLimits { max_bytes: self.max_bytes, ..ParseLimits::default() };
+        let parsed = parse(&message.body, &limits).map_err(|e| UpstreamError::Protocol(e.to_string()))?;
+        Ok(splice::response(&parsed, &ResponseEdit { id: &self.id, defaults: MODERN_RESULT }))
+    }
+
+    /// Another message of the call as the client gets it; none where it is not for the client.
+    pub fn other(&self, message: &Message) -> Option<Bytes> {
+        match (message.kind, &self.progress) {
+            (MessageKind::Progress, Some(token)) => Some(Bytes::from(message.with_token(token))),
+            (MessageKind::Notification, _) => Some(message.body.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// One server-sent event with a message in it.
+pub fn event(message: &[u8]) -> Bytes {
+    portcullis_protocol::sse::encode_message(message)
+}
+
+/// A call whose server answers by a stream.
+pub struct Relay {
+    /// What the server sends.
+    pub stream: MessageStream,
+    /// How it becomes the client's.
+    pub rewrite: Rewrite,
+    /// Written when the answer came; when this is dropped before, the call was cancelled.
+    pub record: Option<Record>,
+}
+
+impl Relay {
+    /// The next event for the client; none after the answer.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let (answer, kind) = match self.stream.next().await? {
+                Ok(message) if !message.is_answer() => match self.rewrite.other(&message) {
+                    Some(bytes) => return Some(event(&bytes)),
+                    None => continue,
+                },
+                Ok(message) => (self.rewrite.answer(&message), message.kind),
+                Err(error) => (Err(error), MessageKind::Error),
+            };
+            let record = self.record.take()?;
+            return Some(event(&match answer {
+                Ok(bytes) => {
+                    record.answered(kind);
+                    bytes
+                }
+                Err(error) => {
+                    let (fault, request_id) = record.failed(&error);
+                    rpc::tool_refusal(&self.rewrite.id, &fault, &request_id, self.rewrite.client)
+                }
+            }));
+        }
+    }
+
+    /// A body that carries the rest of the stream, and cancels the call when the client drops it (2026-07-28).
+    pub fn attached(self) -> Body {
+        Body::from_stream(stream::unfold(self, |mut relay| async move {
+            relay.next().await.map(|bytes| (Ok::<_, Infallible>(bytes), relay))
+        }))
+    }
+
+    /// A body that carries the rest of the stream, while the call goes on without it when the client drops it
+    /// (up to 2025-11-25). A slow reader slows its own call only.
+    pub fn detached(mut self, underway: Option<Underway>) -> Body {
+        let (sender, mut receiver) = tokio::sync::mpsc::channel::<Bytes>(BUFFERED);
+        tokio::spawn(async move {
+            let cancelled = underway.as_ref().map(|u| u.cancelled.clone()).unwrap_or_default();
+            let pump = async {
+                while let Some(bytes) = self.next().await {
+                    // A client that is gone does not end a legacy call.
+                    let _ = sender.send(bytes).await;
+                }
+            };
+            tokio::select! {
+                () = pump => {}
+                () = cancelled.cancelled() => {}
+            }
+        });
+        Body::from_stream(stream::poll_fn(move |cx| receiver.poll_recv(cx).map(|b| b.map(Ok::<_, Infallible>))))
+    }
+}

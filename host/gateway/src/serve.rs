@@ -1,0 +1,297 @@
+//! Phases 1 to 3 and dispatch: from an HTTP request to a method of a known caller.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::Instant,
+};
+
+use axum::{
+    body::Body,
+    extract::{ConnectInfo, Path, State},
+    response::Response,
+};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use portcullis_identity::Presented;
+use portcullis_model::{DEFAULT_TENANT, Fault, Principal, Side};
+use portcullis_protocol::{Era, Kind, Message, ParseLimits, Version, headers, parse, rpc};
+use portcullis_telemetry::RequestId;
+
+use crate::{
+    answer,
+    asked::{Asked, Client},
+    call,
+    gateways::Gateways,
+    legacy, list,
+};
+
+/// `/mcp/{gateway}`.
+pub async fn default_tenant(
+    State(gateways): State<Arc<Gateways>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(gateway): Path<String>,
+    request: Request<Body>,
+) -> Response {
+    endpoint(gateways, peer, DEFAULT_TENANT, &gateway, request).await
+}
+
+/// `/t/{tenant}/mcp/{gateway}`.
+pub async fn any_tenant(
+    State(gateways): State<Arc<Gateways>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path((tenant, gateway)): Path<(String, String)>,
+    request: Request<Body>,
+) -> Response {
+    endpoint(gateways, peer, &tenant, &gateway, request).await
+}
+
+async fn endpoint(
+    gateways: Arc<Gateways>,
+    peer: SocketAddr,
+    tenant: &str,
+    gateway: &str,
+    request: Request<Body>,
+) -> Response {
+    let request_id: Arc<str> = Arc::from(RequestId::next().as_str());
+    gateways.metrics.in_flight.inc();
+    let mut response = match serve(&gateways, peer, tenant, gateway, request, &request_id).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            gateways.metrics.refused(&refusal.fault);
+            refusal.respond(&request_id)
+        }
+    };
+    gateways.metrics.in_flight.dec();
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert(answer::REQUEST_ID, value);
+    }
+    response
+}
+
+/// A request that no method ever saw.
+struct Refusal {
+    fault: Fault,
+    /// What the answer is, where it is not the fault's own.
+    response: Option<Response>,
+    /// `WWW-Authenticate`.
+    challenge: Option<HeaderValue>,
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        Self { fault, response: None, challenge: None }
+    }
+}
+
+impl Refusal {
+    fn respond(self, request_id: &str) -> Response {
+        let mut response = self.response.unwrap_or_else(|| answer::http_fault(None, &self.fault, request_id));
+        if let Some(challenge) = self.challenge {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+async fn serve(
+    gateways: &Arc<Gateways>,
+    peer: SocketAddr,
+    tenant: &str,
+    gateway: &str,
+    request: Request<Body>,
+    request_id: &Arc<str>,
+) -> Result<Response, Refusal> {
+    let started = Instant::now();
+    // 1 accept
+    let (parts, body) = request.into_parts();
+    gateways.settings.check_origin(parts.uri.authority().map(|a| a.as_str()), &parts.headers)?;
+    let view = gateways.snapshot.load().get(tenant, gateway).cloned().ok_or_else(unknown_gateway)?;
+    match parts.method {
+        Method::POST => {}
+        Method::DELETE if parts.headers.contains_key(&headers::SESSION_ID) => {}
+        _ => return Err(method_not_allowed()),
+    }
+    let address = gateways.settings.client_address(peer, &parts.headers);
+    let body = if parts.method == Method::POST { read(gateways, &parts.headers, body).await? } else { Bytes::new() };
+
+    // 2 read
+    let limits = ParseLimits { max_bytes: gateways.settings.max_body, ..ParseLimits::default() };
+    let message = if parts.method == Method::POST {
+        Some(parse(&body, &limits).map_err(|problem| Refusal {
+            response: Some(answer::json(
+                if problem.to_fault().code == "message-too-large" { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST },
+                rpc::parse_fault(&problem, request_id),
+            )),
+            fault: problem.to_fault(),
+            challenge: None,
+        })?)
+    } else {
+        None
+    };
+    let spoken = match &message {
+        None => None,
+        Some(message) => Some(headers::check(&parts.headers, message).map_err(|problem| Refusal {
+            response: Some(answer::header_fault(message.id.map(|i| i.raw), &problem, request_id)),
+            fault: problem.to_fault(),
+            challenge: None,
+        })?),
+    };
+
+    // 3 authenticate
+    let presented = Presented {
+        tenant: &view.tenant,
+        gateway: &view.name,
+        method: parts.method.as_str(),
+        path: parts.uri.path(),
+        address,
+        headers: &parts.headers,
+    };
+    let principal = gateways.authenticator.authenticate(&view.providers, view.anonymous, &presented).await.map_err(
+        |refusal| Refusal { challenge: refusal.challenge, fault: refusal.fault, response: None },
+    )?;
+    if principal.tenant != view.tenant {
+        // Another tenant's caller learns nothing, not even that the gateway is there.
+        return Err(unknown_gateway().into());
+    }
+    if let Some(broken) = &view.broken {
+        return Err(broken.clone().into());
+    }
+
+    let sent = Arc::new(parts.headers);
+    let (Some(message), Some(spoken)) = (message, spoken) else {
+        let client = legacy::client(gateways, &view, &principal, &sent)?;
+        return Ok(legacy::end(gateways, &client));
+    };
+    let client = match spoken.era {
+        Era::Modern => {
+            Client { era: Era::Modern, version: spoken.version.unwrap_or(Version::LATEST), session: None }
+        }
+        Era::Legacy if message.method() == "initialize" => {
+            Client { era: Era::Legacy, version: Version::LATEST_LEGACY, session: None }
+        }
+        Era::Legacy => legacy::client(gateways, &view, &principal, &sent)?,
+    };
+    let asked = Asked {
+        view: &view,
+        principal: &principal,
+        client: &client,
+        message: &message,
+        body: &body,
+        headers: &sent,
+        address,
+        request_id,
+        started,
+    };
+    Ok(dispatch(gateways, &asked).await)
+}
+
+async fn dispatch(gateways: &Arc<Gateways>, asked: &Asked<'_>) -> Response {
+    match (asked.message.kind, asked.message.method(), asked.client.era) {
+        (Kind::Notification, _, Era::Legacy) => legacy::notified(gateways, asked),
+        (Kind::Notification | Kind::Response, _, _) => answer::empty(StatusCode::ACCEPTED),
+        (Kind::Request, "tools/call", Era::Modern) => call::call(gateways, asked, None).await,
+        (Kind::Request, "tools/call", Era::Legacy) => legacy_call(gateways, asked).await,
+        (Kind::Request, "tools/list", _) => list::list(gateways, asked).await,
+        (Kind::Request, "initialize", Era::Legacy) => legacy::initialize(gateways, asked),
+        (Kind::Request, "ping", Era::Legacy) => {
+            answer::json(StatusCode::OK, rpc::empty(asked.id(), asked.client.era))
+        }
+        (Kind::Request, "server/discover", Era::Modern) => {
+            let body = rpc::discover(
+                asked.id(),
+                legacy::CAPABILITIES,
+                &legacy::info(asked.view),
+                asked.view.instructions.as_deref(),
+                60_000,
+            );
+            answer::json(StatusCode::OK, body)
+        }
+        (Kind::Request, _, era) => {
+            let fault = Fault::new(Side::Caller, "unknown-method", "this gateway does not offer the method")
+                .next("It offers tools/list and tools/call");
+            gateways.metrics.refused(&fault);
+            answer::rpc_fault(asked.id(), &fault, asked.request_id, era)
+        }
+    }
+}
+
+/// A call of a legacy client goes on when its connection drops, so it runs in a task of its own.
+async fn legacy_call(gateways: &Arc<Gateways>, asked: &Asked<'_>) -> Response {
+    let underway = match asked.client.session {
+        None => None,
+        Some(session) => match gateways.in_flight.enter(session, asked.id()) {
+            Some(underway) => Some(underway),
+            None => {
+                let fault = Fault::new(Side::Caller, "invalid-request", "a request with this id is still under way")
+                    .next("Use each request id once");
+                return answer::rpc_fault(asked.id(), &fault, asked.request_id, Era::Legacy);
+            }
+        },
+    };
+    let (gateways, view) = (Arc::clone(gateways), Arc::clone(asked.view));
+    let (principal, client): (Arc<Principal>, Client) = (Arc::clone(asked.principal), asked.client.clone());
+    let (body, headers, request_id) = (asked.body.clone(), Arc::clone(asked.headers), Arc::clone(asked.request_id));
+    let (address, started) = (asked.address, asked.started);
+    let task = tokio::spawn(async move {
+        let limits = ParseLimits { max_bytes: gateways.settings.max_body, ..ParseLimits::default() };
+        let message: Message<'_> = match parse(&body, &limits) {
+            Ok(message) => message,
+            Err(problem) => return answer::json(StatusCode::BAD_REQUEST, rpc::parse_fault(&problem, &request_id)),
+        };
+        let asked = Asked {
+            view: &view,
+            principal: &principal,
+            client: &client,
+            message: &message,
+            body: &body,
+            headers: &headers,
+            address,
+            request_id: &request_id,
+            started,
+        };
+        call::call(&gateways, &asked, underway).await
+    });
+    match task.await {
+        Ok(response) => response,
+        Err(error) => {
+            tracing::error!(request = &**asked.request_id, %error, "a call failed inside");
+            let fault = Fault::new(Side::Gateway, "internal", "the gateway failed");
+            answer::rpc_fault(asked.id(), &fault, asked.request_id, Era::Legacy)
+        }
+    }
+}
+
+/// Reads the body, bounded.
+async fn read(gateways: &Gateways, sent: &http::HeaderMap, body: Body) -> Result<Bytes, Fault> {
+    let json = sent
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.split(';').next())
+        .is_some_and(|v| v.trim().eq_ignore_ascii_case("application/json"));
+    if !json {
+        return Err(Fault::new(Side::Caller, "unsupported-media-type", "the body must be application/json"));
+    }
+    let limit = gateways.settings.max_body;
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(Fault::new(Side::Caller, "message-too-large", format!("the body has more than {limit} bytes"))
+                .next("Send less"))
+        }
+        Err(_) => Err(Fault::new(Side::Caller, "truncated", "the body ended early")),
+    }
+}
+
+fn unknown_gateway() -> Fault {
+    Fault::new(Side::Caller, "unknown-gateway", "there is no such gateway")
+        .next("Check the URL: /mcp/GATEWAY, or /t/TENANT/mcp/GATEWAY")
+}
+
+fn method_not_allowed() -> Refusal {
+    let fault = Fault::new(Side::Caller, "method-not-allowed", "only POST is served here, and DELETE of a session");
+    let mut response = answer::empty(StatusCode::METHOD_NOT_ALLOWED);
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST, DELETE"));
+    Refusal { fault, response: Some(response), challenge: None }
+}

@@ -1,0 +1,185 @@
+//! One gateway, compiled: everything that a warm call reads, immutable and without locks.
+
+use std::{collections::HashMap, sync::Arc};
+
+use portcullis_credential::CredentialPlan;
+use portcullis_identity::Provider;
+use portcullis_model::{
+    Fault, Name,
+    spec::{Failure, Process, Traffic},
+};
+use portcullis_plugin::Plugin;
+use portcullis_telemetry::CallMetrics;
+use portcullis_upstream::{HttpEndpoint, Peer};
+use quick_cache::sync::Cache;
+
+use crate::{
+    admit::PrincipalRate,
+    catalogue::{Catalogue, Entry, Key},
+    pinned::Pinned,
+    routes::{Exposure, Known, Route, Routes},
+};
+
+/// All gateways of all tenants.
+#[derive(Default)]
+pub struct Snapshot {
+    gateways: HashMap<Name, HashMap<Name, Arc<View>>>,
+}
+
+impl Snapshot {
+    /// Compiled gateways, by tenant and name.
+    pub fn new(views: Vec<Arc<View>>) -> Self {
+        let mut gateways: HashMap<Name, HashMap<Name, Arc<View>>> = HashMap::new();
+        for view in views {
+            gateways.entry(view.tenant.clone()).or_default().insert(view.name.clone(), view);
+        }
+        Self { gateways }
+    }
+
+    /// The gateway of this tenant and name.
+    pub fn get(&self, tenant: &str, gateway: &str) -> Option<&Arc<View>> {
+        self.gateways.get(tenant)?.get(gateway)
+    }
+
+    /// Every gateway.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<View>> {
+        self.gateways.values().flat_map(HashMap::values)
+    }
+}
+
+/// One gateway.
+pub struct View {
+    /// Its tenant.
+    pub tenant: Name,
+    /// Its name.
+    pub name: Name,
+    /// What people read.
+    pub title: Option<String>,
+    /// Instructions that clients pass to the model.
+    pub instructions: Option<String>,
+    /// Auth providers, in order.
+    pub providers: Vec<Arc<Provider>>,
+    /// Whether callers without a credential are let in.
+    pub anonymous: bool,
+    /// Policies, in order.
+    pub policies: Vec<Policy>,
+    /// Why nobody is served, where a plugin that has to be asked is not there (fail closed).
+    pub broken: Option<Fault>,
+    /// How often a principal may call.
+    pub rate: Option<Arc<PrincipalRate>>,
+    /// The assigned servers, in order.
+    pub servers: Vec<Assigned>,
+    /// Which of their tools are shown, at the same positions.
+    pub exposures: Vec<Exposure>,
+    /// Exposed name to server and tool.
+    pub routes: Routes,
+}
+
+/// A policy at its place.
+pub struct Policy {
+    /// The plugin, with the configuration of this place.
+    pub plugin: Arc<Plugin>,
+    /// What its failure means here.
+    pub on_error: Failure,
+}
+
+/// An assigned server.
+pub struct Assigned {
+    /// The `McpServer`.
+    pub server: Name,
+    /// The revision of its spec.
+    pub generation: u64,
+    /// How it is reached.
+    pub reach: Reach,
+    /// Whether a child holds a connection's values.
+    pub child_per_connection: bool,
+    /// How its traffic is treated.
+    pub traffic: Arc<Traffic>,
+    /// Arguments that are set whatever the caller sends.
+    pub pinned: Pinned,
+    /// How the credential of its calls is chosen; none where it needs none.
+    pub plan: Option<Arc<CredentialPlan>>,
+    /// Tools whose credential is chosen otherwise.
+    pub tool_plans: HashMap<String, Arc<CredentialPlan>>,
+    /// Metrics of its tools, by exposed name.
+    pub metrics: Cache<Box<str>, Arc<CallMetrics>>,
+    /// For a server without credentials: the one peer and the one catalogue entry that everybody shares.
+    pub shared: Option<Shared>,
+}
+
+/// How a server is reached.
+#[derive(Clone)]
+pub enum Reach {
+    /// By HTTP.
+    Http(Arc<HttpEndpoint>),
+    /// As a child process.
+    Process(Arc<Process>),
+}
+
+/// What callers of a server without credentials share.
+pub struct Shared {
+    /// Its peer.
+    pub peer: Arc<Peer>,
+    /// Its catalogue entry.
+    pub entry: Arc<Entry>,
+}
+
+impl Assigned {
+    /// How the credential of this tool's calls is chosen.
+    pub fn plan_for(&self, tool: &str) -> Option<&Arc<CredentialPlan>> {
+        if self.tool_plans.is_empty() {
+            return self.plan.as_ref();
+        }
+        self.tool_plans.get(tool).or(self.plan.as_ref())
+    }
+
+    /// The catalogue's key for this server under a connection.
+    pub fn catalogue_key(&self, tenant: &Name, connection: Option<(Name, u64)>) -> Key {
+        Key { tenant: tenant.clone(), server: self.server.clone(), generation: self.generation, connection }
+    }
+}
+
+impl View {
+    /// Where a call of this exposed name goes.
+    pub fn route<'a>(&self, exposed: &'a str, catalogue: &Catalogue) -> Option<Route<'a>> {
+        self.routes.find(&self.exposures, exposed, &Tools { view: self, catalogue })
+    }
+}
+
+impl View {
+    /// Whether the catalogue knows this tool of this server.
+    pub fn has_tool(&self, assigned: &Assigned, tool: &str, catalogue: &Catalogue) -> bool {
+        let at = self.servers.iter().position(|s| std::ptr::eq(s, assigned));
+        at.is_some_and(|at| Tools { view: self, catalogue }.has(at, tool) == Some(true))
+    }
+}
+
+/// What the catalogue knows, for routing. A server with credentials is asked through any connection's view of it.
+struct Tools<'a> {
+    view: &'a View,
+    catalogue: &'a Catalogue,
+}
+
+impl Tools<'_> {
+    fn any<T>(&self, server: usize, find: impl Fn(&Entry) -> Option<T>) -> Option<T> {
+        let assigned = self.view.servers.get(server)?;
+        match &assigned.shared {
+            Some(shared) => find(&shared.entry),
+            None => self.catalogue.any_of(&assigned.catalogue_key(&self.view.tenant, None)).and_then(|e| find(&e)),
+        }
+    }
+}
+
+impl Known for Tools<'_> {
+    fn has(&self, server: usize, tool: &str) -> Option<bool> {
+        self.any(server, |entry| entry.has(tool))
+    }
+
+    fn by_exposed(&self, server: usize, exposed: &str) -> Option<String> {
+        let exposure = self.view.exposures.get(server)?;
+        self.any(server, |entry| {
+            let listing = entry.listing()?;
+            listing.tools.iter().map(|t| &*t.name).find(|name| exposure.exposed(name) == exposed).map(str::to_owned)
+        })
+    }
+}
