@@ -7,20 +7,30 @@
 mod answer;
 #[allow(unreachable_pub, missing_debug_implementations)]
 mod bindings;
+mod cache;
+mod calls;
+mod component;
 mod error;
 mod facts;
+mod host;
+mod imports;
 mod meter;
+mod plugin;
 mod secrets;
 mod services;
 mod state;
+mod survey;
 
 pub use answer::{Asserted, AssertedPrincipal, Decision, Hooks, Outcome, Read, Resolution, Verdict};
+pub use component::Component;
 pub use error::{LoadError, PluginError, PluginFailure};
 pub use facts::{
     Attributes, AuthRequest, CallFacts, Item, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, RequestFacts, ResultFacts,
     TargetFacts, carries_credential,
 };
+pub use host::{Host, HostOptions};
 pub use meter::{BUCKETS_US, Counters, Counts};
+pub use plugin::{GrantedSecret, LoadPlan, Plugin};
 pub use secrets::{Allowed, Guarded, MAX_SECRET_BYTES, OriginPattern};
 pub use services::{
     BoxFuture, ConnectionFacts, Connections, Jwt, JwtError, JwtRules, Outbound, OutboundError, OutboundRequest,

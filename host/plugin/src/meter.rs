@@ -18,8 +18,6 @@ pub(crate) enum Stop {
     Cpu,
     /// Its wall time ran out.
     Wall,
-    /// It wanted more memory than it may have.
-    Memory,
     /// It did what no plugin may; the text says what.
     Forbidden(&'static str),
 }

@@ -1,0 +1,150 @@
+//! One engine, one linker, one pool for all plugins.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig,
+    component::{HasSelf, Linker},
+};
+
+use crate::{bindings::Everything, cache::Cache, error::LoadError, state::State};
+
+/// The epoch's tick: the grain at which running guests are looked at.
+const TICK: Duration = Duration::from_millis(1);
+/// The most linear memory that the pool has room for per instance; `limits.memory` stays below.
+const MAX_MEMORY: usize = 64 << 20;
+
+/// How a [`Host`] is set up.
+#[derive(Clone, Debug)]
+pub struct HostOptions {
+    /// Where compiled components are kept; none compiles at each start. Made with mode 0700 where it is not there.
+    pub cache_dir: Option<PathBuf>,
+    /// The most instances at once, of all plugins. Each reserves about 6 GiB of address space, not memory.
+    pub pool_instances: u32,
+    /// The longest that anybody waits for a compilation.
+    pub compile_timeout: Duration,
+}
+
+impl Default for HostOptions {
+    fn default() -> Self {
+        Self { cache_dir: None, pool_instances: 256, compile_timeout: Duration::from_secs(60) }
+    }
+}
+
+/// Runs plugins.
+pub struct Host {
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<State>,
+    pub(crate) cache: Option<Cache>,
+    /// Stands before every instantiation: an exhausted pool is an error, not a queue.
+    pub(crate) permits: Arc<Semaphore>,
+    /// Of the permits, those that instances waiting for their next call may hold; the rest is for fresh ones.
+    pub(crate) idle_permits: Arc<Semaphore>,
+    pub(crate) compiling: Arc<Semaphore>,
+    pub(crate) compile_timeout: Duration,
+    pooled: bool,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("pooled", &self.pooled).finish_non_exhaustive()
+    }
+}
+
+impl Host {
+    /// Starts the engine and its ticker.
+    ///
+    /// # Errors
+    /// Where the engine does not start, or the cache directory is not private.
+    pub fn new(options: HostOptions) -> Result<Arc<Self>, LoadError> {
+        let failed = |e: wasmtime::Error| LoadError::Host(format!("{e:#}"));
+        let instances = options.pool_instances.clamp(4, 4096);
+        let (engine, pooled) = match Engine::new(&config(Some(instances))) {
+            Ok(engine) => (engine, true),
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    instances,
+                    "no address space for a pool of plugin instances; each is made on demand, which costs about 20 microseconds more a call"
+                );
+                (Engine::new(&config(None)).map_err(failed)?, false)
+            }
+        };
+        let mut linker = Linker::<State>::new(&engine);
+        Everything::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state).map_err(failed)?;
+        let cache = match &options.cache_dir {
+            Some(dir) => Some(Cache::open(dir, &engine).map_err(|e| LoadError::Host(format!("the cache of compiled plugins: {e}")))?),
+            None => None,
+        };
+        start_ticker(&engine)?;
+        Ok(Arc::new(Self {
+            engine,
+            linker,
+            cache,
+            permits: Arc::new(Semaphore::new(instances as usize)),
+            idle_permits: Arc::new(Semaphore::new(instances as usize / 2)),
+            compiling: Arc::new(Semaphore::new(2)),
+            compile_timeout: options.compile_timeout,
+            pooled,
+        }))
+    }
+
+    /// Whether instances come from a pool rather than being made on demand.
+    pub fn pooled(&self) -> bool {
+        self.pooled
+    }
+
+    /// How many more instances could run now.
+    pub fn free_instances(&self) -> usize {
+        self.permits.available_permits()
+    }
+}
+
+fn config(pool: Option<u32>) -> Config {
+    let mut config = Config::new();
+    config.epoch_interruption(true);
+    // A backtrace costs 50 microseconds at each trap, and a hostile caller could ask for many.
+    config.wasm_backtrace_max_frames(None);
+    config.max_wasm_stack(512 << 10);
+    config.async_stack_size(1 << 20);
+    if let Some(instances) = pool {
+        let mut pool = PoolingAllocationConfig::default();
+        pool.total_component_instances(instances)
+            .total_core_instances(instances.saturating_mul(8))
+            .total_memories(instances)
+            .total_tables(instances.saturating_mul(4))
+            .total_stacks(instances)
+            .max_memories_per_component(1)
+            .max_tables_per_component(4)
+            .max_core_instances_per_component(32)
+            .max_memory_size(MAX_MEMORY)
+            .linear_memory_keep_resident(2 << 20)
+            .table_keep_resident(64 << 10)
+            .async_stack_keep_resident(64 << 10)
+            .max_unused_warm_slots(64)
+            .pagemap_scan(Enabled::Auto);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    }
+    config
+}
+
+/// Counts the epoch up for as long as the engine lives.
+fn start_ticker(engine: &Engine) -> Result<(), LoadError> {
+    let weak = engine.weak();
+    std::thread::Builder::new()
+        .name("plugin-ticker".into())
+        .spawn(move || {
+            while let Some(engine) = weak.upgrade() {
+                engine.increment_epoch();
+                drop(engine);
+                std::thread::sleep(TICK);
+            }
+        })
+        .map(drop)
+        .map_err(|e| LoadError::Host(format!("no thread for the ticker: {e}")))
+}

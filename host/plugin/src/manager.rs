@@ -1,0 +1,258 @@
+//! The plugins in use: resources, built-ins and places become loaded plugins, and stay loaded until better ones are.
+//!
+//! A place is where a plugin is named: by itself, or in a gateway with a configuration of its own. [`Manager::reconcile`] loads
+//! what places want and swaps it in all at once; whatever fails to load leaves the previous one serving and is reported.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use portcullis_model::{
+    Name, Secret,
+    spec::{Grants, Limits, Plugin as Spec, SecretSource, Source},
+};
+use sha2::{Digest, Sha256};
+
+use crate::{Allowed, GrantedSecret, Host, LoadError, LoadPlan, Plugin, Services, component::MAX_COMPONENT};
+
+/// A plugin that Portcullis brings.
+#[derive(Clone, Debug)]
+pub struct BuiltIn {
+    /// Its name in resources.
+    pub name: &'static str,
+    /// The component.
+    pub wasm: &'static [u8],
+    /// What it may do where no `Plugin` resource says otherwise.
+    pub grants: Grants,
+}
+
+/// A `Plugin` resource.
+#[derive(Clone, Debug)]
+pub struct Resource {
+    /// Its tenant.
+    pub tenant: Name,
+    /// Its name.
+    pub name: Name,
+    /// What it says.
+    pub spec: Spec,
+    /// The directory that a relative path in it starts from.
+    pub base: Option<PathBuf>,
+}
+
+/// Where a plugin is named.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The tenant.
+    pub tenant: Name,
+    /// A `Plugin` resource of the tenant, or a built-in.
+    pub plugin: String,
+    /// The configuration here as JSON text; the resource's own where none.
+    pub config: Option<String>,
+}
+
+/// A place whose plugin is not as the resources want it.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    /// The place.
+    pub place: Place,
+    /// Why.
+    pub problem: String,
+    /// Whether an earlier one serves in its stead.
+    pub previous: bool,
+}
+
+struct Loaded {
+    fingerprint: [u8; 32],
+    plugin: Arc<Plugin>,
+}
+
+/// All plugins in use.
+pub struct Manager {
+    host: Arc<Host>,
+    built_ins: HashMap<&'static str, BuiltIn>,
+    services: Services,
+    active: ArcSwap<HashMap<Place, Result<Loaded, String>>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Manager {
+    /// A manager with nothing loaded.
+    pub fn new(host: Arc<Host>, built_ins: Vec<BuiltIn>, services: Services) -> Self {
+        let built_ins = built_ins.into_iter().map(|b| (b.name, b)).collect();
+        Self { host, built_ins, services, active: ArcSwap::default(), turn: tokio::sync::Mutex::default() }
+    }
+
+    /// The plugin at a place.
+    ///
+    /// # Errors
+    /// In words for operators, where none could be loaded: whoever needs it refuses.
+    pub fn get(&self, place: &Place) -> Result<Arc<Plugin>, String> {
+        match self.active.load().get(place) {
+            Some(Ok(loaded)) => Ok(Arc::clone(&loaded.plugin)),
+            Some(Err(problem)) => Err(problem.clone()),
+            None => Err(format!("plugin \"{}\" is not loaded", place.plugin)),
+        }
+    }
+
+    /// Loads what these places want. Calls under way finish on the plugins they began with.
+    pub async fn reconcile(&self, resources: &[Resource], places: &BTreeSet<Place>) -> Vec<Trouble> {
+        let _turn = self.turn.lock().await;
+        let by_name: BTreeMap<(&str, &str), &Resource> =
+            resources.iter().map(|r| ((r.tenant.as_str(), r.name.as_str()), r)).collect();
+        let before = self.active.load_full();
+        let mut after = HashMap::with_capacity(places.len());
+        let mut troubles = Vec::new();
+        for place in places {
+            let resource = by_name.get(&(place.tenant.as_str(), place.plugin.as_str())).copied();
+            let earlier = before.get(place).and_then(|l| l.as_ref().ok());
+            let loaded = match self.load(place, resource, earlier).await {
+                Ok(loaded) => Ok(loaded),
+                Err(problem) => {
+                    troubles.push(Trouble {
+                        place: place.clone(),
+                        problem: problem.clone(),
+                        previous: earlier.is_some(),
+                    });
+                    earlier.map(Loaded::again).ok_or(problem)
+                }
+            };
+            after.insert(place.clone(), loaded);
+        }
+        self.active.store(Arc::new(after));
+        troubles
+    }
+
+    async fn load(&self, place: &Place, resource: Option<&Resource>, earlier: Option<&Loaded>) -> Result<Loaded, String> {
+        let built_in = |name: &str| {
+            self.built_ins.get(name).ok_or_else(|| {
+                let mut known: Vec<_> = self.built_ins.keys().copied().collect();
+                known.sort_unstable();
+                format!("there is no plugin \"{name}\"; built in are {}", known.join(", "))
+            })
+        };
+        let (wasm, grants, spec): (Arc<[u8]>, Grants, Option<&Spec>) = match resource {
+            None => {
+                let found = built_in(&place.plugin)?;
+                (Arc::from(found.wasm), found.grants.clone(), None)
+            }
+            Some(resource) => match &resource.spec.source {
+                Source::BuiltIn(name) => {
+                    // What a resource grants to a built-in is all that it gets, as with anybody else's.
+                    let found = built_in(name)?;
+                    let asked = &resource.spec.grants;
+                    let grants = if *asked == Grants::default() { found.grants.clone() } else { asked.clone() };
+                    (Arc::from(found.wasm), grants, Some(&resource.spec))
+                }
+                Source::File { path, sha256 } => {
+                    let wasm = read(path, resource.base.as_deref(), sha256.as_deref()).await?;
+                    (wasm, resource.spec.grants.clone(), Some(&resource.spec))
+                }
+            },
+        };
+        let config = match (&place.config, spec.and_then(|s| s.config.as_ref())) {
+            (Some(here), _) => here.clone(),
+            (None, Some(own)) => own.to_string(),
+            (None, None) => "{}".to_owned(),
+        };
+        let secrets = granted(&grants)?;
+        let limits = spec.map(|s| s.limits.clone()).unwrap_or_default();
+        let isolation = spec.map(|s| s.isolation).unwrap_or_default();
+        let fingerprint = fingerprint(&wasm, &config, &grants, &secrets, &limits, isolation);
+        if let Some(earlier) = earlier.filter(|e| e.fingerprint == fingerprint) {
+            return Ok(earlier.again());
+        }
+        let component = self.host.compile(wasm).await.map_err(|e: LoadError| e.to_string())?;
+        let plan = LoadPlan {
+            name: place.plugin.clone(),
+            tenant: place.tenant.clone(),
+            component,
+            config,
+            grants,
+            secrets,
+            limits,
+            isolation,
+            services: self.services.clone(),
+        };
+        let plugin = self.host.load(plan).await.map_err(|e| e.to_string())?;
+        tracing::info!(plugin = place.plugin, tenant = %place.tenant, digest = %plugin.digest(), "plugin is serving");
+        Ok(Loaded { fingerprint, plugin })
+    }
+}
+
+impl Loaded {
+    fn again(&self) -> Self {
+        Self { fingerprint: self.fingerprint, plugin: Arc::clone(&self.plugin) }
+    }
+}
+
+async fn read(path: &str, base: Option<&Path>, sha256: Option<&str>) -> Result<Arc<[u8]>, String> {
+    let full = base.map_or_else(|| PathBuf::from(path), |base| base.join(path));
+    let size = tokio::fs::metadata(&full).await.map_err(|e| format!("can't read {}: {e}", full.display()))?.len();
+    if size > MAX_COMPONENT as u64 {
+        return Err(LoadError::TooLarge { size: usize::try_from(size).unwrap_or(usize::MAX), max: MAX_COMPONENT }.to_string());
+    }
+    let bytes = tokio::fs::read(&full).await.map_err(|e| format!("can't read {}: {e}", full.display()))?;
+    if let Some(wanted) = sha256 {
+        let found = hex(&Sha256::digest(&bytes));
+        if !found.eq_ignore_ascii_case(wanted) {
+            return Err(format!("{} has the SHA-256 {found}, not {wanted}", full.display()));
+        }
+    }
+    Ok(Arc::from(bytes))
+}
+
+fn granted(grants: &Grants) -> Result<BTreeMap<String, GrantedSecret>, String> {
+    grants
+        .secrets
+        .iter()
+        .map(|(name, grant)| {
+            let value = match &grant.from {
+                SecretSource::Env(variable) => std::env::var_os(variable)
+                    .map(|v| Secret::new(v.into_encoded_bytes()))
+                    .ok_or_else(|| format!("the environment variable {variable} is not set"))?,
+                SecretSource::File(path) => {
+                    let mut bytes = std::fs::read(path).map_err(|e| format!("can't read {path}: {e}"))?;
+                    while bytes.last().is_some_and(|b| matches!(b, b'\n' | b'\r')) {
+                        bytes.pop();
+                    }
+                    Secret::new(bytes)
+                }
+            };
+            let allowed =
+                Allowed::granted(&grant.origins).map_err(|origin| format!("\"{origin}\" is not an origin"))?;
+            Ok((name.clone(), GrantedSecret { value, allowed }))
+        })
+        .collect()
+}
+
+fn fingerprint(
+    wasm: &[u8],
+    config: &str,
+    grants: &Grants,
+    secrets: &BTreeMap<String, GrantedSecret>,
+    limits: &Limits,
+    isolation: portcullis_model::spec::Isolation,
+) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let mut part = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    part(&Sha256::digest(wasm));
+    part(config.as_bytes());
+    part(&serde_json::to_vec(grants).unwrap_or_default());
+    part(&serde_json::to_vec(&(limits, isolation)).unwrap_or_default());
+    for (name, secret) in secrets {
+        part(name.as_bytes());
+        // Exit: only the digest of the digest stays, to notice a rotated secret.
+        part(&Sha256::digest(secret.value.expose()));
+    }
+    hash.finalize().into()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

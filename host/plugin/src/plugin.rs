@@ -1,0 +1,438 @@
+//! A loaded plugin: a component with its configuration, grants and limits, ready to answer.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU32, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use portcullis_model::{
+    Name, Secret,
+    spec::{Grants, Isolation, Limits},
+};
+use tokio::sync::OwnedSemaphorePermit;
+use wasmtime::{
+    Store, Trap,
+    component::{ComponentExportIndex, ComponentNamedList, ComponentType, Instance, InstancePre, Lift, Lower},
+};
+
+use crate::{
+    answer::{Hooks, Read},
+    bindings::portcullis::types::error::Error as WitError,
+    component::{Component, brief},
+    error::{LoadError, PluginFailure},
+    host::Host,
+    meter::{Counters, Limiter, LogBudget, Meter, PollMeter, Stop},
+    secrets::{Allowed, Guarded, OriginPattern},
+    services::Services,
+    state::{Fixed, Lent, State},
+};
+
+/// A warm instance is dropped after so many calls: what a guest leaks ends with it.
+const CALLS_PER_INSTANCE: u32 = 10_000;
+/// The most warm instances of one plugin that wait for their next call.
+const MAX_IDLE: usize = 32;
+/// The least CPU time of a trial: the first run of fresh code touches every page for the first time.
+const TRIAL_CPU: Duration = Duration::from_millis(200);
+
+/// A secret that an operator granted, already read.
+#[derive(Clone, Debug)]
+pub struct GrantedSecret {
+    /// The secret.
+    pub value: Secret,
+    /// Origins that it may go to; the servers that a resolver answers for where empty.
+    pub origins: Vec<String>,
+}
+
+/// What makes a component a plugin.
+pub struct LoadPlan {
+    /// The `Plugin` resource's name, for logs and metrics.
+    pub name: String,
+    /// Whose plugin it is.
+    pub tenant: Name,
+    /// The component.
+    pub component: Arc<Component>,
+    /// Its configuration: JSON text.
+    pub config: String,
+    /// What it may do.
+    pub grants: Grants,
+    /// The secrets of `grants.secrets`, read.
+    pub secrets: BTreeMap<String, GrantedSecret>,
+    /// How much one call may use.
+    pub limits: Limits,
+    /// How long an instance lives.
+    pub isolation: Isolation,
+    /// What the house does for it.
+    pub services: Services,
+}
+
+/// A plugin that is ready. Dropping the last reference drops its warm instances; calls that run end on it.
+pub struct Plugin {
+    host: Arc<Host>,
+    component: Arc<Component>,
+    pre: InstancePre<State>,
+    fixed: Arc<Fixed>,
+    pub(crate) limits: Limits,
+    isolation: Isolation,
+    suspends: bool,
+    idle: Mutex<Vec<Running>>,
+    idle_count: AtomicU32,
+}
+
+impl std::fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plugin").field("name", &self.fixed.name).field("component", &self.component).finish_non_exhaustive()
+    }
+}
+
+/// A store with its instance. The order of fields is the order of dropping: the permit goes back last.
+struct Running {
+    store: Store<State>,
+    instance: Option<Instance>,
+    calls: u32,
+    idle: Option<OwnedSemaphorePermit>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// What a call leaves behind beside its answer.
+pub(crate) struct Left {
+    pub(crate) lent: Lent,
+    pub(crate) reads: Vec<Read>,
+}
+
+impl Host {
+    /// Checks grants, links, runs a trial instantiation and loads every hook. Only then is there a plugin, so what
+    /// served before is replaced by what works.
+    ///
+    /// # Errors
+    /// What is wrong; nothing was changed.
+    pub async fn load(self: &Arc<Self>, plan: LoadPlan) -> Result<Arc<Plugin>, LoadError> {
+        let fixed = match check(&plan) {
+            Ok(fixed) => fixed,
+            Err(error) => {
+                tracing::warn!(plugin = %plan.name, tenant = %plan.tenant, %error, "a plugin is refused");
+                return Err(error);
+            }
+        };
+        let pre = self
+            .linker
+            .instantiate_pre(&plan.component.compiled)
+            .map_err(|e| LoadError::Link(brief(&format!("{e:#}"))))?;
+        let plugin = Plugin {
+            host: Arc::clone(self),
+            suspends: plan.component.suspends(),
+            component: plan.component,
+            pre,
+            fixed: Arc::new(fixed),
+            limits: plan.limits,
+            isolation: plan.isolation,
+            idle: Mutex::new(Vec::new()),
+            idle_count: AtomicU32::new(0),
+        };
+        plugin.trial().await?;
+        Ok(Arc::new(plugin))
+    }
+}
+
+/// Everything about a plan that can be said without running it.
+fn check(plan: &LoadPlan) -> Result<Fixed, LoadError> {
+    let (component, grants, services) = (&plan.component, &plan.grants, &plan.services);
+    // Interface, functions that need the grant, the grant in YAML, whether it is given, whether the house has it.
+    type Need<'a> = (&'a str, &'a [&'a str], &'static str, bool, bool);
+    let needs: [Need<'_>; 5] = [
+        ("portcullis:auth/tokens", &["lookup"], "tokens: true", grants.tokens, services.tokens.is_some()),
+        ("portcullis:auth/jwt", &["verify", "unverified-issuer"], "issuers: [..]", !grants.issuers.is_empty(), services.jwt.is_some()),
+        ("portcullis:credential/connections", &["list"], "connections: true", grants.connections, services.connections.is_some()),
+        ("portcullis:host/http", &["send"], "http: [..]", !grants.http.is_empty(), services.http.is_some()),
+        ("portcullis:host/reveal", &["reveal"], "reveal: true", grants.reveal, services.audit.is_some()),
+    ];
+    for (interface, functions, grant, granted, available) in needs {
+        let Some(used) = functions.iter().find_map(|f| component.uses(interface, f)) else { continue };
+        if !granted {
+            return Err(LoadError::Ungranted { interface: used.to_owned(), grant });
+        }
+        if !available {
+            return Err(LoadError::Unavailable(used.to_owned()));
+        }
+    }
+    let not_an_origin = |text: &str| LoadError::Invalid(format!("\"{text}\" is not an origin such as https://idp.example.com"));
+    let http_origins: Result<Vec<_>, _> =
+        grants.http.iter().map(|o| OriginPattern::parse(o).ok_or_else(|| not_an_origin(o))).collect();
+    let mut secrets = BTreeMap::new();
+    for (name, secret) in &plan.secrets {
+        let allowed = Allowed::granted(&secret.origins).map_err(|o| not_an_origin(&o))?;
+        secrets.insert(name.clone(), Guarded::secret(secret.value.clone(), allowed, name.clone()));
+    }
+    serde_json::from_str::<serde::de::IgnoredAny>(&plan.config)
+        .map_err(|e| LoadError::Invalid(format!("the configuration is no JSON: {e}")))?;
+    Ok(Fixed {
+        name: plan.name.clone(),
+        tenant: plan.tenant.clone(),
+        config: plan.config.clone(),
+        grants: plan.grants.clone(),
+        http_origins: http_origins?,
+        secrets,
+        services: plan.services.clone(),
+        counters: Counters::default(),
+        log_budget: LogBudget::new(),
+    })
+}
+
+impl Plugin {
+    /// The hooks that it serves.
+    pub fn hooks(&self) -> Hooks {
+        self.component.hooks()
+    }
+
+    /// SHA-256 of its component, in hex.
+    pub fn digest(&self) -> &str {
+        self.component.digest()
+    }
+
+    /// The `Plugin` resource's name.
+    pub fn name(&self) -> &str {
+        &self.fixed.name
+    }
+
+    /// Whose it is.
+    pub fn tenant(&self) -> &Name {
+        &self.fixed.tenant
+    }
+
+    /// Its configuration, as it reads it.
+    pub fn config(&self) -> &str {
+        &self.fixed.config
+    }
+
+    /// Whether its calls may wait for others; otherwise they are over before the future is polled a second time.
+    pub fn suspends(&self) -> bool {
+        self.suspends
+    }
+
+    /// What it has done since it was loaded.
+    pub fn counters(&self) -> &Counters {
+        &self.fixed.counters
+    }
+
+    pub(crate) fn component(&self) -> &Component {
+        &self.component
+    }
+
+    /// An instance that waits for its next call, or room for a fresh one.
+    async fn take(&self) -> Result<Running, PluginFailure> {
+        if self.isolation == Isolation::Tenant && self.idle_count.load(Relaxed) > 0 {
+            let warm = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            if let Some(running) = warm {
+                self.idle_count.fetch_sub(1, Relaxed);
+                return Ok(running);
+            }
+        }
+        let permits = &self.host.permits;
+        let permit = match Arc::clone(permits).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                let patience = if self.suspends { self.limits.wait.get() } else { self.limits.wall.get() };
+                tokio::time::timeout(patience, Arc::clone(permits).acquire_owned())
+                    .await
+                    .ok()
+                    .and_then(Result::ok)
+                    .ok_or(PluginFailure::PoolFull)?
+            }
+        };
+        Ok(self.fresh(permit, self.limits.cpu.get()))
+    }
+
+    fn fresh(&self, permit: OwnedSemaphorePermit, cpu: Duration) -> Running {
+        let state =
+            State::new(Arc::clone(&self.fixed), Meter::new(cpu), Limiter::new(self.limits.memory.as_usize()));
+        let mut store = Store::new(&self.host.engine, state);
+        store.limiter(|state| &mut state.limiter);
+        store.epoch_deadline_callback(|mut context| Ok(context.data_mut().meter.tick()));
+        Counters::add(&self.fixed.counters.fresh);
+        Running { store, instance: None, calls: 0, idle: None, _permit: permit }
+    }
+
+    /// Puts an instance back after a clean call; drops it where it may not be used again.
+    fn give_back(&self, mut running: Running) {
+        running.calls += 1;
+        let clean = running.store.data().handles_left() == 0;
+        let small = running.store.data().limiter.high <= self.limits.memory.as_usize() / 2;
+        if self.isolation != Isolation::Tenant || !clean || !small || running.calls >= CALLS_PER_INSTANCE {
+            return;
+        }
+        if running.idle.is_none() {
+            let Ok(permit) = Arc::clone(&self.host.idle_permits).try_acquire_owned() else { return };
+            running.idle = Some(permit);
+        }
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < MAX_IDLE {
+            idle.push(running);
+            self.idle_count.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Runs one hook. `Err` of the guest and every failure drop the store; so does dropping the future.
+    pub(crate) async fn run<P, R>(
+        &self,
+        index: Option<&ComponentExportIndex>,
+        lent: Lent,
+        params: P,
+    ) -> Result<(R, Left), PluginFailure>
+    where
+        P: ComponentNamedList + Lower + Send + Sync + 'static,
+        R: ComponentType + Lift + Send + Sync + 'static,
+    {
+        let Some(index) = index else { return Err(PluginFailure::NoHook) };
+        let counters = &self.fixed.counters;
+        Counters::add(&counters.calls);
+        let started = Instant::now();
+        let result = self.run_uncounted(index, lent, params).await;
+        counters.observe(started.elapsed());
+        if let Err(failure) = &result {
+            self.count(failure);
+        }
+        result
+    }
+
+    pub(crate) fn count(&self, failure: &PluginFailure) {
+        let counters = &self.fixed.counters;
+        Counters::add(match failure {
+            PluginFailure::Trap(_) => &counters.traps,
+            PluginFailure::Timeout | PluginFailure::Cpu => &counters.timeouts,
+            PluginFailure::Memory => &counters.memory,
+            PluginFailure::Output | PluginFailure::Invalid(_) => &counters.invalid,
+            PluginFailure::PoolFull => &counters.pool_full,
+            PluginFailure::Error(_) | PluginFailure::NoHook => &counters.errors,
+        });
+        tracing::debug!(plugin = %self.fixed.name, tenant = %self.fixed.tenant, %failure, "a plugin call failed");
+    }
+
+    async fn run_uncounted<P, R>(
+        &self,
+        index: &ComponentExportIndex,
+        lent: Lent,
+        params: P,
+    ) -> Result<(R, Left), PluginFailure>
+    where
+        P: ComponentNamedList + Lower + Send + Sync + 'static,
+        R: ComponentType + Lift + Send + Sync + 'static,
+    {
+        let mut running = self.take().await?;
+        running.store.data_mut().lent = lent;
+        running.store.set_epoch_deadline(1);
+        let outcome = if self.suspends {
+            self.call_suspending::<P, R>(&mut running, index, params).await?
+        } else {
+            running.store.data_mut().meter.begin_inline(self.limits.wall.get());
+            self.call_inline::<P, R>(&mut running, index, params)
+        };
+        let state = running.store.data_mut();
+        let left = Left { lent: state.end(), reads: std::mem::take(&mut state.reads) };
+        match outcome {
+            Ok(Ok(answer)) => {
+                self.give_back(running);
+                Ok((answer, left))
+            }
+            Ok(Err(error)) => Err(PluginFailure::Error(error.into())),
+            Err(error) => Err(failure(state, &error)),
+        }
+    }
+
+    fn call_inline<P, R>(
+        &self,
+        running: &mut Running,
+        index: &ComponentExportIndex,
+        params: P,
+    ) -> wasmtime::Result<Result<R, WitError>>
+    where
+        P: ComponentNamedList + Lower + Send + Sync + 'static,
+        R: ComponentType + Lift + Send + Sync + 'static,
+    {
+        let instance = match running.instance {
+            Some(instance) => instance,
+            None => *running.instance.insert(self.pre.instantiate(&mut running.store)?),
+        };
+        let function = instance.get_typed_func::<P, (Result<R, WitError>,)>(&mut running.store, index)?;
+        Ok(function.call(&mut running.store, params)?.0)
+    }
+
+    async fn call_suspending<P, R>(
+        &self,
+        running: &mut Running,
+        index: &ComponentExportIndex,
+        params: P,
+    ) -> Result<wasmtime::Result<Result<R, WitError>>, PluginFailure>
+    where
+        P: ComponentNamedList + Lower + Send + Sync + 'static,
+        R: ComponentType + Lift + Send + Sync + 'static,
+    {
+        let polls = Arc::new(PollMeter::default());
+        let wait = self.limits.wait.get();
+        running.store.data_mut().meter.begin_suspending(wait, Arc::clone(&polls));
+        let call = async {
+            let instance = match running.instance {
+                Some(instance) => instance,
+                None => *running.instance.insert(self.pre.instantiate_async(&mut running.store).await?),
+            };
+            let function = instance.get_typed_func::<P, (Result<R, WitError>,)>(&mut running.store, index)?;
+            Ok(function.call_async(&mut running.store, params).await?.0)
+        };
+        let mut call = Box::pin(call);
+        let metered = std::future::poll_fn(|context| {
+            polls.enter();
+            let polled = call.as_mut().poll(context);
+            polls.leave();
+            polled
+        });
+        tokio::time::timeout(wait, metered).await.map_err(|_| PluginFailure::Timeout)
+    }
+
+    /// Instantiates once and loads every hook with its types.
+    async fn trial(&self) -> Result<(), LoadError> {
+        let permit = Arc::clone(&self.host.permits)
+            .acquire_owned()
+            .await
+            .map_err(|e| LoadError::Host(e.to_string()))?;
+        let mut running = self.fresh(permit, self.limits.cpu.get().max(TRIAL_CPU));
+        let wall = self.limits.wall.get().max(Duration::from_secs(2));
+        running.store.set_epoch_deadline(1);
+        let instantiated = if self.suspends {
+            let polls = Arc::new(PollMeter::default());
+            running.store.data_mut().meter.begin_suspending(wall, Arc::clone(&polls));
+            let mut work = Box::pin(self.pre.instantiate_async(&mut running.store));
+            std::future::poll_fn(|context| {
+                polls.enter();
+                let polled = work.as_mut().poll(context);
+                polls.leave();
+                polled
+            })
+            .await
+        } else {
+            running.store.data_mut().meter.begin_inline(wall);
+            self.pre.instantiate(&mut running.store)
+        };
+        let instance = instantiated.map_err(|error| {
+            let state = running.store.data_mut();
+            state.end();
+            LoadError::Trial(failure(state, &error))
+        })?;
+        crate::calls::check_types(self, &instance, &mut running.store)
+    }
+}
+
+/// What a failed call is called: first who stopped it, then how wasmtime names it.
+fn failure(state: &State, error: &wasmtime::Error) -> PluginFailure {
+    match &state.meter.stop {
+        Some(Stop::Cpu) => return PluginFailure::Cpu,
+        Some(Stop::Wall) => return PluginFailure::Timeout,
+        Some(Stop::Forbidden(what)) => return PluginFailure::Trap(format!("it did what no plugin may: {what}")),
+        None => {}
+    }
+    if state.limiter.hit {
+        return PluginFailure::Memory;
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(trap) => PluginFailure::Trap(trap.to_string()),
+        None => PluginFailure::Trap(brief(&error.root_cause().to_string())),
+    }
+}

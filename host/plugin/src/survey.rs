@@ -1,0 +1,115 @@
+//! A look at a component's sections before it is compiled: compilation can't be interrupted, so sizes and counts come first.
+
+use wasmtime::Engine;
+
+use crate::error::LoadError;
+
+/// The most bytes of a component.
+pub(crate) const MAX_BYTES: usize = 16 << 20;
+/// The most functions of all its core modules.
+const MAX_FUNCTIONS: u32 = 50_000;
+/// The most imports, of itself and of all its core modules.
+const MAX_IMPORTS: u32 = 2_000;
+/// The most core modules and inner components.
+const MAX_MODULES: u32 = 64;
+/// How deep components may lie in components.
+const MAX_DEPTH: u32 = 8;
+
+const CORE: [u8; 8] = *b"\0asm\x01\0\0\0";
+const COMPONENT: [u8; 8] = *b"\0asm\x0d\0\x01\0";
+
+#[derive(Default)]
+struct Tally {
+    functions: u32,
+    imports: u32,
+    modules: u32,
+}
+
+/// Refuses what is no component, or larger than is compiled.
+pub(crate) fn survey(bytes: &[u8]) -> Result<(), LoadError> {
+    if bytes.len() > MAX_BYTES {
+        return Err(LoadError::TooLarge { size: bytes.len(), max: MAX_BYTES });
+    }
+    if Engine::detect_precompiled(bytes).is_some() || bytes.starts_with(b"\x7fELF") {
+        return Err(LoadError::Precompiled);
+    }
+    if bytes.starts_with(&CORE) {
+        return Err(LoadError::NotAComponent("it is a core module; build it for wasm32-wasip2"));
+    }
+    if !bytes.starts_with(&COMPONENT) {
+        return Err(LoadError::NotAComponent("it does not begin as one"));
+    }
+    walk(bytes, &mut Tally::default(), 0)
+}
+
+fn walk(bytes: &[u8], tally: &mut Tally, depth: u32) -> Result<(), LoadError> {
+    const BROKEN: LoadError = LoadError::NotAComponent("a section is broken");
+    tally.modules += 1;
+    if tally.modules > MAX_MODULES || depth > MAX_DEPTH {
+        return Err(LoadError::TooMany { what: "modules", max: MAX_MODULES });
+    }
+    let core = bytes.starts_with(&CORE);
+    if !core && !bytes.starts_with(&COMPONENT) {
+        return Err(BROKEN);
+    }
+    let mut rest = &bytes[8..];
+    while let Some((&id, after)) = rest.split_first() {
+        let (size, after) = leb(after).ok_or(BROKEN)?;
+        let size = size as usize;
+        if after.len() < size {
+            return Err(BROKEN);
+        }
+        let (section, next) = after.split_at(size);
+        match (core, id) {
+            (true, 2) | (false, 10) => tally.imports = tally.imports.saturating_add(leb(section).ok_or(BROKEN)?.0),
+            (true, 3) => tally.functions = tally.functions.saturating_add(leb(section).ok_or(BROKEN)?.0),
+            (false, 1 | 4) => walk(section, tally, depth + 1)?,
+            _ => {}
+        }
+        if tally.functions > MAX_FUNCTIONS {
+            return Err(LoadError::TooMany { what: "functions", max: MAX_FUNCTIONS });
+        }
+        if tally.imports > MAX_IMPORTS {
+            return Err(LoadError::TooMany { what: "imports", max: MAX_IMPORTS });
+        }
+        rest = next;
+    }
+    Ok(())
+}
+
+/// An unsigned LEB128 number of 32 bits, and what follows it.
+fn leb(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    let mut value = 0u64;
+    for (i, byte) in bytes.iter().take(5).enumerate() {
+        value |= u64::from(byte & 0x7f) << (7 * i);
+        if byte & 0x80 == 0 {
+            return Some((u32::try_from(value).ok()?, &bytes[i + 1..]));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_by_kind() {
+        assert!(matches!(survey(b"hello"), Err(LoadError::NotAComponent(_))));
+        assert!(matches!(survey(b""), Err(LoadError::NotAComponent(_))));
+        assert!(matches!(survey(&CORE), Err(LoadError::NotAComponent(why)) if why.contains("core module")));
+        assert!(matches!(survey(b"\x7fELF...."), Err(LoadError::Precompiled)));
+        assert!(matches!(survey(&vec![0; MAX_BYTES + 1]), Err(LoadError::TooLarge { .. })));
+        assert!(survey(&COMPONENT).is_ok());
+    }
+
+    #[test]
+    fn refuses_by_count() {
+        // A component with a core module whose function section claims a million functions.
+        let module = [&CORE[..], &[3, 3, 0xC0, 0x84, 0x3D]].concat();
+        let bytes = [&COMPONENT[..], &[1, module.len() as u8], &module].concat();
+        assert!(matches!(survey(&bytes), Err(LoadError::TooMany { what: "functions", .. })));
+        let truncated = &bytes[..bytes.len() - 2];
+        assert!(matches!(survey(truncated), Err(LoadError::NotAComponent(_))));
+    }
+}
