@@ -173,7 +173,9 @@ mod tests {
 
     #[test]
     fn subjects_survive_their_text() {
-        for text in ["user:alice", "team:blue", "agent:ci", "organization", "anonymous", "external:https://i.example/a#b"] {
+        for text in
+            ["user:alice", "team:blue", "agent:ci", "organization", "anonymous", "external:https://i.example/a#b"]
+        {
             assert_eq!(text.parse::<Subject>().expect(text).to_string(), text);
         }
         for bad in ["", "user:", "user:A", "organization:x", "alice"] {

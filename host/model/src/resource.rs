@@ -33,8 +33,16 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order in which they depend on each other.
-    pub const ALL: [Self; 8] =
-        [Self::User, Self::Team, Self::Role, Self::Agent, Self::Plugin, Self::McpServer, Self::Connection, Self::Gateway];
+    pub const ALL: [Self; 8] = [
+        Self::User,
+        Self::Team,
+        Self::Role,
+        Self::Agent,
+        Self::Plugin,
+        Self::McpServer,
+        Self::Connection,
+        Self::Gateway,
+    ];
 
     /// The name written in `kind`.
     pub fn as_str(self) -> &'static str {
@@ -73,7 +81,9 @@ impl fmt::Display for Kind {
 
 /// A word that names no kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is no kind of resource: use one of mcpservers, connections, gateways, agents, plugins, teams, users, roles")]
+#[error(
+    "\"{0}\" is no kind of resource: use one of mcpservers, connections, gateways, agents, plugins, teams, users, roles"
+)]
 pub struct InvalidKind(String);
 
 impl FromStr for Kind {

@@ -259,11 +259,13 @@ impl McpServer {
         }
         let mut seen = BTreeSet::new();
         for (i, field) in self.fields.iter().enumerate() {
-            if field.name.is_empty() || !field.name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
+            if field.name.is_empty() || !field.name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+            {
                 problems.push(Problem::new(format!("spec.fields[{i}].name"), "use letters, digits, '_' and '-'"));
             }
             if !seen.insert(&field.name) {
-                problems.push(Problem::new(format!("spec.fields[{i}].name"), format!("\"{}\" is there twice", field.name)));
+                problems
+                    .push(Problem::new(format!("spec.fields[{i}].name"), format!("\"{}\" is there twice", field.name)));
             }
             if field.sensitive && field.default.is_some() {
                 problems.push(Problem::new(format!("spec.fields[{i}].default"), "a sensitive field has no default"));
@@ -328,7 +330,13 @@ impl Remote {
             problems.push(Problem::new(path, "must not hold a credential: use a connection"));
         }
         const OURS: [&str; 8] = [
-            "host", "content-length", "content-type", "accept", "connection", "transfer-encoding", "mcp-session-id",
+            "host",
+            "content-length",
+            "content-type",
+            "accept",
+            "connection",
+            "transfer-encoding",
+            "mcp-session-id",
             "mcp-protocol-version",
         ];
         for name in self.headers.keys() {

@@ -147,8 +147,9 @@ impl Plugin {
         }
         for (i, origin) in self.grants.http.iter().enumerate() {
             let plain = origin.replacen("*.", "", 1);
-            let ok = url::Url::parse(&plain)
-                .is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.host().is_some() && u.path() == "/" && u.query().is_none());
+            let ok = url::Url::parse(&plain).is_ok_and(|u| {
+                matches!(u.scheme(), "http" | "https") && u.host().is_some() && u.path() == "/" && u.query().is_none()
+            });
             if !ok {
                 problems.push(Problem::new(
                     format!("spec.grants.http[{i}]"),

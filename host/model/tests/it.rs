@@ -1,0 +1,157 @@
+//! Resources as people write them: what is accepted, what is refused and where, and the schema that editors read.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use portcullis_model::{Resource, schema::resource_schema};
+use serde_json::{Value, json};
+
+fn resource(kind: &str, spec: Value) -> Result<Resource, String> {
+    serde_json::from_value(json!({
+        "apiVersion": "portcullis.dev/v1alpha1",
+        "kind": kind,
+        "metadata": { "name": "it" },
+        "spec": spec,
+    }))
+    .map_err(|e| e.to_string())
+}
+
+#[track_caller]
+fn check(kind: &str, spec: Value, wanted: &[&str]) {
+    let found: Vec<String> = match resource(kind, spec) {
+        Ok(resource) => resource.problems().iter().map(ToString::to_string).collect(),
+        Err(error) => vec![error],
+    };
+    assert_eq!(found.len(), wanted.len(), "{found:#?}");
+    for (found, wanted) in found.iter().zip(wanted) {
+        assert!(found.contains(wanted), "{found}\ndoes not say\n{wanted}");
+    }
+}
+
+#[test]
+fn servers() {
+    check("McpServer", json!({ "remote": { "url": "https://mcp.example.com/mcp" } }), &[]);
+    check("McpServer", json!({ "process": { "command": "npx" } }), &[]);
+    check("McpServer", json!({}), &["spec: say exactly one of remote and process"]);
+    check("McpServer", json!({ "remote": { "url": "http://127.0.0.1:9/mcp" } }), &[]);
+    check("McpServer", json!({ "remote": { "url": "http://mcp.example.com/" } }), &["spec.remote.url: must be https"]);
+    check("McpServer", json!({ "remote": { "url": "https://u:p@mcp.example.com/" } }), &["must not hold a credential"]);
+    check("McpServer", json!({ "remote": { "url": "ftp://mcp.example.com/" } }), &["must be an https URL"]);
+    check(
+        "McpServer",
+        json!({ "remote": { "url": "https://e.com", "headers": { "Host": "x" } } }),
+        &["is set by Portcullis"],
+    );
+    check("McpServer", json!({ "remot": {} }), &["unknown field `remot`"]);
+    check("McpServer", json!({ "process": { "command": "" , "maxInFlight": 0 } }), &["command", "maxInFlight"]);
+    check(
+        "McpServer",
+        json!({ "process": { "command": "x" }, "traffic": { "timeout": "soon" } }),
+        &["\"soon\" is not a duration such as 500ms, 30s, 5m, 1h or 7d"],
+    );
+}
+
+#[test]
+fn secrets_stay_out_of_arguments() {
+    let fields = json!([{ "name": "token", "sensitive": true }, { "name": "dir", "default": "/" }]);
+    let server = |args: Value, place: Value| json!({ "process": { "command": "x", "args": args }, "fields": fields, "credential": { "place": place } });
+    check("McpServer", server(json!(["${field.dir}"]), json!([{ "field": "token", "env": "TOKEN" }])), &[]);
+    check("McpServer", server(json!(["--token=${field.token}"]), json!([])), &["place it by spec.credential.place"]);
+    check("McpServer", server(json!(["${field.nope}"]), json!([])), &["which spec.fields does not have"]);
+    check(
+        "McpServer",
+        server(json!([]), json!([{ "field": "token", "argument": "--t={}" }])),
+        &["show in process lists"],
+    );
+    check(
+        "McpServer",
+        server(json!([]), json!([{ "field": "token", "argument": "--t={}", "allowInProcessList": true }])),
+        &[],
+    );
+    check(
+        "McpServer",
+        server(json!([]), json!([{ "field": "token", "header": "X" }])),
+        &["only a remote server takes headers"],
+    );
+    check("McpServer", server(json!([]), json!([{ "field": "token" }])), &["say exactly one of", "only a process"]);
+}
+
+#[test]
+fn gateways() {
+    check("Gateway", json!({ "servers": [{ "server": "time" }, { "server": "git", "prefix": "g" }] }), &[]);
+    check(
+        "Gateway",
+        json!({ "servers": [{ "server": "a", "prefix": "b" }, { "server": "b" }] }),
+        &["names would clash"],
+    );
+    check("Gateway", json!({ "servers": [{ "server": "a", "prefix": "x__y" }] }), &["without \"__\""]);
+    check(
+        "Gateway",
+        json!({ "servers": [{ "server": "a", "prefix": "x", "bareNames": true }] }),
+        &["either prefix or"],
+    );
+    check(
+        "Gateway",
+        json!({ "servers": [{ "server": "a", "credential": { "mode": "static" } }] }),
+        &["needs a connection"],
+    );
+    check("Gateway", json!({ "servers": [{ "server": "A" }] }), &["is not a name"]);
+    check("Gateway", json!({ "ratePerPrincipal": 0 }), &["at least 1"]);
+}
+
+#[test]
+fn connections_say_whom_they_serve() {
+    let owner = |owner: Value| json!({ "server": "s", "owner": owner, "ownerOnly": true });
+    for good in
+        [json!({ "user": "a" }), json!({ "team": "t" }), json!({ "agent": "x" }), json!({ "organization": true })]
+    {
+        check("Connection", owner(good), &[]);
+    }
+    check("Connection", owner(json!({ "organization": false })), &["must be true"]);
+    check("Connection", json!({ "server": "s", "owner": { "user": "a" } }), &["missing field `ownerOnly`"]);
+}
+
+#[test]
+fn plugins() {
+    check("Plugin", json!({ "source": { "file": { "path": "a.wasm" } } }), &[]);
+    check("Plugin", json!({ "source": { "builtIn": "jwks" }, "limits": { "cpu": "0ms" } }), &["above zero"]);
+    check("Plugin", json!({ "source": { "file": { "path": "a", "sha256": "x" } } }), &["64 hex digits"]);
+    check(
+        "Plugin",
+        json!({ "source": { "builtIn": "x" }, "grants": { "http": ["example.com"] } }),
+        &["must be an origin"],
+    );
+}
+
+#[test]
+fn another_version_or_kind_is_refused() {
+    let read = |text: &str| serde_json::from_str::<Resource>(text).unwrap_err().to_string();
+    assert!(
+        read(r#"{"apiVersion":"v1","kind":"User","metadata":{"name":"a"},"spec":{}}"#)
+            .contains("portcullis.dev/v1alpha1")
+    );
+    assert!(
+        read(r#"{"apiVersion":"portcullis.dev/v1alpha1","kind":"Pod","metadata":{"name":"a"},"spec":{}}"#)
+            .contains("unknown kind \"Pod\"")
+    );
+}
+
+#[test]
+fn resources_survive_their_text() {
+    let gateway = resource(
+        "Gateway",
+        json!({ "servers": [{ "server": "a", "tools": { "x": { "as": "y" } } }], "policies": [{ "plugin": "p", "config": { "n": 1 } }] }),
+    )
+    .unwrap();
+    let text = serde_json::to_string(&gateway).unwrap();
+    assert_eq!(serde_json::from_str::<Resource>(&text).unwrap(), gateway);
+}
+
+/// `UPDATE_GOLDEN=1` writes the file after a change that is meant.
+#[test]
+fn the_schema_is_the_published_one() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/resource.schema.json");
+    let schema = serde_json::to_string_pretty(&resource_schema()).unwrap() + "\n";
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(path, &schema).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(path).unwrap_or_default(), schema, "run with UPDATE_GOLDEN=1 if this is meant");
+}
