@@ -1,0 +1,10 @@
+//! The crate from outside: properties first, then the cases that have names.
+#![allow(clippy::unwrap_used)]
+
+mod envelope;
+mod headers;
+mod json;
+mod rpc;
+mod sealed;
+mod splice;
+mod sse;
