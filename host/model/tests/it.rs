@@ -71,7 +71,7 @@ fn secrets_stay_out_of_arguments() {
         server(json!([]), json!([{ "field": "token", "header": "X" }])),
         &["only a remote server takes headers"],
     );
-    check("McpServer", server(json!([]), json!([{ "field": "token" }])), &["say exactly one of", "only a process"]);
+    check("McpServer", server(json!([]), json!([{ "field": "token" }])), &["say exactly one of"]);
 }
 
 #[test]
