@@ -62,13 +62,7 @@ pub fn plan(
     if let Some(nginx) = nginx {
         // The same path with the credential is what nginx carries for the gateway's last step: its cost does not differ.
         let path = format!("/secret/{FEW}");
-        ways.push(Way {
-            name: "nginx",
-            address: nginx.address,
-            path,
-            token: Some(CREDENTIAL),
-            pid: nginx.pid(),
-        });
+        ways.push(Way { name: "nginx", address: nginx.address, path, token: Some(CREDENTIAL), pid: nginx.pid() });
     }
     if let Some(few) = few {
         ways.extend(steps(few));
@@ -79,26 +73,14 @@ pub fn plan(
         }
     }
     for connections in [1, 32] {
-        for way in ways
-            .iter()
-            .filter(|w| !w.name.contains("auth") || w.name.contains("credential"))
-        {
+        for way in ways.iter().filter(|w| !w.name.contains("auth") || w.name.contains("credential")) {
             add(&mut points, way, "/64kB", "large", connections);
         }
     }
     if let Some(many) = many {
         for connections in [1, 32] {
-            for way in steps(many)
-                .iter()
-                .filter(|w| w.name == "open" || w.name.contains("credential"))
-            {
-                add(
-                    &mut points,
-                    way,
-                    &format!("/{MANY}-tools"),
-                    "small",
-                    connections,
-                );
+            for way in steps(many).iter().filter(|w| w.name == "open" || w.name.contains("credential")) {
+                add(&mut points, way, &format!("/{MANY}-tools"), "small", connections);
             }
         }
     }
@@ -127,8 +109,7 @@ fn steps(gateway: &Gateway) -> Vec<Way<'_>> {
 }
 
 fn add(points: &mut Vec<Point>, way: &Way<'_>, suffix: &str, tool: &str, connections: usize) {
-    let params =
-        format!(r#""name":"{tool}","arguments":{{"path":"/home/bench/notes.txt","line":42}}"#);
+    let params = format!(r#""name":"{tool}","arguments":{{"path":"/home/bench/notes.txt","line":42}}"#);
     let sized = if suffix == "/64kB" { suffix } else { "" };
     points.push(Point {
         name: format!("{}{suffix}", way.name),
@@ -148,16 +129,11 @@ pub async fn measure(points: &[Point], pace: Pace) -> anyhow::Result<Vec<Figure>
     for round in 1..=pace.rounds {
         eprintln!("round {round} of {}", pace.rounds);
         for (at, point) in points.iter().enumerate() {
-            let target = Target {
-                address: point.address,
-                request: &point.request,
-                pid: point.pid,
-                at_least: point.at_least,
-            };
+            let target =
+                Target { address: point.address, request: &point.request, pid: point.pid, at_least: point.at_least };
             let sample = load::measure(&target, point.connections, pace).await;
-            samples[at].push(sample.with_context(|| {
-                format!("case {} with {} connections", point.name, point.connections)
-            })?);
+            samples[at]
+                .push(sample.with_context(|| format!("case {} with {} connections", point.name, point.connections))?);
             memory[at] = process::rss_mb(point.pid)?;
         }
     }

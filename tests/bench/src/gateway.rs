@@ -22,14 +22,8 @@ pub const FEW: usize = 10;
 /// The large catalogue.
 pub const MANY: usize = 10_000;
 /// The gateways that are made, by what stands between client and server.
-pub const STEPS: [&str; 6] = [
-    "open",
-    "auth",
-    "auth-policy",
-    "auth-policy-warm",
-    "auth-policy-credential",
-    "auth-policy-credential-warm",
-];
+pub const STEPS: [&str; 6] =
+    ["open", "auth", "auth-policy", "auth-policy-warm", "auth-policy-credential", "auth-policy-credential-warm"];
 
 /// A running gateway.
 pub struct Gateway {
@@ -57,10 +51,7 @@ impl Gateway {
         fs::create_dir_all(home.join("resources"))?;
         let config = home.join("portcullis.yaml");
         fs::write(&config, settings(home, address, threads))?;
-        fs::write(
-            home.join("resources/bench.yaml"),
-            resources(upstream, tools),
-        )?;
+        fs::write(home.join("resources/bench.yaml"), resources(upstream, tools))?;
         let (first, _) = launch(binary, home, &config, address).await?;
         let token = token(binary, home)?;
         wait_for_list(address, &token, tools).await?;
@@ -69,13 +60,7 @@ impl Gateway {
         wait_for_list(address, &token, tools).await?;
         let start = started.elapsed();
         let idle_mb = process::rss_mb(process.0.id())?;
-        Ok(Self {
-            process,
-            address,
-            token,
-            start,
-            idle_mb,
-        })
+        Ok(Self { process, address, token, start, idle_mb })
     }
 
     /// Its process id.
@@ -84,12 +69,7 @@ impl Gateway {
     }
 }
 
-async fn launch(
-    binary: &Path,
-    home: &Path,
-    config: &Path,
-    address: SocketAddr,
-) -> anyhow::Result<(Killed, Instant)> {
+async fn launch(binary: &Path, home: &Path, config: &Path, address: SocketAddr) -> anyhow::Result<(Killed, Instant)> {
     let log = fs::File::create(home.join("log"))?;
     let started = Instant::now();
     let child = Command::new(binary)
@@ -104,8 +84,7 @@ async fn launch(
         .with_context(|| format!("starting {}", binary.display()))?;
     let mut process = Killed(child);
     let until = Instant::now() + Duration::from_secs(60);
-    let ready =
-        format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: keep-alive\r\n\r\n");
+    let ready = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: keep-alive\r\n\r\n");
     loop {
         if let Ok(mut connection) = Connection::open(address).await
             && let Ok(answer) = connection.call(ready.as_bytes()).await
@@ -139,25 +118,12 @@ fn stop(mut process: Killed) -> anyhow::Result<()> {
 /// The catalogue is read in the background, so the first lists may come before it is whole.
 async fn wait_for_list(address: SocketAddr, token: &str, tools: usize) -> anyhow::Result<()> {
     let until = Instant::now() + Duration::from_secs(60);
-    let last = format!(
-        r#""{}""#,
-        if tools > 2 {
-            format!("filler-{}", 2)
-        } else {
-            "small".to_owned()
-        }
-    );
+    let last = format!(r#""{}""#, if tools > 2 { format!("filler-{}", 2) } else { "small".to_owned() });
     let mut connection = Connection::open(address).await?;
     loop {
         let mut ready = 0;
         for step in STEPS {
-            let request = wire::request(
-                address,
-                &format!("/mcp/{step}"),
-                Some(token),
-                "tools/list",
-                "",
-            );
+            let request = wire::request(address, &format!("/mcp/{step}"), Some(token), "tools/list", "");
             let answer = connection.call(&request).await?;
             let text = String::from_utf8_lossy(answer.body);
             if answer.status == 200 && text.contains(&last) {
@@ -179,29 +145,15 @@ async fn wait_for_list(address: SocketAddr, token: &str, tools: usize) -> anyhow
 
 fn token(binary: &Path, home: &Path) -> anyhow::Result<String> {
     let output = Command::new(binary)
-        .args([
-            "token",
-            "create",
-            "--owner",
-            "user:bench",
-            "--name",
-            "bench",
-            "-o",
-            "json",
-            "--socket",
-        ])
+        .args(["token", "create", "--owner", "user:bench", "--name", "bench", "-o", "json", "--socket"])
         .arg(home.join("admin.sock"))
         .stdin(Stdio::null())
         .output()?;
     if !output.status.success() {
         bail!("token create: {}", String::from_utf8_lossy(&output.stderr));
     }
-    let made: serde_json::Value =
-        serde_json::from_slice(&output.stdout).context("token create printed no JSON")?;
-    made["token"]
-        .as_str()
-        .map(str::to_owned)
-        .context("token create printed no token")
+    let made: serde_json::Value = serde_json::from_slice(&output.stdout).context("token create printed no JSON")?;
+    made["token"].as_str().map(str::to_owned).context("token create printed no token")
 }
 
 fn tail(home: &Path) -> String {
@@ -240,34 +192,20 @@ fn resources(upstream: SocketAddr, tools: usize) -> String {
             "bench-secret",
             "{server: secret, owner: {user: bench}, ownerOnly: true, secrets: {token: {env: BENCH_CREDENTIAL}}}",
         ),
-        document(
-            "Plugin",
-            "tool-access-warm",
-            "{source: {builtIn: tool-access}, isolation: tenant}",
-        ),
+        document("Plugin", "tool-access-warm", "{source: {builtIn: tool-access}, isolation: tenant}"),
     ];
     for step in STEPS {
-        let auth = if step == "open" {
-            "auth: [], anonymous: true"
-        } else {
-            "auth: [{plugin: bearer-token}]"
-        };
+        let auth = if step == "open" { "auth: [], anonymous: true" } else { "auth: [{plugin: bearer-token}]" };
         let policy = match step {
             s if s.ends_with("warm") => format!("[{{plugin: tool-access-warm, config: {RULES}}}]"),
             s if s.contains("policy") => format!("[{{plugin: tool-access, config: {RULES}}}]"),
             _ => "[]".to_owned(),
         };
-        let server = if step.contains("credential") {
-            "secret"
-        } else {
-            "plain"
-        };
+        let server = if step.contains("credential") { "secret" } else { "plain" };
         documents.push(document(
             "Gateway",
             step,
-            &format!(
-                "{{{auth}, policies: {policy}, servers: [{{server: {server}, bareNames: true}}]}}"
-            ),
+            &format!("{{{auth}, policies: {policy}, servers: [{{server: {server}, bareNames: true}}]}}"),
         ));
     }
     documents.join("---\n")
@@ -277,7 +215,5 @@ fn resources(upstream: SocketAddr, tools: usize) -> String {
 const RULES: &str = "{rules: [{allow: {principals: [\"user:bench\"], tools: [\"*\"]}}]}";
 
 fn document(kind: &str, name: &str, spec: &str) -> String {
-    format!(
-        "apiVersion: portcullis.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
-    )
+    format!("apiVersion: portcullis.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n")
 }

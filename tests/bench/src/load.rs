@@ -24,20 +24,12 @@ pub struct Pace {
 impl Pace {
     /// Under four minutes for the whole plan.
     pub fn full() -> Self {
-        Self {
-            warm: Duration::from_millis(200),
-            window: Duration::from_millis(1_000),
-            rounds: 3,
-        }
+        Self { warm: Duration::from_millis(200), window: Duration::from_millis(1_000), rounds: 3 }
     }
 
     /// Enough to see that everything works.
     pub fn quick() -> Self {
-        Self {
-            warm: Duration::from_millis(50),
-            window: Duration::from_millis(250),
-            rounds: 1,
-        }
+        Self { warm: Duration::from_millis(50), window: Duration::from_millis(250), rounds: 1 }
     }
 }
 
@@ -60,11 +52,7 @@ pub struct Target<'a> {
 }
 
 /// Measures one point.
-pub async fn measure(
-    target: &Target<'_>,
-    connections: usize,
-    pace: Pace,
-) -> anyhow::Result<Sample> {
+pub async fn measure(target: &Target<'_>, connections: usize, pace: Pace) -> anyhow::Result<Sample> {
     let mut opened = Vec::with_capacity(connections);
     for _ in 0..connections {
         let mut connection = Connection::open(target.address).await?;
@@ -81,12 +69,8 @@ pub async fn measure(
             let tasks: Vec<_> = opened
                 .into_iter()
                 .map(|mut connection| {
-                    let (counting, done, latencies, request) = (
-                        counting.clone(),
-                        done.clone(),
-                        latencies.clone(),
-                        request.clone(),
-                    );
+                    let (counting, done, latencies, request) =
+                        (counting.clone(), done.clone(), latencies.clone(), request.clone());
                     tokio::task::spawn_local(async move {
                         while !done.get() {
                             let start = Instant::now();
@@ -96,10 +80,9 @@ pub async fn measure(
                             }
                             if counting.get() {
                                 // In tenths of a microsecond; a call beyond seven minutes would be a failure anyway.
-                                latencies.borrow_mut().push(
-                                    u32::try_from(start.elapsed().as_nanos() / 100)
-                                        .unwrap_or(u32::MAX),
-                                );
+                                latencies
+                                    .borrow_mut()
+                                    .push(u32::try_from(start.elapsed().as_nanos() / 100).unwrap_or(u32::MAX));
                             }
                         }
                         Ok(())

@@ -3,11 +3,7 @@
 //! One run measures everything side by side, in CPU time of the process in the middle, because machines differ and CPU time
 //! hardly does. The upstream is a process of its own, so that its time is nobody else's; the load comes from this process.
 //! The difference between two rows is what the further step costs: `auth` less `open` is authentication, and so on.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command that reports to a terminal"
-)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command that reports to a terminal")]
 
 mod cases;
 mod gateway;
@@ -60,18 +56,14 @@ struct Options {
 }
 
 fn default_threads() -> usize {
-    std::thread::available_parallelism()
-        .map_or(2, usize::from)
-        .min(4)
+    std::thread::available_parallelism().map_or(2, usize::from).min(4)
 }
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     // One thread each for the load and for the upstream: what they use is kept from the process in the middle as little as
     // two cores allow, and their own overhead stays the same in every case.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match cli.command {
         Some(Command::Upstream) => runtime.block_on(upstream::serve()),
         None => runtime.block_on(run(cli.options)),
@@ -89,42 +81,24 @@ async fn run(options: Options) -> anyhow::Result<()> {
                 let home = scratch.path().join(name);
                 async move { gateway::Gateway::start(binary, &home, address, tools, threads).await }
             };
-            let few = start("few", gateway::FEW)
-                .await
-                .context("the gateway under test")?;
-            let many = start("many", gateway::MANY)
-                .await
-                .context("the gateway with the large catalogue")?;
+            let few = start("few", gateway::FEW).await.context("the gateway under test")?;
+            let many = start("many", gateway::MANY).await.context("the gateway with the large catalogue")?;
             (Some(few), Some(many))
         }
         None => (None, None),
     };
-    let plan = cases::plan(
-        &upstream,
-        nginx.as_ref(),
-        first.as_ref(),
-        second.as_ref(),
-        options.only.as_deref(),
-    );
-    let pace = if options.quick {
-        load::Pace::quick()
-    } else {
-        load::Pace::full()
-    };
+    let plan = cases::plan(&upstream, nginx.as_ref(), first.as_ref(), second.as_ref(), options.only.as_deref());
+    let pace = if options.quick { load::Pace::quick() } else { load::Pace::full() };
     let figures = cases::measure(&plan, pace).await?;
     report::table(&figures);
     if let (Some(few), Some(many)) = (&first, &second) {
         report::budgets(&figures, few, many);
     }
     if nginx.is_none() {
-        println!(
-            "\nnginx is not installed, so nothing has a ratio: `cargo xtask setup` installs it."
-        );
+        println!("\nnginx is not installed, so nothing has a ratio: `cargo xtask setup` installs it.");
     }
     if options.gateway.is_none() {
-        println!(
-            "\nNo gateway was given (--gateway FILE): only what stands beside it was measured."
-        );
+        println!("\nNo gateway was given (--gateway FILE): only what stands beside it was measured.");
     }
     if let Some(path) = &options.json {
         report::json(&figures, path)?;
@@ -134,9 +108,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
 
 /// A port that is free now.
 fn free_port() -> anyhow::Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?
-        .local_addr()?
-        .port())
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 /// Waits until something accepts connections.

@@ -22,14 +22,9 @@ pub struct Nginx {
 
 impl Nginx {
     /// Starts nginx; none where it is not installed.
-    pub async fn start(
-        scratch: &Path,
-        upstream: SocketAddr,
-        threads: usize,
-    ) -> anyhow::Result<Option<Self>> {
-        let Some(program) = ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx"]
-            .into_iter()
-            .find(|p| Path::new(p).exists())
+    pub async fn start(scratch: &Path, upstream: SocketAddr, threads: usize) -> anyhow::Result<Option<Self>> {
+        let Some(program) =
+            ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx"].into_iter().find(|p| Path::new(p).exists())
         else {
             return Ok(None);
         };
@@ -52,10 +47,7 @@ impl Nginx {
             .context("nginx")?;
         let process = Killed(child);
         if !accepting(address, Duration::from_secs(5)).await {
-            bail!(
-                "nginx did not start: {}",
-                fs::read_to_string(home.join("error.log")).unwrap_or_default()
-            );
+            bail!("nginx did not start: {}", fs::read_to_string(home.join("error.log")).unwrap_or_default());
         }
         Ok(Some(Self { process, address }))
     }
@@ -69,10 +61,7 @@ impl Nginx {
 impl Drop for Nginx {
     fn drop(&mut self) {
         // Killing the master would leave its workers behind: it has to end them itself.
-        let asked = Command::new("kill")
-            .arg("-TERM")
-            .arg(self.pid().to_string())
-            .status();
+        let asked = Command::new("kill").arg("-TERM").arg(self.pid().to_string()).status();
         if asked.is_ok_and(|s| s.success()) {
             let _ = self.process.0.wait();
         }

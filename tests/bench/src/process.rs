@@ -19,18 +19,11 @@ impl Drop for Killed {
 pub fn cpu(pid: u32) -> anyhow::Result<Duration> {
     let mut total = Duration::ZERO;
     for pid in family(pid) {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
-            .with_context(|| format!("process {pid} is gone"))?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} is gone"))?;
         // The second field is the program's name in parentheses and may hold blanks.
-        let fields: Vec<&str> = stat
-            .rsplit_once(')')
-            .context("/proc/PID/stat")?
-            .1
-            .split_whitespace()
-            .collect();
+        let fields: Vec<&str> = stat.rsplit_once(')').context("/proc/PID/stat")?.1.split_whitespace().collect();
         let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-        total +=
-            Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64);
+        total += Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64);
     }
     Ok(total)
 }
@@ -40,15 +33,8 @@ pub fn rss_mb(pid: u32) -> anyhow::Result<f64> {
     let mut kilobytes = 0_u64;
     for pid in family(pid) {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status
-            .lines()
-            .find(|l| l.starts_with("VmRSS:"))
-            .unwrap_or("VmRSS: 0 kB");
-        kilobytes += line
-            .split_whitespace()
-            .nth(1)
-            .and_then(|n| n.parse::<u64>().ok())
-            .unwrap_or(0);
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap_or("VmRSS: 0 kB");
+        kilobytes += line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
     }
     Ok(kilobytes as f64 * 1024.0 / 1e6)
 }
@@ -56,11 +42,7 @@ pub fn rss_mb(pid: u32) -> anyhow::Result<f64> {
 fn family(pid: u32) -> Vec<u32> {
     let mut all = vec![pid];
     // A child is listed under the thread that made it.
-    for task in fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+    for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
         let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
         for child in children.split_whitespace().filter_map(|c| c.parse().ok()) {
             all.extend(family(child));

@@ -29,9 +29,7 @@ fn ratio(figure: &Figure, all: &[Figure]) -> Option<f64> {
     if figure.name.starts_with("direct") {
         return None;
     }
-    let nginx = all
-        .iter()
-        .find(|f| f.name == figure.yardstick && f.connections == figure.connections)?;
+    let nginx = all.iter().find(|f| f.name == figure.yardstick && f.connections == figure.connections)?;
     Some(figure.sample.cpu_ms_per_call / nginx.sample.cpu_ms_per_call)
 }
 
@@ -44,67 +42,33 @@ pub fn table(figures: &[Figure]) {
         let ratio = ratio(figure, figures).map_or_else(|| "-".to_owned(), |r| format!("{r:.2}"));
         println!(
             "| {} | {} | {:.4} | {:.0} | {:.0} | {:.0} | {:.1} | {ratio} |",
-            figure.name,
-            figure.connections,
-            s.cpu_ms_per_call,
-            s.requests_per_s,
-            s.p50_us,
-            s.p99_us,
-            figure.rss_mb
+            figure.name, figure.connections, s.cpu_ms_per_call, s.requests_per_s, s.p50_us, s.p99_us, figure.rss_mb
         );
     }
-    println!(
-        "\n`direct` counts the CPU time of the server itself; every other row that of the process in the middle."
-    );
+    println!("\n`direct` counts the CPU time of the server itself; every other row that of the process in the middle.");
 }
 
 /// Prints the budgets of the design beside what was measured.
 pub fn budgets(figures: &[Figure], few: &Gateway, many: &Gateway) {
-    let find = |name: &str, connections: usize| {
-        figures
-            .iter()
-            .find(|f| f.name == name && f.connections == connections)
-    };
-    let cpu =
-        |name: &str, connections: usize| find(name, connections).map(|f| f.sample.cpu_ms_per_call);
+    let find = |name: &str, connections: usize| figures.iter().find(|f| f.name == name && f.connections == connections);
+    let cpu = |name: &str, connections: usize| find(name, connections).map(|f| f.sample.cpu_ms_per_call);
     println!("\n| budget | limit | measured | |");
     println!("|---|--:|--:|---|");
     for connections in [1, 8, 32] {
-        for (name, limit) in [
-            ("auth+policy+credential", 2.0),
-            ("auth+policy+credential+warm", 1.5),
-        ] {
+        for (name, limit) in [("auth+policy+credential", 2.0), ("auth+policy+credential+warm", 1.5)] {
             let measured = find(name, connections).and_then(|f| ratio(f, figures));
-            row(
-                &format!("CPU a call of {name}, {connections} connections, x nginx"),
-                limit,
-                measured,
-            );
+            row(&format!("CPU a call of {name}, {connections} connections, x nginx"), limit, measured);
         }
     }
     if let (Some(ours), Some(nginx)) = (find("auth+policy+credential", 1), find("nginx", 1)) {
-        row(
-            "median latency over nginx, one connection, us",
-            50.0,
-            Some(ours.sample.p50_us - nginx.sample.p50_us),
-        );
+        row("median latency over nginx, one connection, us", 50.0, Some(ours.sample.p50_us - nginx.sample.p50_us));
     }
     // With many connections the wake-ups that blur a difference of microseconds are shared between calls.
     for (name, limit) in [("auth+policy", 10.0), ("auth+policy+warm", 2.0)] {
-        let measured = cpu(name, 32)
-            .zip(cpu("auth", 32))
-            .map(|(with, without)| (with - without) * 1e3);
-        row(
-            &format!("one policy call ({name} less auth), us"),
-            limit,
-            measured,
-        );
+        let measured = cpu(name, 32).zip(cpu("auth", 32)).map(|(with, without)| (with - without) * 1e3);
+        row(&format!("one policy call ({name} less auth), us"), limit, measured);
     }
-    row(
-        "idle memory, built-in plugins loaded, MB",
-        64.0,
-        Some(few.idle_mb),
-    );
+    row("idle memory, built-in plugins loaded, MB", 64.0, Some(few.idle_mb));
     // Two servers show the large catalogue.
     let tools = 2.0 * (crate::gateway::MANY - crate::gateway::FEW) as f64;
     row(
@@ -112,26 +76,16 @@ pub fn budgets(figures: &[Figure], few: &Gateway, many: &Gateway) {
         4.0,
         Some((many.idle_mb - few.idle_mb).max(0.0) * 1e3 / tools),
     );
-    let large =
-        cpu("auth+policy+credential/10000-tools", 32).zip(cpu("auth+policy+credential", 32));
-    row(
-        "CPU a call with 10,000 tools, x that with 10",
-        1.1,
-        large.map(|(many, few)| many / few),
-    );
-    row(
-        "start to first answer, plugins cached, s",
-        1.0,
-        Some(few.start.as_secs_f64()),
-    );
+    let large = cpu("auth+policy+credential/10000-tools", 32).zip(cpu("auth+policy+credential", 32));
+    row("CPU a call with 10,000 tools, x that with 10", 1.1, large.map(|(many, few)| many / few));
+    row("start to first answer, plugins cached, s", 1.0, Some(few.start.as_secs_f64()));
 }
 
 fn row(what: &str, limit: f64, measured: Option<f64>) {
     match measured {
-        Some(value) => println!(
-            "| {what} | {limit} | {value:.2} | {} |",
-            if value <= limit { "kept" } else { "MISSED" }
-        ),
+        Some(value) => {
+            println!("| {what} | {limit} | {value:.2} | {} |", if value <= limit { "kept" } else { "MISSED" })
+        }
         None => println!("| {what} | {limit} | - | not measured |"),
     }
 }

@@ -47,10 +47,7 @@ impl Upstream {
         let process = Killed(child);
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        let address = line
-            .trim()
-            .parse()
-            .context("the upstream did not say where it listens")?;
+        let address = line.trim().parse().context("the upstream did not say where it listens")?;
         Ok(Self { process, address })
     }
 
@@ -65,10 +62,7 @@ pub async fn serve() -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
     println!("{}", listener.local_addr()?);
     std::io::stdout().flush()?;
-    let texts = Arc::new(Texts {
-        small: "x".repeat(64),
-        large: "x".repeat(64 * 1024),
-    });
+    let texts = Arc::new(Texts { small: "x".repeat(64), large: "x".repeat(64 * 1024) });
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
@@ -76,9 +70,7 @@ pub async fn serve() -> anyhow::Result<()> {
         tokio::spawn(async move {
             let service = hyper::service::service_fn(move |request| answer(request, texts.clone()));
             // A client that hangs up is no error here.
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }
@@ -105,16 +97,9 @@ struct Params<'a> {
     cursor: Option<&'a str>,
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    texts: Arc<Texts>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(request: Request<Incoming>, texts: Arc<Texts>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
-    let body = body
-        .collect()
-        .await
-        .map(http_body_util::Collected::to_bytes)
-        .unwrap_or_default();
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let mut segments = head.uri.path().trim_start_matches('/').split('/');
     let door = segments.next().unwrap_or_default();
     let tools = segments.next().and_then(|n| n.parse().ok()).unwrap_or(10);
@@ -134,26 +119,16 @@ async fn answer(
         "tools/call" => (StatusCode::OK, call(&message.params, &texts)),
         "tools/list" => (StatusCode::OK, list(&message.params, tools)),
         "server/discover" => (StatusCode::OK, discover()),
-        _ => (
-            StatusCode::NOT_FOUND,
-            r#""error":{"code":-32601,"message":"no such method"}"#.to_owned(),
-        ),
+        _ => (StatusCode::NOT_FOUND, r#""error":{"code":-32601,"message":"no such method"}"#.to_owned()),
     };
-    let mut response = Response::new(Full::new(Bytes::from(format!(
-        r#"{{"jsonrpc":"2.0","id":{id},{outcome}}}"#
-    ))));
+    let mut response = Response::new(Full::new(Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},{outcome}}}"#))));
     *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        http::HeaderValue::from_static("application/json"),
-    );
+    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     Ok(response)
 }
 
 fn authorized(headers: &HeaderMap) -> bool {
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|v| v.to_str().ok());
+    let given = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
     given.and_then(|v| v.strip_prefix("Bearer ")) == Some(CREDENTIAL)
 }
 
@@ -164,14 +139,8 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
 }
 
 fn call(params: &Params<'_>, texts: &Texts) -> String {
-    let text = if params.name == Some("large") {
-        &texts.large
-    } else {
-        &texts.small
-    };
-    format!(
-        r#""result":{{"resultType":"complete","content":[{{"type":"text","text":"{text}"}}],"isError":false}}"#
-    )
+    let text = if params.name == Some("large") { &texts.large } else { &texts.small };
+    format!(r#""result":{{"resultType":"complete","content":[{{"type":"text","text":"{text}"}}],"isError":false}}"#)
 }
 
 fn discover() -> String {
@@ -182,11 +151,7 @@ fn list(params: &Params<'_>, count: usize) -> String {
     let first = params.cursor.and_then(|c| c.parse().ok()).unwrap_or(0);
     let last = count.min(first + PAGE);
     let tools: Vec<String> = (first..last).map(tool).collect();
-    let next = if last < count {
-        format!(r#""nextCursor":"{last}","#)
-    } else {
-        String::new()
-    };
+    let next = if last < count { format!(r#""nextCursor":"{last}","#) } else { String::new() };
     format!(
         r#""result":{{"resultType":"complete",{next}"ttlMs":3600000,"cacheScope":"public","tools":[{}]}}"#,
         tools.join(",")

@@ -30,15 +30,9 @@ struct Head {
 impl Connection {
     /// Connects.
     pub async fn open(address: SocketAddr) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(address)
-            .await
-            .with_context(|| format!("connecting to {address}"))?;
+        let stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
-            buffer: vec![0; 256 * 1024],
-            filled: 0,
-        })
+        Ok(Self { stream, buffer: vec![0; 256 * 1024], filled: 0 })
     }
 
     /// Sends a whole request and reads its whole answer.
@@ -66,10 +60,7 @@ impl Connection {
                 self.fill().await?;
             },
         };
-        Ok(Answer {
-            status: head.status,
-            body: &self.buffer[head.body_start..end],
-        })
+        Ok(Answer { status: head.status, body: &self.buffer[head.body_start..end] })
     }
 
     async fn fill(&mut self) -> anyhow::Result<()> {
@@ -91,11 +82,8 @@ fn head(bytes: &[u8]) -> anyhow::Result<Option<Head>> {
     };
     let text = std::str::from_utf8(&bytes[..end]).context("the head is not text")?;
     let mut lines = text.split("\r\n");
-    let status = lines
-        .next()
-        .and_then(|l| l.split(' ').nth(1))
-        .and_then(|s| s.parse().ok())
-        .context("no status line")?;
+    let status =
+        lines.next().and_then(|l| l.split(' ').nth(1)).and_then(|s| s.parse().ok()).context("no status line")?;
     let mut length = None;
     for line in lines {
         if let Some((name, value)) = line.split_once(':')
@@ -104,34 +92,20 @@ fn head(bytes: &[u8]) -> anyhow::Result<Option<Head>> {
             length = Some(value.trim().parse().context("content-length")?);
         }
     }
-    Ok(Some(Head {
-        status,
-        body_start: end + 4,
-        length,
-    }))
+    Ok(Some(Head { status, body_start: end + 4, length }))
 }
 
 /// The bytes of a POST of one JSON-RPC message of the 2026-07-28 revision, where every request stands alone.
-pub fn request(
-    address: SocketAddr,
-    path: &str,
-    token: Option<&str>,
-    method: &str,
-    params: &str,
-) -> Vec<u8> {
+pub fn request(address: SocketAddr, path: &str, token: Option<&str>, method: &str, params: &str) -> Vec<u8> {
     let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1"}}"#;
     let comma = if params.is_empty() { "" } else { "," };
-    let body = format!(
-        r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{{params}{comma}{meta}}}}}"#
-    );
+    let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{{params}{comma}{meta}}}}}"#);
     let name = params
         .split_once(r#""name":""#)
         .and_then(|(_, rest)| rest.split_once('"'))
         .map(|(name, _)| format!("Mcp-Name: {name}\r\n"))
         .unwrap_or_default();
-    let token = token
-        .map(|t| format!("Authorization: Bearer {t}\r\n"))
-        .unwrap_or_default();
+    let token = token.map(|t| format!("Authorization: Bearer {t}\r\n")).unwrap_or_default();
     format!(
         "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\n\
          MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: {method}\r\n{name}{token}Content-Length: {}\r\n\r\n{body}",

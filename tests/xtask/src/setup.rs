@@ -1,0 +1,209 @@
+//! What the tests need, installed: Debian packages, Node and Python packages from their lock files, the guests' target.
+//!
+//! Nothing is written into the checkout, and nothing depends on the cache: each folder in it is named by the hash of the
+//! lock file that it was made from, is made aside and moved into place whole, and can be deleted at any time.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::shell::{cache, find, quietly, root, stage};
+
+/// The oldest Node that the official client runs on.
+const NODE: u32 = 20;
+/// What is installed where Node is missing or older: a binary in an npm package.
+const NODE_PACKAGE: &str = "node@24.21.0";
+
+/// Where the installed parts are. The end-to-end tests read it as environment variables of the same meaning.
+#[derive(Serialize)]
+pub struct Parts {
+    /// The folder that holds `node_modules`: `PORTCULLIS_TEST_NODE`.
+    pub node: PathBuf,
+    /// The Node binary: `PORTCULLIS_TEST_NODE_BIN`.
+    pub node_bin: PathBuf,
+    /// The Python environment: `PORTCULLIS_TEST_VENV`.
+    pub venv: PathBuf,
+}
+
+impl Parts {
+    /// Hands the places to a test runner.
+    pub fn environment(&self, command: &mut Command) {
+        command.env("PORTCULLIS_TEST_NODE", &self.node);
+        command.env("PORTCULLIS_TEST_NODE_BIN", &self.node_bin);
+        command.env("PORTCULLIS_TEST_VENV", &self.venv);
+    }
+}
+
+/// `cargo xtask setup`.
+pub fn run(print: bool) -> anyhow::Result<()> {
+    let parts = install()?;
+    if print {
+        println!("{}", serde_json::to_string(&parts)?);
+    } else {
+        println!(
+            "node packages  {}\nnode           {}\npython         {}",
+            parts.node.display(),
+            parts.node_bin.display(),
+            parts.venv.display()
+        );
+    }
+    Ok(())
+}
+
+/// Installs whatever is missing.
+pub fn install() -> anyhow::Result<Parts> {
+    let cache = cache()?;
+    fs::create_dir_all(&cache).with_context(|| format!("making {}", cache.display()))?;
+    // Tests that run side by side may all come here first.
+    let lock = File::create(cache.join("setup.lock"))?;
+    lock.lock().context("waiting for another setup")?;
+    debian()?;
+    guests_target()?;
+    let node_bin = node_binary(&cache)?;
+    let node = node_packages(&cache, &node_bin)?;
+    let venv = python_packages(&cache)?;
+    Ok(Parts { node, node_bin, venv })
+}
+
+fn debian() -> anyhow::Result<()> {
+    let needs = [("nginx", "nginx-light"), ("git", "git"), ("npm", "npm"), ("python3", "python3-venv")];
+    let missing: Vec<&str> =
+        needs.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    let root = fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
+    if !root || find("apt-get").is_none() {
+        eprintln!("missing: {list}. Install them to run everything (Debian: apt-get install {list}).");
+        return Ok(());
+    }
+    stage(&format!("apt-get install {list}"), || {
+        let install = || {
+            let mut command = Command::new("apt-get");
+            command
+                .args(["install", "-y", "-q", "--no-install-recommends"])
+                .args(&missing)
+                .env("DEBIAN_FRONTEND", "noninteractive");
+            quietly(&mut command)
+        };
+        // A fresh machine has no lists yet, and mirrors fail now and then.
+        for _ in 0..3 {
+            if install().is_ok() {
+                return Ok(());
+            }
+            if let Err(error) = quietly(Command::new("apt-get").args(["update", "-q"])) {
+                eprintln!("{error}");
+            }
+        }
+        install()
+    })
+}
+
+fn guests_target() -> anyhow::Result<()> {
+    const TARGET: &str = "wasm32-wasip2";
+    let sysroot = Command::new("rustc").current_dir(root()).args(["--print", "sysroot"]).output().context("rustc")?;
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot.stdout).trim());
+    if sysroot.join("lib/rustlib").join(TARGET).is_dir() {
+        return Ok(());
+    }
+    stage("rustup target add", || quietly(Command::new("rustup").current_dir(root()).args(["target", "add", TARGET])))
+}
+
+fn node_binary(cache: &Path) -> anyhow::Result<PathBuf> {
+    if let Some(node) = find("node")
+        && let Ok(output) = Command::new(&node).arg("--version").output()
+    {
+        let version = String::from_utf8_lossy(&output.stdout);
+        let major = version.trim().trim_start_matches('v').split('.').next().and_then(|m| m.parse::<u32>().ok());
+        if major.is_some_and(|m| m >= NODE) {
+            return Ok(node);
+        }
+    }
+    let home = cache.join(NODE_PACKAGE.replace('@', "-"));
+    made(&home, "node", |aside| {
+        quietly(Command::new("npm").current_dir(aside).args([
+            "install",
+            "--no-audit",
+            "--no-fund",
+            "--prefix",
+            ".",
+            NODE_PACKAGE,
+        ]))
+    })?;
+    Ok(home.join("node_modules/node/bin/node"))
+}
+
+fn node_packages(cache: &Path, node: &Path) -> anyhow::Result<PathBuf> {
+    let from = root().join("tests/fixtures/node");
+    let lock = fs::read(from.join("package-lock.json"))?;
+    let home = cache.join(format!("node-{}", key(&[&lock])));
+    made(&home, "npm ci", |aside| {
+        for file in ["package.json", "package-lock.json"] {
+            fs::copy(from.join(file), aside.join(file))?;
+        }
+        let mut npm = Command::new("npm");
+        npm.current_dir(aside).args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]);
+        if let Some(bin) = node.parent() {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            npm.env("PATH", std::env::join_paths(std::iter::once(bin.to_owned()).chain(std::env::split_paths(&path)))?);
+        }
+        quietly(&mut npm)
+    })?;
+    Ok(home)
+}
+
+fn python_packages(cache: &Path) -> anyhow::Result<PathBuf> {
+    let python = ["python3", "python3.11", "python3.12", "python3.13"]
+        .into_iter()
+        .find_map(find)
+        .context("python3 is missing")?;
+    let from = root().join("tests/fixtures/python/requirements.txt");
+    let version = Command::new(&python).arg("--version").output()?.stdout;
+    let home = cache.join(format!("python-{}", key(&[&fs::read(&from)?, &version])));
+    // A virtual environment holds its own path, so it can't be moved: it is made in place, and a mark says that it is whole.
+    let mark = home.join("complete");
+    if !mark.exists() {
+        stage("python packages", || {
+            if home.exists() {
+                fs::remove_dir_all(&home)?;
+            }
+            quietly(Command::new(&python).args(["-m", "venv"]).arg(&home))?;
+            quietly(Command::new(home.join("bin/pip")).args(["install", "--no-deps", "-q", "-r"]).arg(&from))?;
+            fs::write(&mark, "")?;
+            Ok(())
+        })?;
+    }
+    Ok(home)
+}
+
+/// Makes a folder aside and moves it into place, unless it is there.
+fn made(home: &Path, name: &str, make: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    if home.is_dir() {
+        return Ok(());
+    }
+    let aside = home.with_extension("part");
+    if aside.exists() {
+        fs::remove_dir_all(&aside)?;
+    }
+    fs::create_dir_all(&aside)?;
+    stage(name, || make(&aside))?;
+    if let Err(error) = fs::rename(&aside, home) {
+        bail!("moving {} into place: {error}", home.display());
+    }
+    Ok(())
+}
+
+fn key(parts: &[&[u8]]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+    }
+    hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect()
+}
