@@ -27,9 +27,7 @@ impl Reach {
     pub(crate) fn of(url: &Url, allow_private: bool) -> Result<Self, String> {
         let reach = match url.host() {
             _ if allow_private => Self::Any,
-            Some(url::Host::Domain(name)) if name.eq_ignore_ascii_case("localhost") => {
-                Self::Loopback
-            }
+            Some(url::Host::Domain(name)) if name.eq_ignore_ascii_case("localhost") => Self::Loopback,
             Some(url::Host::Ipv4(ip)) if ip.is_loopback() => Self::Loopback,
             Some(url::Host::Ipv6(ip)) if ip.is_loopback() => Self::Loopback,
             _ => Self::Public,
@@ -110,10 +108,7 @@ pub(crate) struct GuardedResolver {
 
 impl GuardedResolver {
     pub(crate) fn new(reach: Reach) -> Self {
-        Self {
-            inner: GaiResolver::new(),
-            reach,
-        }
+        Self { inner: GaiResolver::new(), reach }
     }
 }
 
@@ -131,16 +126,9 @@ impl Service<Name> for GuardedResolver {
         let reach = self.reach;
         Box::pin(async move {
             let all: Vec<SocketAddr> = found.await?.collect();
-            let allowed: Vec<SocketAddr> = all
-                .iter()
-                .copied()
-                .filter(|a| reach.allows(a.ip()))
-                .collect();
+            let allowed: Vec<SocketAddr> = all.iter().copied().filter(|a| reach.allows(a.ip())).collect();
             if allowed.is_empty() && !all.is_empty() {
-                return Err(std::io::Error::new(
-                    std::io::ErrorKind::PermissionDenied,
-                    refusal(),
-                ));
+                return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, refusal()));
             }
             Ok(allowed.into_iter())
         })
@@ -153,13 +141,7 @@ mod tests {
 
     #[test]
     fn knows_public_addresses() {
-        for good in [
-            "1.1.1.1",
-            "8.8.8.8",
-            "2606:4700::1111",
-            "64:ff9b::808:808",
-            "::ffff:8.8.8.8",
-        ] {
+        for good in ["1.1.1.1", "8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8"] {
             assert!(is_public(good.parse().unwrap()), "{good}");
         }
         for bad in [

@@ -78,17 +78,10 @@ impl UpstreamError {
     /// Whether the server may have seen the request.
     pub fn sent(&self) -> Sent {
         match self {
-            Self::Connect(_)
-            | Self::Open { .. }
-            | Self::Launch(_)
-            | Self::Busy { .. }
-            | Self::ShuttingDown => Sent::No,
+            Self::Connect(_) | Self::Open { .. } | Self::Launch(_) | Self::Busy { .. } | Self::ShuttingDown => Sent::No,
             Self::Timeout { sent } | Self::Closed { sent } => *sent,
             // An authorization or rate refusal is a refusal of the whole request.
-            Self::Status {
-                code: 401 | 403 | 404 | 429,
-                ..
-            } => Sent::No,
+            Self::Status { code: 401 | 403 | 404 | 429, .. } => Sent::No,
             Self::Status { .. } | Self::Protocol(_) | Self::TooLarge { .. } => Sent::Maybe,
         }
     }
@@ -107,9 +100,7 @@ impl UpstreamError {
         match self {
             Self::Connect(_) | Self::Open { .. } => "server-unreachable",
             Self::Timeout { .. } => "server-timeout",
-            Self::Status {
-                code: 401 | 403, ..
-            } => "server-refused-credential",
+            Self::Status { code: 401 | 403, .. } => "server-refused-credential",
             Self::Status { .. } => "server-status",
             Self::Protocol(_) => "server-protocol",
             Self::TooLarge { .. } => "server-too-large",
@@ -122,46 +113,28 @@ impl UpstreamError {
 
     /// The fault that a caller is told.
     pub fn to_fault(&self, server: &str, tool: Option<&str>) -> Fault {
-        let mut fault = Fault::new(
-            self.side(),
-            self.code(),
-            format!("server \"{server}\": {self}"),
-        )
-        .server(server);
+        let mut fault = Fault::new(self.side(), self.code(), format!("server \"{server}\": {self}")).server(server);
         if let Some(tool) = tool {
             fault = fault.tool(tool);
         }
         match self {
             Self::Open { retry_after, .. } | Self::Busy { retry_after } => {
-                fault = fault
-                    .retry_after_ms(millis(*retry_after))
-                    .next("Try again in a moment");
+                fault = fault.retry_after_ms(millis(*retry_after)).next("Try again in a moment");
             }
-            Self::Status {
-                retry_after: Some(after),
-                ..
-            } => fault = fault.retry_after_ms(millis(*after)),
-            Self::Status {
-                code: 401 | 403, ..
-            } => {
-                fault = fault
-                    .next("Renew or replace the credential that this server's connection holds");
+            Self::Status { retry_after: Some(after), .. } => fault = fault.retry_after_ms(millis(*after)),
+            Self::Status { code: 401 | 403, .. } => {
+                fault = fault.next("Renew or replace the credential that this server's connection holds");
             }
             Self::Timeout { sent: Sent::Maybe } | Self::Closed { sent: Sent::Maybe } => {
-                fault = fault
-                    .next("The call may have been carried out: check before you send it again");
+                fault = fault.next("The call may have been carried out: check before you send it again");
             }
             Self::TooLarge { .. } => {
                 fault = fault.next("Ask for less, or raise spec.traffic.maxResponse of the server");
             }
             Self::Launch(LaunchError::Backoff { retry_after, .. }) => {
-                fault = fault
-                    .retry_after_ms(millis(*retry_after))
-                    .next(format!("See `portcullis logs {server}`"));
+                fault = fault.retry_after_ms(millis(*retry_after)).next(format!("See `portcullis logs {server}`"));
             }
-            Self::Launch(_) | Self::Closed { .. } => {
-                fault = fault.next(format!("See `portcullis logs {server}`"))
-            }
+            Self::Launch(_) | Self::Closed { .. } => fault = fault.next(format!("See `portcullis logs {server}`")),
             _ => {}
         }
         fault

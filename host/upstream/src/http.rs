@@ -98,14 +98,10 @@ impl HttpPeer {
         server: Arc<Server>,
         tls: &Arc<rustls::ClientConfig>,
     ) -> Result<Arc<Self>, UpstreamError> {
-        let reach =
-            Reach::of(&endpoint.url, endpoint.allow_private).map_err(UpstreamError::Connect)?;
+        let reach = Reach::of(&endpoint.url, endpoint.allow_private).map_err(UpstreamError::Connect)?;
         let mut url = endpoint.url.clone();
         url.set_fragment(None);
-        let uri = url
-            .as_str()
-            .parse()
-            .map_err(|_| UpstreamError::Connect("the URL is malformed".to_owned()))?;
+        let uri = url.as_str().parse().map_err(|_| UpstreamError::Connect("the URL is malformed".to_owned()))?;
         let mut http = HttpConnector::new_with_resolver(GuardedResolver::new(reach));
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -151,10 +147,7 @@ impl HttpPeer {
                     Some(session) => (session.version, Some(session)),
                 },
             };
-            match self
-                .call(&outgoing, version, session.as_ref(), deadline)
-                .await
-            {
+            match self.call(&outgoing, version, session.as_ref(), deadline).await {
                 Err(Refusal::SessionGone) if again => {
                     // The server answered 404 for the session: it has not looked at the request.
                     if let Some(gone) = &session {
@@ -167,32 +160,18 @@ impl HttpPeer {
                     again = false;
                 }
                 Err(Refusal::SessionGone | Refusal::OtherEra) => {
-                    return Err(UpstreamError::Status {
-                        code: 404,
-                        www_authenticate: None,
-                        retry_after: None,
-                    });
+                    return Err(UpstreamError::Status { code: 404, www_authenticate: None, retry_after: None });
                 }
                 Err(Refusal::Error(error)) => return Err(error),
                 Ok((first, mut answer)) => {
                     if first.is_answer() {
                         answer.finish();
                         drop(in_flight);
-                        return Ok(Incoming::Json {
-                            message: first,
-                            version,
-                        });
+                        return Ok(Incoming::Json { message: first, version });
                     }
-                    let held = Held {
-                        server: Some(in_flight),
-                        child: None,
-                    };
-                    let stream = MessageStream {
-                        first: Some(first),
-                        source: Source::Http(Box::new(answer)),
-                        done: false,
-                        held,
-                    };
+                    let held = Held { server: Some(in_flight), child: None };
+                    let stream =
+                        MessageStream { first: Some(first), source: Source::Http(Box::new(answer)), done: false, held };
                     return Ok(Incoming::Stream { stream, version });
                 }
             }
@@ -208,11 +187,7 @@ impl HttpPeer {
         deadline: Instant,
     ) -> Result<(Message, HttpAnswer), Refusal> {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
-        let body = outgoing.body.build(&Wire {
-            id,
-            version,
-            progress: outgoing.progress.then_some(id),
-        });
+        let body = outgoing.body.build(&Wire { id, version, progress: outgoing.progress.then_some(id) });
         let head = Head {
             method: outgoing.method,
             name: outgoing.name,
@@ -245,18 +220,16 @@ impl HttpPeer {
         match refused {
             Reply::Rpc(message) => {
                 // 2026-07-28: this revision is not spoken any more. It was not executed.
-                if version.era() == Era::Modern
-                    && message.kind == MessageKind::Error
-                    && rpc_code(&message) == -32022
-                {
+                if version.era() == Era::Modern && message.kind == MessageKind::Error && rpc_code(&message) == -32022 {
                     return Err(Refusal::OtherEra);
                 }
                 Ok((message, answer))
             }
-            Reply::Status(UpstreamError::Status {
-                code: 400 | 404 | 405 | 406,
-                ..
-            }) if version.era() == Era::Modern => Err(Refusal::OtherEra),
+            Reply::Status(UpstreamError::Status { code: 400 | 404 | 405 | 406, .. })
+                if version.era() == Era::Modern =>
+            {
+                Err(Refusal::OtherEra)
+            }
             Reply::Status(error) => Err(error.into()),
         }
     }
@@ -281,14 +254,8 @@ impl HttpPeer {
         }
         // After the others, so that none of them can change what the protocol says.
         map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        map.insert(
-            ACCEPT,
-            HeaderValue::from_static("application/json, text/event-stream"),
-        );
-        map.insert(
-            USER_AGENT,
-            HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION"))),
-        );
+        map.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        map.insert(USER_AGENT, HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION"))));
         if let Some(version) = head.version {
             for (name, value) in headers::upstream_headers(head.method, head.name, version) {
                 map.insert(name, value);
@@ -321,25 +288,14 @@ impl HttpPeer {
     }
 
     /// Sends a message that nobody waits for.
-    fn aside(
-        self: &Arc<Self>,
-        session: Option<Arc<Session>>,
-        headers: Vec<(HeaderName, HeaderValue)>,
-        body: Vec<u8>,
-    ) {
+    fn aside(self: &Arc<Self>, session: Option<Arc<Session>>, headers: Vec<(HeaderName, HeaderValue)>, body: Vec<u8>) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
         let peer = self.clone();
         runtime.spawn(async move {
             let version = session.as_ref().map(|s| s.version);
-            let head = Head {
-                method: "",
-                name: None,
-                version,
-                session: session.as_deref(),
-                headers: &headers,
-            };
+            let head = Head { method: "", name: None, version, session: session.as_deref(), headers: &headers };
             if let Err(error) = peer.post(&head, body.into(), Instant::now() + ASIDE).await {
                 tracing::debug!(server = peer.name, %error, "a message aside was not delivered");
             }
@@ -376,10 +332,7 @@ impl Cancel {
         headers: &[(HeaderName, HeaderValue)],
         id: u64,
     ) -> Self {
-        Self {
-            armed: session.map(|s| (peer.clone(), s.clone(), headers.to_vec())),
-            id,
-        }
+        Self { armed: session.map(|s| (peer.clone(), s.clone(), headers.to_vec())), id }
     }
 
     pub(crate) fn disarm(mut self) {
@@ -414,18 +367,11 @@ pub(crate) fn rpc_code(message: &Message) -> i64 {
 
 /// What a refusal by status says besides its number.
 fn status_error(response: &Response<HyperBody>) -> UpstreamError {
-    let text = |name| {
-        response
-            .headers()
-            .get(name)
-            .and_then(|v: &HeaderValue| v.to_str().ok())
-    };
+    let text = |name| response.headers().get(name).and_then(|v: &HeaderValue| v.to_str().ok());
     UpstreamError::Status {
         code: response.status().as_u16(),
         www_authenticate: text(WWW_AUTHENTICATE).map(|v| v.chars().take(1024).collect()),
-        retry_after: text(RETRY_AFTER)
-            .and_then(|v| v.parse().ok())
-            .map(Duration::from_secs),
+        retry_after: text(RETRY_AFTER).and_then(|v| v.parse().ok()).map(Duration::from_secs),
     }
 }
 

@@ -37,13 +37,7 @@ pub struct LaunchSpec {
 impl LaunchSpec {
     /// A process that carries nobody's values.
     pub fn plain(process: Arc<Process>) -> Self {
-        Self {
-            process,
-            values: BTreeMap::new(),
-            env: Vec::new(),
-            args: Vec::new(),
-            files: Vec::new(),
-        }
+        Self { process, values: BTreeMap::new(), env: Vec::new(), args: Vec::new(), files: Vec::new() }
     }
 }
 
@@ -96,24 +90,22 @@ pub struct Pipes {
     pub stdout: Box<dyn AsyncRead + Send + Unpin>,
     /// Keeps the child; dropping it ends the child.
     pub child: Box<dyn Child>,
+    /// Fires when the child is to take no new calls and to be let go of after its last one: a restart or a stop.
+    pub leave: tokio::sync::oneshot::Receiver<()>,
 }
 
 /// A handle on a running child. Dropping it ends the child and all that it started.
 pub trait Child: Send + Sync {
     /// The child spoke MCP: it counts as healthy from here on.
     fn ready(&self);
-    /// Something went wrong that the child survived, in words for `status`.
+    /// Something went wrong, in words for `status`. When the child is dropped after this, its end counts as a failure.
     fn degraded(&self, reason: &str);
 }
 
 /// Whoever starts processes.
 pub trait Launcher: Send + Sync {
     /// Starts the process of this key, or says why not. Called for one key at a time.
-    fn launch(
-        &self,
-        key: &LaunchKey,
-        spec: &LaunchSpec,
-    ) -> BoxFuture<'static, Result<Pipes, LaunchError>>;
+    fn launch(&self, key: &LaunchKey, spec: &LaunchSpec) -> BoxFuture<'static, Result<Pipes, LaunchError>>;
 }
 
 /// A launcher that starts nothing, for a gateway without processes.
@@ -121,16 +113,8 @@ pub trait Launcher: Send + Sync {
 pub struct NoLauncher;
 
 impl Launcher for NoLauncher {
-    fn launch(
-        &self,
-        _: &LaunchKey,
-        _: &LaunchSpec,
-    ) -> BoxFuture<'static, Result<Pipes, LaunchError>> {
-        Box::pin(async {
-            Err(LaunchError::Invalid(
-                "this gateway runs no processes".to_owned(),
-            ))
-        })
+    fn launch(&self, _: &LaunchKey, _: &LaunchSpec) -> BoxFuture<'static, Result<Pipes, LaunchError>> {
+        Box::pin(async { Err(LaunchError::Invalid("this gateway runs no processes".to_owned())) })
     }
 }
 

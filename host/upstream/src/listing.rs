@@ -76,56 +76,34 @@ pub(crate) async fn list_tools(
     deadline: Instant,
 ) -> Result<Listing, UpstreamError> {
     let limit = peer.traffic().max_response.get();
-    let mut listing = Listing {
-        tools: Vec::new(),
-        ttl: None,
-        public: true,
-        version: Version::LATEST,
-    };
+    let mut listing = Listing { tools: Vec::new(), ttl: None, public: true, version: Version::LATEST };
     let mut seen = HashSet::new();
     let mut cursors = HashSet::new();
     let mut members = String::new();
     let mut bytes = 0u64;
     for _ in 0..MAX_PAGES {
-        let body = Params {
-            method: "tools/list",
-            members: &members,
-        };
-        let outgoing = Outgoing {
-            method: "tools/list",
-            name: None,
-            body: &body,
-            headers,
-            deadline,
-            progress: false,
-        };
+        let body = Params { method: "tools/list", members: &members };
+        let outgoing = Outgoing { method: "tools/list", name: None, body: &body, headers, deadline, progress: false };
         let (message, version) = match peer.send(outgoing).await? {
             Incoming::Json { message, version } => (message, version),
-            Incoming::Stream {
-                mut stream,
-                version,
-            } => (stream.answer().await?, version),
+            Incoming::Stream { mut stream, version } => (stream.answer().await?, version),
         };
         listing.version = version;
         if message.kind == MessageKind::Error {
-            let code =
-                serde_json::from_str::<RpcError>(message.payload_text()).map_or(0, |e| e.code);
+            let code = serde_json::from_str::<RpcError>(message.payload_text()).map_or(0, |e| e.code);
             // A server without tools may not know the method.
             if code == -32601 && listing.tools.is_empty() {
                 listing.public = false;
                 return Ok(listing);
             }
-            return Err(UpstreamError::Protocol(format!(
-                "tools/list was answered with error {code}"
-            )));
+            return Err(UpstreamError::Protocol(format!("tools/list was answered with error {code}")));
         }
         bytes = bytes.saturating_add(message.body.len() as u64);
         if bytes > limit {
             return Err(UpstreamError::TooLarge { limit });
         }
-        let page: Page<'_> = serde_json::from_str(message.payload_text()).map_err(|_| {
-            UpstreamError::Protocol("the result of tools/list is malformed".to_owned())
-        })?;
+        let page: Page<'_> = serde_json::from_str(message.payload_text())
+            .map_err(|_| UpstreamError::Protocol("the result of tools/list is malformed".to_owned()))?;
         if let Some(ms) = page.ttl_ms {
             let ttl = Duration::from_millis(ms);
             listing.ttl = Some(listing.ttl.map_or(ttl, |t| t.min(ttl)));
@@ -137,29 +115,20 @@ pub(crate) async fn list_tools(
                 continue;
             };
             if listing.tools.len() >= MAX_TOOLS {
-                return Err(UpstreamError::Protocol(format!(
-                    "more than {MAX_TOOLS} tools"
-                )));
+                return Err(UpstreamError::Protocol(format!("more than {MAX_TOOLS} tools")));
             }
             if seen.insert(named.name.clone()) {
                 // Copied: a slice would keep the whole page for as long as one of its tools is kept.
-                listing.tools.push(Tool {
-                    name: named.name,
-                    raw: Bytes::copy_from_slice(raw.get().as_bytes()),
-                });
+                listing.tools.push(Tool { name: named.name, raw: Bytes::copy_from_slice(raw.get().as_bytes()) });
             }
         }
         let Some(cursor) = page.next_cursor.filter(|c| !c.is_empty()) else {
             return Ok(listing);
         };
         if cursor.len() > 64 << 10 || !cursors.insert(cursor.clone()) {
-            return Err(UpstreamError::Protocol(
-                "tools/list gave the same cursor twice".to_owned(),
-            ));
+            return Err(UpstreamError::Protocol("tools/list gave the same cursor twice".to_owned()));
         }
         members = format!(r#""cursor":{}"#, serde_json::Value::String(cursor));
     }
-    Err(UpstreamError::Protocol(format!(
-        "tools/list has more than {MAX_PAGES} pages"
-    )))
+    Err(UpstreamError::Protocol(format!("tools/list has more than {MAX_PAGES} pages")))
 }

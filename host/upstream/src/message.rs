@@ -68,13 +68,8 @@ impl Message {
     /// In words, when it is no JSON-RPC message: not JSON, not an object, a member twice, or neither answer nor call.
     pub fn parse(body: Bytes) -> Result<Self, String> {
         let (kind, id, payload, token) = {
-            let scan: Scan<'_> = serde_json::from_slice(&body).map_err(|e| {
-                format!(
-                    "not a JSON-RPC message ({:?} error at byte {})",
-                    e.classify(),
-                    e.column()
-                )
-            })?;
+            let scan: Scan<'_> = serde_json::from_slice(&body)
+                .map_err(|e| format!("not a JSON-RPC message ({:?} error at byte {})", e.classify(), e.column()))?;
             let at = |raw: &RawValue| range(&body, raw.get());
             let id = scan.id.map(at);
             let mut token = None;
@@ -89,31 +84,19 @@ impl Message {
                             .params
                             .and_then(|p| serde_json::from_str::<ProgressParams<'_>>(p.get()).ok())
                             .map(|p| at(p.token));
-                        if token.is_some() {
-                            MessageKind::Progress
-                        } else {
-                            MessageKind::Notification
-                        }
+                        if token.is_some() { MessageKind::Progress } else { MessageKind::Notification }
                     } else {
                         MessageKind::Notification
                     };
                     (kind, scan.params.map(at).unwrap_or_default())
                 }
                 _ => {
-                    return Err(
-                        "a message that is neither answer, request nor notification".to_owned()
-                    );
+                    return Err("a message that is neither answer, request nor notification".to_owned());
                 }
             };
             (kind, id, payload, token)
         };
-        Ok(Self {
-            body,
-            kind,
-            id,
-            payload,
-            token,
-        })
+        Ok(Self { body, kind, id, payload, token })
     }
 
     /// Whether it ends the call.
@@ -151,25 +134,15 @@ impl Message {
         match &self.id {
             Some(at) => self.splice(at, id),
             None => {
-                let member = if self.kind == MessageKind::Error {
-                    "error"
-                } else {
-                    "result"
-                };
-                format!(
-                    r#"{{"jsonrpc":"2.0","id":{id},"{member}":{}}}"#,
-                    self.payload_text()
-                )
-                .into_bytes()
+                let member = if self.kind == MessageKind::Error { "error" } else { "result" };
+                format!(r#"{{"jsonrpc":"2.0","id":{id},"{member}":{}}}"#, self.payload_text()).into_bytes()
             }
         }
     }
 
     /// The progress notification with another token, everything else byte for byte. `token` is raw JSON text.
     pub fn with_token(&self, token: &str) -> Vec<u8> {
-        self.token
-            .as_ref()
-            .map_or_else(|| self.body.to_vec(), |at| self.splice(at, token))
+        self.token.as_ref().map_or_else(|| self.body.to_vec(), |at| self.splice(at, token))
     }
 
     fn splice(&self, at: &Range<usize>, text: &str) -> Vec<u8> {
@@ -206,8 +179,7 @@ pub(crate) fn refuse(request: &Message) -> Vec<u8> {
 
 /// `notifications/cancelled` for one of our ids.
 pub(crate) fn cancelled(id: u64) -> Vec<u8> {
-    let mut out =
-        br#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"#.to_vec();
+    let mut out = br#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"#.to_vec();
     write_number(id, &mut out);
     out.extend_from_slice(br#","reason":"the caller went away"}}"#);
     out
@@ -293,9 +265,7 @@ impl MessageStream {
                 other => return other,
             }
         }
-        Err(UpstreamError::Closed {
-            sent: crate::error::Sent::Maybe,
-        })
+        Err(UpstreamError::Closed { sent: crate::error::Sent::Maybe })
     }
 }
 
@@ -311,65 +281,32 @@ mod tests {
     fn keeps_every_byte_but_the_id() {
         let odd = r#"{ "result" : {"n":12345678901234567890123, "x":1.10,"id":7}, "jsonrpc":"2.0", "vendor":[1], "id" : 42 }"#;
         let message = parse(odd).unwrap();
-        assert_eq!(
-            (message.kind, message.our_id()),
-            (MessageKind::Result, Some(42))
-        );
-        assert_eq!(
-            String::from_utf8(message.with_id("\"a\"")).unwrap(),
-            odd.replace(": 42", ": \"a\"")
-        );
+        assert_eq!((message.kind, message.our_id()), (MessageKind::Result, Some(42)));
+        assert_eq!(String::from_utf8(message.with_id("\"a\"")).unwrap(), odd.replace(": 42", ": \"a\""));
     }
 
     #[test]
     fn tells_kinds_apart() {
         for (text, kind) in [
-            (
-                r#"{"jsonrpc":"2.0","id":1,"error":{"code":1}}"#,
-                MessageKind::Error,
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":null,"error":{"code":1}}"#,
-                MessageKind::Error,
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#,
-                MessageKind::Request,
-            ),
-            (
-                r#"{"jsonrpc":"2.0","method":"notifications/message"}"#,
-                MessageKind::Notification,
-            ),
-            (
-                r#"{"method":"notifications/progress","params":{"progressToken":9,"progress":1}}"#,
-                MessageKind::Progress,
-            ),
+            (r#"{"jsonrpc":"2.0","id":1,"error":{"code":1}}"#, MessageKind::Error),
+            (r#"{"jsonrpc":"2.0","id":null,"error":{"code":1}}"#, MessageKind::Error),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, MessageKind::Request),
+            (r#"{"jsonrpc":"2.0","method":"notifications/message"}"#, MessageKind::Notification),
+            (r#"{"method":"notifications/progress","params":{"progressToken":9,"progress":1}}"#, MessageKind::Progress),
         ] {
             assert_eq!(parse(text).unwrap().kind, kind, "{text}");
         }
-        let progress = parse(
-            r#"{"method":"notifications/progress","params":{"progressToken":9,"progress":1}}"#,
-        )
-        .unwrap();
+        let progress =
+            parse(r#"{"method":"notifications/progress","params":{"progressToken":9,"progress":1}}"#).unwrap();
         assert_eq!(progress.our_token(), Some(9));
-        assert!(
-            String::from_utf8(progress.with_token("\"t\""))
-                .unwrap()
-                .contains(r#""progressToken":"t","#)
-        );
+        assert!(String::from_utf8(progress.with_token("\"t\"")).unwrap().contains(r#""progressToken":"t","#));
     }
 
     #[test]
     fn refuses_what_is_no_message() {
-        for text in [
-            "",
-            "[]",
-            "1",
-            "{}",
-            r#"{"id":1,"id":2,"result":{}}"#,
-            r#"{"id":1,"result":{},"error":{}}"#,
-            r#"{"id":1"#,
-        ] {
+        for text in
+            ["", "[]", "1", "{}", r#"{"id":1,"id":2,"result":{}}"#, r#"{"id":1,"result":{},"error":{}}"#, r#"{"id":1"#]
+        {
             assert!(parse(text).is_err(), "{text}");
         }
         assert!(Message::parse(Bytes::from_static(b"{\"id\":1,\"result\":\"\xff\"}")).is_err());
@@ -380,10 +317,6 @@ mod tests {
         let ping = parse(r#"{"id":"p","method":"ping"}"#).unwrap();
         assert_eq!(refuse(&ping), br#"{"jsonrpc":"2.0","id":"p","result":{}}"#);
         let sampling = parse(r#"{"id":3,"method":"sampling/createMessage","params":{}}"#).unwrap();
-        assert!(
-            String::from_utf8(refuse(&sampling))
-                .unwrap()
-                .contains("-32601")
-        );
+        assert!(String::from_utf8(refuse(&sampling)).unwrap().contains("-32601"));
     }
 }

@@ -56,29 +56,18 @@ impl Body for Spliced<'_> {
     fn build(&self, wire: &Wire) -> Bytes {
         let meta = match wire.version.era() {
             Era::Legacy => MetaEdit::Legacy,
-            Era::Modern => MetaEdit::Modern {
-                version: wire.version.as_str(),
-                capabilities: "{}",
-                client_info: Some(CLIENT_INFO),
-            },
+            Era::Modern => {
+                MetaEdit::Modern { version: wire.version.as_str(), capabilities: "{}", client_info: Some(CLIENT_INFO) }
+            }
         };
         let progress_token = wire.progress.map(Raw::Number);
-        let edit = RequestEdit {
-            id: Some(Raw::Number(wire.id)),
-            progress_token,
-            meta,
-            ..self.edit
-        };
+        let edit = RequestEdit { id: Some(Raw::Number(wire.id)), progress_token, meta, ..self.edit };
         splice::request(self.message, &edit)
     }
 }
 
 /// Who we are, as a JSON object.
-pub(crate) const CLIENT_INFO: &str = concat!(
-    r#"{"name":"portcullis","version":""#,
-    env!("CARGO_PKG_VERSION"),
-    r#""}"#
-);
+pub(crate) const CLIENT_INFO: &str = concat!(r#"{"name":"portcullis","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#);
 
 /// A request of our own: a method and its parameters.
 #[derive(Clone, Copy, Debug)]
@@ -140,15 +129,7 @@ mod tests {
     #[test]
     fn writes_both_eras() {
         let write = |version, members| {
-            let out = Params {
-                method: "tools/list",
-                members,
-            }
-            .build(&Wire {
-                id: u64::MAX,
-                version,
-                progress: None,
-            });
+            let out = Params { method: "tools/list", members }.build(&Wire { id: u64::MAX, version, progress: None });
             serde_json::from_slice::<serde_json::Value>(&out).unwrap()
         };
         let old = write(Version::V2025_11_25, "");
@@ -156,9 +137,6 @@ mod tests {
         assert_eq!(old["params"], serde_json::json!({}));
         let new = write(Version::V2026_07_28, r#""cursor":"c""#);
         assert_eq!(new["params"]["cursor"], "c");
-        assert_eq!(
-            new["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"],
-            "2026-07-28"
-        );
+        assert_eq!(new["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"], "2026-07-28");
     }
 }

@@ -52,9 +52,7 @@ impl Server {
     pub(crate) fn admit(self: &Arc<Self>) -> Result<InFlight, UpstreamError> {
         if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.limit {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
-            return Err(UpstreamError::Busy {
-                retry_after: Duration::from_millis(250),
-            });
+            return Err(UpstreamError::Busy { retry_after: Duration::from_millis(250) });
         }
         Ok(InFlight(self.clone()))
     }
@@ -73,19 +71,12 @@ impl Server {
         let open_for = u64::try_from(OPEN_FOR.as_millis()).unwrap_or(u64::MAX);
         let since = now.saturating_sub(failed);
         if since >= open_for
-            && self
-                .failed_at
-                .compare_exchange(failed, now, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+            && self.failed_at.compare_exchange(failed, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
             return Ok(());
         }
         Err(UpstreamError::Open {
-            reason: self
-                .reason
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
+            reason: self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             retry_after: Duration::from_millis(open_for.saturating_sub(since).max(1)),
         })
     }
@@ -110,8 +101,7 @@ impl Server {
     }
 
     pub(crate) fn learn(&self, era: Era) {
-        self.era
-            .store(if era == Era::Legacy { 1 } else { 2 }, Ordering::Relaxed);
+        self.era.store(if era == Era::Legacy { 1 } else { 2 }, Ordering::Relaxed);
     }
 
     /// The server spoke another era than remembered, so it was exchanged: the next call probes again.
@@ -120,9 +110,7 @@ impl Server {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.born.elapsed().as_millis())
-            .unwrap_or(u64::MAX)
-            .saturating_add(1)
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
 }
 
@@ -144,9 +132,7 @@ mod tests {
         let server = Server::new(1);
         assert!(server.check().is_ok());
         server.connect_failed("refused");
-        assert!(
-            matches!(server.check(), Err(UpstreamError::Open { reason, .. }) if reason == "refused")
-        );
+        assert!(matches!(server.check(), Err(UpstreamError::Open { reason, .. }) if reason == "refused"));
         server.connect_worked();
         assert!(server.check().is_ok());
     }

@@ -85,25 +85,13 @@ impl StdioPeer {
         outgoing: Outgoing<'_>,
         in_flight: InFlight,
     ) -> Result<Incoming, UpstreamError> {
-        let place = self
-            .place(
-                outgoing
-                    .deadline
-                    .min(Instant::now() + self.traffic.timeout.get()),
-            )
-            .await?;
+        let place = self.place(outgoing.deadline.min(Instant::now() + self.traffic.timeout.get())).await?;
         for attempt in 0.. {
             let child = self.child(outgoing.deadline).await?;
             // Time runs for the call itself from here on: a start that took long is not the call's fault.
-            let deadline = outgoing
-                .deadline
-                .min(Instant::now() + self.traffic.timeout.get());
+            let deadline = outgoing.deadline.min(Instant::now() + self.traffic.timeout.get());
             let (id, version) = (child.next_id(), child.version());
-            let body = outgoing.body.build(&Wire {
-                id,
-                version,
-                progress: outgoing.progress.then_some(id),
-            });
+            let body = outgoing.body.build(&Wire { id, version, progress: outgoing.progress.then_some(id) });
             let mut call = match child.call(id, body, outgoing.progress, deadline).await {
                 // The child ended between two calls, and this one never reached it.
                 Err(UpstreamError::Closed { sent: Sent::No }) if attempt == 0 => continue,
@@ -111,21 +99,10 @@ impl StdioPeer {
             };
             let first = call.next().await?;
             if first.is_answer() {
-                return Ok(Incoming::Json {
-                    message: first,
-                    version,
-                });
+                return Ok(Incoming::Json { message: first, version });
             }
-            let held = Held {
-                server: Some(in_flight),
-                child: Some(place),
-            };
-            let stream = MessageStream {
-                first: Some(first),
-                source: Source::Stdio(Box::new(call)),
-                done: false,
-                held,
-            };
+            let held = Held { server: Some(in_flight), child: Some(place) };
+            let stream = MessageStream { first: Some(first), source: Source::Stdio(Box::new(call)), done: false, held };
             return Ok(Incoming::Stream { stream, version });
         }
         Err(UpstreamError::Closed { sent: Sent::No })
@@ -137,19 +114,13 @@ impl StdioPeer {
             return Ok(place);
         }
         let _waiting = Waiting::new(&self.waiting);
-        if self.waiting.load(Ordering::Relaxed)
-            > self.spec.process.max_in_flight.saturating_mul(QUEUE_FACTOR)
-        {
-            return Err(UpstreamError::Busy {
-                retry_after: Duration::from_secs(1),
-            });
+        if self.waiting.load(Ordering::Relaxed) > self.spec.process.max_in_flight.saturating_mul(QUEUE_FACTOR) {
+            return Err(UpstreamError::Busy { retry_after: Duration::from_secs(1) });
         }
         match tokio::time::timeout_at(deadline.into(), self.places.clone().acquire_owned()).await {
             Ok(Ok(place)) => Ok(place),
             Ok(Err(_)) => Err(UpstreamError::ShuttingDown),
-            Err(_) => Err(UpstreamError::Busy {
-                retry_after: Duration::from_secs(1),
-            }),
+            Err(_) => Err(UpstreamError::Busy { retry_after: Duration::from_secs(1) }),
         }
     }
 
@@ -196,12 +167,7 @@ impl StdioPeer {
 
     async fn launch(&self) -> Result<Arc<Child>, UpstreamError> {
         let pipes = self.launcher.launch(&self.key, &self.spec).await?;
-        let child = Child::run(
-            self.key.clone(),
-            pipes,
-            self.traffic.max_response.as_usize(),
-            self.changes.clone(),
-        );
+        let child = Child::run(self.key.clone(), pipes, self.traffic.max_response.as_usize(), self.changes.clone());
         match handshake::shake(&child, self.server.era(), self.start_timeout()).await {
             Ok(era) => {
                 self.server.learn(era);

@@ -42,12 +42,7 @@ pub struct Options {
 impl Options {
     /// The usual figures.
     pub fn new(launcher: Arc<dyn Launcher>) -> Self {
-        Self {
-            launcher,
-            tls: None,
-            max_peers: 10_000,
-            idle: Duration::from_secs(600),
-        }
+        Self { launcher, tls: None, max_peers: 10_000, idle: Duration::from_secs(600) }
     }
 }
 
@@ -108,12 +103,7 @@ impl Upstreams {
     /// # Errors
     /// When the URL may not be reached.
     pub fn peer(&self, target: &Target) -> Result<Arc<Peer>, UpstreamError> {
-        if let Some(peer) = self
-            .peers
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&target.key)
-        {
+        if let Some(peer) = self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&target.key) {
             return Ok(peer.clone());
         }
         let server = self.server(target);
@@ -122,21 +112,15 @@ impl Upstreams {
             return Ok(peer.clone());
         }
         if peers.len() >= self.options.max_peers
-            && let Some(oldest) = peers
-                .iter()
-                .min_by_key(|(_, p)| p.used.load(Ordering::Relaxed))
-                .map(|(k, _)| k.clone())
+            && let Some(oldest) =
+                peers.iter().min_by_key(|(_, p)| p.used.load(Ordering::Relaxed)).map(|(k, _)| k.clone())
         {
             peers.remove(&oldest);
         }
         let transport = match &target.endpoint {
-            Endpoint::Http(endpoint) => Transport::Http(HttpPeer::new(
-                &target.key,
-                endpoint,
-                &target.traffic,
-                server.clone(),
-                &self.tls,
-            )?),
+            Endpoint::Http(endpoint) => {
+                Transport::Http(HttpPeer::new(&target.key, endpoint, &target.traffic, server.clone(), &self.tls)?)
+            }
             Endpoint::Stdio(spec) => Transport::Stdio(StdioPeer::new(
                 target.key.clone(),
                 spec.clone(),
@@ -148,24 +132,13 @@ impl Upstreams {
         };
         let used = AtomicU64::new(millis(self.born.elapsed()));
         let (key, traffic) = (target.key.clone(), target.traffic.clone());
-        let peer = Arc::new(Peer {
-            key,
-            traffic,
-            server,
-            transport,
-            born: self.born,
-            used,
-        });
+        let peer = Arc::new(Peer { key, traffic, server, transport, born: self.born, used });
         peers.insert(target.key.clone(), peer.clone());
         Ok(peer)
     }
 
     fn server(&self, target: &Target) -> Arc<Server> {
-        let key = (
-            target.key.tenant.clone(),
-            target.key.server.clone(),
-            target.key.generation,
-        );
+        let key = (target.key.tenant.clone(), target.key.server.clone(), target.key.generation);
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(server) = servers.get(&key).and_then(Weak::upgrade) {
             return server;
@@ -180,11 +153,7 @@ impl Upstreams {
     ///
     /// # Errors
     /// As [`Peer::send`].
-    pub async fn send(
-        &self,
-        target: &Target,
-        outgoing: Outgoing<'_>,
-    ) -> Result<Incoming, UpstreamError> {
+    pub async fn send(&self, target: &Target, outgoing: Outgoing<'_>) -> Result<Incoming, UpstreamError> {
         self.peer(target)?.send(outgoing).await
     }
 
@@ -209,26 +178,20 @@ impl Upstreams {
     /// Drops the peers that `keep` does not want: their sessions and children end when their last call does.
     pub fn retain(&self, keep: impl Fn(&TargetKey) -> bool) {
         let mut gone = Vec::new();
-        self.peers
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|key, peer| {
-                let kept = keep(key);
-                if !kept {
-                    gone.push(peer.clone());
-                }
-                kept
-            });
+        self.peers.write().unwrap_or_else(PoisonError::into_inner).retain(|key, peer| {
+            let kept = keep(key);
+            if !kept {
+                gone.push(peer.clone());
+            }
+            kept
+        });
         // Dropped outside the lock: the last one closes its session.
         drop(gone);
     }
 
     /// How many peers there are.
     pub fn len(&self) -> usize {
-        self.peers
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Whether there are none.
@@ -240,18 +203,15 @@ impl Upstreams {
         let now = millis(self.born.elapsed());
         let idle = millis(self.options.idle);
         let mut gone = Vec::new();
-        self.peers
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|_, peer| {
-                let stale = matches!(peer.transport, Transport::Http(_))
-                    && Arc::strong_count(peer) == 1
-                    && now.saturating_sub(peer.used.load(Ordering::Relaxed)) > idle;
-                if stale {
-                    gone.push(peer.clone());
-                }
-                !stale
-            });
+        self.peers.write().unwrap_or_else(PoisonError::into_inner).retain(|_, peer| {
+            let stale = matches!(peer.transport, Transport::Http(_))
+                && Arc::strong_count(peer) == 1
+                && now.saturating_sub(peer.used.load(Ordering::Relaxed)) > idle;
+            if stale {
+                gone.push(peer.clone());
+            }
+            !stale
+        });
         drop(gone);
     }
 }
@@ -272,8 +232,7 @@ impl Peer {
     /// # Errors
     /// [`UpstreamError`]; [`UpstreamError::sent`] says whether the server may have seen the request.
     pub async fn send(&self, outgoing: Outgoing<'_>) -> Result<Incoming, UpstreamError> {
-        self.used
-            .store(millis(self.born.elapsed()), Ordering::Relaxed);
+        self.used.store(millis(self.born.elapsed()), Ordering::Relaxed);
         let in_flight = self.server.admit()?;
         match &self.transport {
             Transport::Http(peer) => peer.send(outgoing, in_flight).await,
@@ -285,20 +244,12 @@ impl Peer {
     ///
     /// # Errors
     /// As [`Peer::send`]; [`UpstreamError::Protocol`] when the list is malformed or has no end.
-    pub async fn list_tools(
-        &self,
-        headers: &[(HeaderName, HeaderValue)],
-    ) -> Result<Listing, UpstreamError> {
+    pub async fn list_tools(&self, headers: &[(HeaderName, HeaderValue)]) -> Result<Listing, UpstreamError> {
         let patience = match &self.transport {
             Transport::Http(_) => Duration::ZERO,
             Transport::Stdio(peer) => peer.start_timeout(),
         };
-        listing::list_tools(
-            self,
-            headers,
-            Instant::now() + self.traffic.timeout.get().max(patience),
-        )
-        .await
+        listing::list_tools(self, headers, Instant::now() + self.traffic.timeout.get().max(patience)).await
     }
 
     /// Whose peer it is.

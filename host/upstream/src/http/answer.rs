@@ -49,21 +49,9 @@ impl HttpAnswer {
         cancel: Cancel,
     ) -> Self {
         let stream = content_type(&response, "text/event-stream");
-        let events = stream.then(|| {
-            (
-                Decoder::new(usize::try_from(peer.limit).unwrap_or(usize::MAX)),
-                Vec::new().into_iter(),
-            )
-        });
-        Self {
-            peer,
-            response: Some(response),
-            events,
-            received: 0,
-            id,
-            deadline,
-            cancel: Some(cancel),
-        }
+        let events =
+            stream.then(|| (Decoder::new(usize::try_from(peer.limit).unwrap_or(usize::MAX)), Vec::new().into_iter()));
+        Self { peer, response: Some(response), events, received: 0, id, deadline, cancel: Some(cancel) }
     }
 
     /// The call is over: nothing is cancelled any more.
@@ -123,9 +111,7 @@ impl HttpAnswer {
         };
         if !content_type(&response, "application/json") {
             let what = match response.status() {
-                StatusCode::ACCEPTED => {
-                    "a request was answered with 202, as if it were a notification"
-                }
+                StatusCode::ACCEPTED => "a request was answered with 202, as if it were a notification",
                 _ => "the answer is neither application/json nor text/event-stream",
             };
             return Err(UpstreamError::Protocol(what.to_owned()));
@@ -134,9 +120,7 @@ impl HttpAnswer {
         let message = Message::parse(body).map_err(UpstreamError::Protocol)?;
         match message.kind {
             MessageKind::Result | MessageKind::Error => self.check(message),
-            _ => Err(UpstreamError::Protocol(
-                "the answer is a request or a notification".to_owned(),
-            )),
+            _ => Err(UpstreamError::Protocol("the answer is a request or a notification".to_owned())),
         }
     }
 
@@ -160,10 +144,7 @@ impl HttpAnswer {
                         }
                     }
                     MessageKind::Progress if message.our_token() != self.id => {
-                        tracing::debug!(
-                            server = self.peer.name,
-                            "left out progress of another call"
-                        );
+                        tracing::debug!(server = self.peer.name, "left out progress of another call");
                     }
                     MessageKind::Progress | MessageKind::Notification => return Ok(message),
                 }
@@ -199,14 +180,11 @@ impl HttpAnswer {
 
     /// An answer has to be to this call. An error without an id belongs to the request of this very exchange.
     fn check(&self, message: Message) -> Result<Message, UpstreamError> {
-        let ours = message.our_id() == self.id
-            || (message.id.is_none() && message.kind == MessageKind::Error);
+        let ours = message.our_id() == self.id || (message.id.is_none() && message.kind == MessageKind::Error);
         if ours {
             Ok(message)
         } else {
-            Err(UpstreamError::Protocol(
-                "the answer has the id of another request".to_owned(),
-            ))
+            Err(UpstreamError::Protocol("the answer has the id of another request".to_owned()))
         }
     }
 }
@@ -221,11 +199,7 @@ fn content_type(response: &Response<HyperBody>, wanted: &str) -> bool {
 }
 
 /// Reads a whole body, up to `limit` bytes and until `deadline`.
-async fn collect(
-    mut body: HyperBody,
-    limit: u64,
-    deadline: Instant,
-) -> Result<Bytes, UpstreamError> {
+async fn collect(mut body: HyperBody, limit: u64, deadline: Instant) -> Result<Bytes, UpstreamError> {
     let hint = body.size_hint();
     if hint.lower() > limit {
         return Err(UpstreamError::TooLarge { limit });
@@ -234,10 +208,7 @@ async fn collect(
         let mut first = Bytes::new();
         let mut all: Option<BytesMut> = None;
         while let Some(frame) = body.frame().await {
-            let Ok(data) = frame
-                .map_err(|_| UpstreamError::Closed { sent: Sent::Maybe })?
-                .into_data()
-            else {
+            let Ok(data) = frame.map_err(|_| UpstreamError::Closed { sent: Sent::Maybe })?.into_data() else {
                 continue;
             };
             let so_far = all.as_ref().map_or(first.len(), BytesMut::len);
@@ -260,7 +231,5 @@ async fn collect(
         }
         Ok(all.map_or(first, BytesMut::freeze))
     };
-    tokio::time::timeout_at(deadline.into(), read)
-        .await
-        .map_err(|_| UpstreamError::Timeout { sent: Sent::Maybe })?
+    tokio::time::timeout_at(deadline.into(), read).await.map_err(|_| UpstreamError::Timeout { sent: Sent::Maybe })?
 }

@@ -84,19 +84,15 @@ pub(crate) fn read_discovery(message: &Message) -> Proof {
     let modern = |versions: &[String]| versions.iter().any(|v| v == Version::LATEST.as_str());
     match message.kind {
         MessageKind::Result => match serde_json::from_str::<Discovered>(message.payload_text()) {
-            Ok(found) if modern(&found.supported_versions) => Proof::Modern {
-                list_changed: found.capabilities.tools.list_changed,
-            },
+            Ok(found) if modern(&found.supported_versions) => {
+                Proof::Modern { list_changed: found.capabilities.tools.list_changed }
+            }
             _ => Proof::Legacy,
         },
         _ => match rpc_code(message) {
-            -32020 | -32021 => Proof::Modern {
-                list_changed: false,
-            },
+            -32020 | -32021 => Proof::Modern { list_changed: false },
             -32022 => match serde_json::from_str::<Unsupported>(message.payload_text()) {
-                Ok(error) if modern(&error.data.supported) => Proof::Modern {
-                    list_changed: false,
-                },
+                Ok(error) if modern(&error.data.supported) => Proof::Modern { list_changed: false },
                 _ => Proof::Legacy,
             },
             _ => Proof::Legacy,
@@ -110,11 +106,7 @@ pub(crate) fn initialize(id: u64) -> Bytes {
         r#""protocolVersion":"{}","capabilities":{{}},"clientInfo":{CLIENT_INFO}"#,
         Version::LATEST_LEGACY.as_str()
     );
-    Params {
-        method: "initialize",
-        members: &members,
-    }
-    .build(&Wire {
+    Params { method: "initialize", members: &members }.build(&Wire {
         id,
         version: Version::LATEST_LEGACY,
         progress: None,
@@ -127,18 +119,13 @@ pub(crate) const INITIALIZED: &[u8] = br#"{"jsonrpc":"2.0","method":"notificatio
 /// The revision that the answer to `initialize` agrees on.
 pub(crate) fn read_initialized(message: &Message) -> Result<Version, UpstreamError> {
     if message.kind == MessageKind::Error {
-        return Err(UpstreamError::Protocol(format!(
-            "initialize was answered with error {}",
-            rpc_code(message)
-        )));
+        return Err(UpstreamError::Protocol(format!("initialize was answered with error {}", rpc_code(message))));
     }
     let result: Initialized = serde_json::from_str(message.payload_text())
         .map_err(|_| UpstreamError::Protocol("the result of initialize is malformed".to_owned()))?;
     match result.protocol_version.parse::<Version>() {
         Ok(version) if version.era() == Era::Legacy => Ok(version),
-        _ => Err(UpstreamError::Protocol(
-            "the server wants a protocol version that nobody else speaks".to_owned(),
-        )),
+        _ => Err(UpstreamError::Protocol("the server wants a protocol version that nobody else speaks".to_owned())),
     }
 }
 
@@ -157,9 +144,7 @@ impl HttpPeer {
         }
         let late = |_| UpstreamError::Timeout { sent: Sent::No };
         // Whoever comes second waits here and finds the session made.
-        let _turn = tokio::time::timeout_at(deadline.into(), self.opening.lock())
-            .await
-            .map_err(late)?;
+        let _turn = tokio::time::timeout_at(deadline.into(), self.opening.lock()).await.map_err(late)?;
         match self.server.era() {
             Some(Era::Modern) => return Ok(None),
             Some(Era::Legacy) => {
@@ -168,10 +153,7 @@ impl HttpPeer {
                 }
             }
             None => {
-                if matches!(
-                    self.discover(headers, deadline).await?,
-                    Proof::Modern { .. }
-                ) {
+                if matches!(self.discover(headers, deadline).await?, Proof::Modern { .. }) {
                     self.server.learn(Era::Modern);
                     tracing::debug!(server = self.name, era = "modern", "probed");
                     return Ok(None);
@@ -190,32 +172,13 @@ impl HttpPeer {
         headers: &[(HeaderName, HeaderValue)],
         deadline: Instant,
     ) -> Result<Proof, UpstreamError> {
-        let wire = Wire {
-            id: 0,
-            version: Version::LATEST,
-            progress: None,
-        };
-        let body = Params {
-            method: "server/discover",
-            members: "",
-        }
-        .build(&wire);
-        let head = Head {
-            method: "server/discover",
-            name: None,
-            version: Some(Version::LATEST),
-            session: None,
-            headers,
-        };
+        let wire = Wire { id: 0, version: Version::LATEST, progress: None };
+        let body = Params { method: "server/discover", members: "" }.build(&wire);
+        let head =
+            Head { method: "server/discover", name: None, version: Some(Version::LATEST), session: None, headers };
         let response = self.post(&head, body, deadline).await.map_err(unsent)?;
         let ok = response.status().is_success();
-        let mut answer = HttpAnswer::new(
-            self.clone(),
-            response,
-            Some(0),
-            deadline,
-            Cancel::new(self, None, &[], 0),
-        );
+        let mut answer = HttpAnswer::new(self.clone(), response, Some(0), deadline, Cancel::new(self, None, &[], 0));
         if ok {
             return Ok(match answer.answer().await {
                 Ok(message) => read_discovery(&message),
@@ -226,12 +189,7 @@ impl HttpPeer {
         match answer.refused().await {
             Reply::Rpc(message) => Ok(read_discovery(&message)),
             // These say nothing about the era, and `initialize` would be refused as well.
-            Reply::Status(
-                error @ UpstreamError::Status {
-                    code: 401 | 403 | 407 | 429 | 502..=504,
-                    ..
-                },
-            ) => Err(error),
+            Reply::Status(error @ UpstreamError::Status { code: 401 | 403 | 407 | 429 | 502..=504, .. }) => Err(error),
             Reply::Status(_) => Ok(Proof::Legacy),
         }
     }
@@ -241,47 +199,25 @@ impl HttpPeer {
         headers: &[(HeaderName, HeaderValue)],
         deadline: Instant,
     ) -> Result<Session, UpstreamError> {
-        let head = Head {
-            method: "initialize",
-            name: None,
-            version: None,
-            session: None,
-            headers,
-        };
+        let head = Head { method: "initialize", name: None, version: None, session: None, headers };
         let response = self.post(&head, initialize(0), deadline).await?;
         let id = response.headers().get(SESSION_ID).cloned();
-        if id
-            .as_ref()
-            .is_some_and(|v| v.len() > 1024 || v.to_str().is_err())
-        {
-            return Err(UpstreamError::Protocol(
-                "a session id that is too long or not visible ASCII".to_owned(),
-            ));
+        if id.as_ref().is_some_and(|v| v.len() > 1024 || v.to_str().is_err()) {
+            return Err(UpstreamError::Protocol("a session id that is too long or not visible ASCII".to_owned()));
         }
         let ok = response.status().is_success();
-        let mut answer = HttpAnswer::new(
-            self.clone(),
-            response,
-            Some(0),
-            deadline,
-            Cancel::new(self, None, &[], 0),
-        );
+        let mut answer = HttpAnswer::new(self.clone(), response, Some(0), deadline, Cancel::new(self, None, &[], 0));
         if !ok {
             return Err(match answer.refused().await {
-                Reply::Rpc(message) => UpstreamError::Protocol(format!(
-                    "initialize was refused with error {}",
-                    rpc_code(&message)
-                )),
+                Reply::Rpc(message) => {
+                    UpstreamError::Protocol(format!("initialize was refused with error {}", rpc_code(&message)))
+                }
                 Reply::Status(error) => error,
             });
         }
         let version = read_initialized(&answer.answer().await?)?;
         drop(answer);
-        let session = Session {
-            id,
-            version,
-            headers: headers.to_vec(),
-        };
+        let session = Session { id, version, headers: headers.to_vec() };
         let head = Head {
             method: "notifications/initialized",
             name: None,
@@ -289,14 +225,8 @@ impl HttpPeer {
             session: Some(&session),
             headers,
         };
-        let response = self
-            .post(&head, Bytes::from_static(INITIALIZED), deadline)
-            .await?;
-        if response.status().is_success() {
-            Ok(session)
-        } else {
-            Err(super::status_error(&response))
-        }
+        let response = self.post(&head, Bytes::from_static(INITIALIZED), deadline).await?;
+        if response.status().is_success() { Ok(session) } else { Err(super::status_error(&response)) }
     }
 
     /// Forgets a session that the server does not know any more, unless somebody has opened another one already.
@@ -323,8 +253,7 @@ impl Drop for HttpPeer {
         let Some(session) = self.session.swap(None) else {
             return;
         };
-        let (Some(id), Ok(runtime)) = (session.id.clone(), tokio::runtime::Handle::try_current())
-        else {
+        let (Some(id), Ok(runtime)) = (session.id.clone(), tokio::runtime::Handle::try_current()) else {
             return;
         };
         let mut request = Request::new(Full::new(Bytes::new()));
@@ -335,8 +264,6 @@ impl Drop for HttpPeer {
         }
         request.headers_mut().insert(SESSION_ID, id);
         let client = self.client.clone();
-        runtime.spawn(
-            async move { tokio::time::timeout(super::ASIDE, client.request(request)).await },
-        );
+        runtime.spawn(async move { tokio::time::timeout(super::ASIDE, client.request(request)).await });
     }
 }

@@ -57,32 +57,29 @@ struct Waiter {
 
 impl Child {
     /// Starts the two tasks. They end with the child's output, or when it is closed.
-    pub(crate) fn run(
-        key: TargetKey,
-        pipes: Pipes,
-        limit: usize,
-        changes: broadcast::Sender<TargetKey>,
-    ) -> Arc<Self> {
+    pub(crate) fn run(key: TargetKey, pipes: Pipes, limit: usize, changes: broadcast::Sender<TargetKey>) -> Arc<Self> {
         let (outbox, inbox) = mpsc::channel(OUTBOX);
         let child = Arc::new(Self {
             key,
             ids: AtomicU64::new(1),
             version: OnceLock::new(),
             outbox,
-            table: Mutex::new(Table {
-                open: true,
-                waiting: HashMap::new(),
-            }),
+            table: Mutex::new(Table { open: true, waiting: HashMap::new() }),
             limit,
             handle: Mutex::new(Some(pipes.child)),
             leaving: AtomicBool::new(false),
         });
         tokio::spawn(write_all(pipes.stdin, inbox));
-        tokio::spawn(read_all(
-            Arc::downgrade(&child),
-            Lines::new(pipes.stdout, limit),
-            changes,
-        ));
+        let leaver = Arc::downgrade(&child);
+        let leave = pipes.leave;
+        tokio::spawn(async move {
+            if leave.await.is_ok()
+                && let Some(child) = leaver.upgrade()
+            {
+                child.close_when_idle();
+            }
+        });
+        tokio::spawn(read_all(Arc::downgrade(&child), Lines::new(pipes.stdout, limit), changes));
         child
     }
 
@@ -100,8 +97,9 @@ impl Child {
         let _ = self.version.set(version);
     }
 
+    /// Whether it takes new calls.
     pub(crate) fn is_open(&self) -> bool {
-        self.table().open
+        !self.leaving.load(Ordering::Acquire) && self.table().open
     }
 
     pub(crate) fn ready(&self) {
@@ -136,23 +134,9 @@ impl Child {
             if !table.open {
                 return Err(UpstreamError::Closed { sent: Sent::No });
             }
-            table.waiting.insert(
-                id,
-                Waiter {
-                    answer,
-                    progress: sender,
-                },
-            );
+            table.waiting.insert(id, Waiter { answer, progress: sender });
         }
-        let mut call = Call {
-            child: self.clone(),
-            id,
-            answered,
-            progress,
-            deadline,
-            sent: false,
-            done: false,
-        };
+        let mut call = Call { child: self.clone(), id, answered, progress, deadline, sent: false, done: false };
         self.write(body, deadline).await?;
         call.sent = true;
         Ok(call)
@@ -188,12 +172,7 @@ impl Child {
             std::mem::take(&mut table.waiting)
         };
         drop(waiting);
-        drop(
-            self.handle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
+        drop(self.handle.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Ends the child with its last call, at once if there is none.
@@ -211,10 +190,7 @@ impl Child {
     fn forget(&self, id: u64) -> bool {
         let (was_there, last) = {
             let mut table = self.table();
-            (
-                table.waiting.remove(&id).is_some(),
-                table.waiting.is_empty(),
-            )
+            (table.waiting.remove(&id).is_some(), table.waiting.is_empty())
         };
         if last && self.leaving.load(Ordering::Acquire) {
             self.close();
@@ -250,21 +226,13 @@ impl Child {
                 let Some(token) = message.our_token() else {
                     return true;
                 };
-                if let Some(progress) = self
-                    .table()
-                    .waiting
-                    .get(&token)
-                    .and_then(|w| w.progress.as_ref())
-                {
+                if let Some(progress) = self.table().waiting.get(&token).and_then(|w| w.progress.as_ref()) {
                     // When the caller reads too slowly, the newest goes: the next one says more anyway.
                     let _ = progress.try_send(message);
                 }
             }
             MessageKind::Notification => {
-                if message
-                    .method()
-                    .is_some_and(|m| m == "notifications/tools/list_changed")
-                {
+                if message.method().is_some_and(|m| m == "notifications/tools/list_changed") {
                     // Nobody may be listening.
                     let _ = changes.send(self.key.clone());
                 }
@@ -274,10 +242,7 @@ impl Child {
     }
 }
 
-async fn write_all(
-    mut stdin: Box<dyn AsyncWrite + Send + Unpin>,
-    mut inbox: mpsc::Receiver<Bytes>,
-) {
+async fn write_all(mut stdin: Box<dyn AsyncWrite + Send + Unpin>, mut inbox: mpsc::Receiver<Bytes>) {
     while let Some(body) = inbox.recv().await {
         let wrote = async {
             stdin.write_all(&body).await?;
@@ -308,9 +273,7 @@ async fn read_all<R: tokio::io::AsyncRead + Unpin>(
                     garbage = garbage.saturating_add(size + 1);
                     tracing::debug!(target = %child.key, "left out a line of output that is no JSON-RPC message");
                     if garbage > MAX_GARBAGE {
-                        child.degraded(
-                            "it floods its standard output with what is no JSON-RPC message",
-                        );
+                        child.degraded("it floods its standard output with what is no JSON-RPC message");
                         break;
                     }
                 }
@@ -325,6 +288,9 @@ async fn read_all<R: tokio::io::AsyncRead + Unpin>(
         }
     }
     if let Some(child) = child.upgrade() {
+        if child.table().open {
+            child.degraded("it closed its standard output");
+        }
         child.close();
     }
 }
@@ -334,9 +300,7 @@ fn one_line(body: Bytes) -> Bytes {
     if !body.iter().any(|b| matches!(b, b'\n' | b'\r')) {
         return body;
     }
-    body.iter()
-        .map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { *b })
-        .collect()
+    body.iter().map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { *b }).collect()
 }
 
 /// A call in flight on a child.

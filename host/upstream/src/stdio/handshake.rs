@@ -32,11 +32,7 @@ pub(crate) async fn shake(
     settle(child, known, deadline).await.map_err(not_sent)
 }
 
-async fn settle(
-    child: &std::sync::Arc<Child>,
-    known: Option<Era>,
-    deadline: Instant,
-) -> Result<Era, UpstreamError> {
+async fn settle(child: &std::sync::Arc<Child>, known: Option<Era>, deadline: Instant) -> Result<Era, UpstreamError> {
     if known == Some(Era::Legacy) {
         let answer = ask(child, deadline, initialize).await?.answer().await?;
         return legacy(child, &answer, deadline).await;
@@ -71,47 +67,22 @@ async fn ask(
 }
 
 fn discover(id: u64) -> Bytes {
-    Params {
-        method: "server/discover",
-        members: "",
-    }
-    .build(&Wire {
-        id,
-        version: Version::LATEST,
-        progress: None,
-    })
+    Params { method: "server/discover", members: "" }.build(&Wire { id, version: Version::LATEST, progress: None })
 }
 
-async fn modern(
-    child: &std::sync::Arc<Child>,
-    list_changed: bool,
-    deadline: Instant,
-) -> Result<Era, UpstreamError> {
+async fn modern(child: &std::sync::Arc<Child>, list_changed: bool, deadline: Instant) -> Result<Era, UpstreamError> {
     child.settle(Version::LATEST);
     if list_changed {
         // Its answer only comes when the subscription ends, so nobody waits for it.
-        let body = Params {
-            method: "subscriptions/listen",
-            members: r#""notifications":{"toolsListChanged":true}"#,
-        }
-        .build(&Wire {
-            id: child.next_id(),
-            version: Version::LATEST,
-            progress: None,
-        });
+        let body = Params { method: "subscriptions/listen", members: r#""notifications":{"toolsListChanged":true}"# }
+            .build(&Wire { id: child.next_id(), version: Version::LATEST, progress: None });
         child.write(body, deadline).await?;
     }
     Ok(Era::Modern)
 }
 
-async fn legacy(
-    child: &std::sync::Arc<Child>,
-    answer: &Message,
-    deadline: Instant,
-) -> Result<Era, UpstreamError> {
+async fn legacy(child: &std::sync::Arc<Child>, answer: &Message, deadline: Instant) -> Result<Era, UpstreamError> {
     child.settle(read_initialized(answer)?);
-    child
-        .write(Bytes::from_static(INITIALIZED), deadline)
-        .await?;
+    child.write(Bytes::from_static(INITIALIZED), deadline).await?;
     Ok(Era::Legacy)
 }

@@ -36,13 +36,7 @@ pub(crate) struct Lines<R> {
 
 impl<R: AsyncRead + Unpin> Lines<R> {
     pub(crate) fn new(reader: R, limit: usize) -> Self {
-        Self {
-            reader,
-            buffer: BytesMut::with_capacity(CHUNK),
-            scanned: 0,
-            limit: limit.max(EDGE * 2),
-            skipping: None,
-        }
+        Self { reader, buffer: BytesMut::with_capacity(CHUNK), scanned: 0, limit: limit.max(EDGE * 2), skipping: None }
     }
 
     /// The next line; `None` at the end, and when a line has no end.
@@ -130,10 +124,7 @@ mod tests {
     #[tokio::test]
     async fn reads_lines_of_both_kinds() {
         let text = |s: &'static str| Line::Text(Bytes::from_static(s.as_bytes()));
-        assert_eq!(
-            read(b"a\nb\r\n\nlost", 100).await,
-            [text("a"), text("b"), text("")]
-        );
+        assert_eq!(read(b"a\nb\r\n\nlost", 100).await, [text("a"), text("b"), text("")]);
     }
 
     #[tokio::test]
@@ -142,11 +133,7 @@ mod tests {
         input.extend(std::iter::repeat_n(b'x', 100_000));
         input.extend_from_slice(b"\"}\n{}\n");
         let lines = read(&input, 10_000).await;
-        assert!(
-            matches!(&lines[0], Line::TooLong { head, tail } if id_of(head, tail) == Some(7)),
-            "{:?}",
-            lines[0]
-        );
+        assert!(matches!(&lines[0], Line::TooLong { head, tail } if id_of(head, tail) == Some(7)), "{:?}", lines[0]);
         assert_eq!(lines[1], Line::Text(Bytes::from_static(b"{}")));
     }
 
@@ -157,17 +144,8 @@ mod tests {
 
     #[test]
     fn finds_whose_answer_it_was() {
-        assert_eq!(
-            id_of(br#"{"jsonrpc":"2.0","id": 12 ,"result":{"id":9"#, b"xx"),
-            Some(12)
-        );
-        assert_eq!(
-            id_of(
-                br#"{"result":{"id":9,"#,
-                br#"xx"},"jsonrpc":"2.0","id":34}"#
-            ),
-            Some(34)
-        );
+        assert_eq!(id_of(br#"{"jsonrpc":"2.0","id": 12 ,"result":{"id":9"#, b"xx"), Some(12));
+        assert_eq!(id_of(br#"{"result":{"id":9,"#, br#"xx"},"jsonrpc":"2.0","id":34}"#), Some(34));
         assert_eq!(id_of(br#"{"result":{"id":9,"#, br#""id":34}}"#), None);
         assert_eq!(id_of(b"xxxx", b"xxxx"), None);
     }

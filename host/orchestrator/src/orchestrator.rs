@@ -1,0 +1,443 @@
+//! The keeper of all processes: starts them, counts them, keeps their logs, stops them.
+
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    io,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    process::ExitStatus,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use portcullis_model::{Name, Secret};
+use portcullis_upstream::{BoxFuture, LaunchError, LaunchKey, LaunchSpec, Launcher, Pipes, launch};
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    backoff::Backoff,
+    child::{self, Started},
+    logs::{self, LogRing},
+    prepare::{self, PrivateDir},
+    status::{State, Status},
+};
+
+/// A start that has to wait no longer than this waits; a longer one is refused with a hint.
+const SHORT_WAIT: Duration = Duration::from_secs(1);
+/// So many processes are remembered that are not running.
+const MAX_REMEMBERED: usize = 4_096;
+
+/// How processes are kept.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The parent of the servers' private directories. Made with mode 0700.
+    pub runtime_dir: PathBuf,
+    /// The program that has the supervisor mode; this very binary where left out.
+    pub supervisor: Option<PathBuf>,
+    /// The arguments that choose the supervisor mode.
+    pub supervisor_args: Vec<OsString>,
+    /// Between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// The most processes in all.
+    pub max_children: usize,
+    /// The most processes of one tenant.
+    pub max_children_per_tenant: usize,
+    /// The most open files of each member of a process tree.
+    pub max_files: u64,
+}
+
+impl Options {
+    /// The usual figures, with private directories below `runtime_dir`.
+    pub fn new(runtime_dir: PathBuf) -> Self {
+        Self {
+            runtime_dir,
+            supervisor: None,
+            supervisor_args: vec!["supervise".into()],
+            grace: Duration::from_secs(3),
+            max_children: 256,
+            max_children_per_tenant: 128,
+            max_files: 4_096,
+        }
+    }
+}
+
+/// Keeps the servers' processes. Cheap to clone; implements [`Launcher`].
+#[derive(Clone)]
+pub struct Orchestrator(Arc<Inner>);
+
+struct Inner {
+    options: Options,
+    slots: Mutex<HashMap<LaunchKey, Arc<Slot>>>,
+    logs: Mutex<HashMap<(Name, Name), Arc<LogRing>>>,
+    running: Mutex<Running>,
+    /// How many processes run, for whoever waits for none.
+    count: watch::Sender<usize>,
+}
+
+#[derive(Default)]
+struct Running {
+    total: usize,
+    by_tenant: HashMap<Name, usize>,
+    closing: bool,
+}
+
+/// One process, running or not.
+struct Slot {
+    key: LaunchKey,
+    state: Mutex<SlotState>,
+    /// Whether a supervisor runs.
+    alive: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct SlotState {
+    state: Option<State>,
+    stopped: bool,
+    /// Whether the end of the running process was asked for.
+    asked: bool,
+    pid: Option<u32>,
+    started: Option<(Instant, SystemTime)>,
+    starts: u64,
+    backoff: Backoff,
+    last_end: String,
+    control: Option<OwnedFd>,
+    leave: Option<oneshot::Sender<()>>,
+}
+
+/// A running process's place in the caps.
+struct Place(Arc<Inner>, Name);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut running = lock(&self.0.running);
+        running.total -= 1;
+        if let Some(count) = running.by_tenant.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                running.by_tenant.remove(&self.1);
+            }
+        }
+        let total = running.total;
+        drop(running);
+        self.0.count.send_replace(total);
+    }
+}
+
+/// What the pool holds of a process.
+struct Handle {
+    slot: Arc<Slot>,
+    start: u64,
+}
+
+impl launch::Child for Handle {
+    fn ready(&self) {
+        self.slot.set(self.start, State::Ready);
+    }
+
+    fn degraded(&self, reason: &str) {
+        self.slot.set(self.start, State::Degraded(reason.to_owned()));
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let mut state = lock(&self.slot.state);
+        if state.starts == self.start {
+            // Let go of in good health: somebody wanted that.
+            state.asked |= !matches!(state.state, Some(State::Degraded(_)));
+            state.control = None;
+        }
+    }
+}
+
+impl Slot {
+    fn set(&self, start: u64, to: State) {
+        let mut state = lock(&self.state);
+        // The first thing that went wrong says most.
+        if state.starts == start && !matches!(state.state, Some(State::Degraded(_))) {
+            state.state = Some(to);
+        }
+    }
+
+    /// Ends the process, at once where `drain` is nothing, and waits until it has ended.
+    async fn end(&self, drain: Duration) {
+        let mut alive = self.alive.subscribe();
+        {
+            let mut state = lock(&self.state);
+            if state.control.is_some() {
+                state.asked = true;
+            }
+            if let Some(leave) = state.leave.take() {
+                // Whoever held it may have let go already.
+                let _ = leave.send(());
+            }
+        }
+        if tokio::time::timeout(drain, alive.wait_for(|a| !a)).await.is_err() {
+            lock(&self.state).control = None;
+        }
+        // The supervisor needs its grace and then kills, so this ends.
+        let _ = alive.wait_for(|a| !a).await;
+    }
+
+    fn ended(&self, start: u64, status: io::Result<ExitStatus>) -> String {
+        let mut state = lock(&self.state);
+        if state.starts != start {
+            return String::new();
+        }
+        let how = match status.map(|s| s.code()) {
+            Ok(Some(code @ 129..=192)) => format!("it was ended by signal {}", code - 128),
+            Ok(Some(code)) => format!("it ended with status {code}"),
+            Ok(None) => "its supervisor was killed".to_owned(),
+            Err(error) => format!("nobody knows how it ended: {error}"),
+        };
+        state.pid = None;
+        state.control = None;
+        state.leave = None;
+        let now = Instant::now();
+        if state.asked {
+            state.state = Some(if state.stopped { State::Stopped } else { State::Idle });
+        } else {
+            let started = state.started.map_or(now, |(at, _)| at);
+            state.backoff.ended(started, now);
+            state.last_end.clone_from(&how);
+            state.state = Some(State::Failed(how.clone()));
+        }
+        drop(state);
+        self.alive.send_replace(false);
+        how
+    }
+
+    fn status(&self) -> Status {
+        let state = lock(&self.state);
+        Status {
+            key: self.key.clone(),
+            state: state.state.clone().unwrap_or(State::Pending),
+            pid: state.pid,
+            started: state.started.map(|(_, at)| at),
+            starts: state.starts,
+            failures: state.backoff.failures(),
+        }
+    }
+}
+
+impl Orchestrator {
+    /// A keeper of no processes yet.
+    ///
+    /// # Errors
+    /// When the parent of the private directories can't be made.
+    pub fn new(options: Options) -> io::Result<Self> {
+        prepare::make_parent(&options.runtime_dir)?;
+        Ok(Self(Arc::new(Inner {
+            options,
+            slots: Mutex::default(),
+            logs: Mutex::default(),
+            running: Mutex::default(),
+            count: watch::channel(0).0,
+        })))
+    }
+
+    /// The status of every process that ran or was wanted, in order.
+    pub fn status(&self) -> Vec<Status> {
+        let mut all: Vec<Status> = lock(&self.0.slots).values().map(|s| s.status()).collect();
+        all.sort_by_cached_key(|s| (s.key.tenant.clone(), s.key.server.clone(), s.key.to_string(), s.key.generation));
+        all
+    }
+
+    /// What a server's processes wrote to standard error. `None` when none ever ran.
+    pub fn logs(&self, tenant: &Name, server: &Name) -> Option<Arc<LogRing>> {
+        lock(&self.0.logs).get(&(tenant.clone(), server.clone())).cloned()
+    }
+
+    /// How many processes run.
+    pub fn running(&self) -> usize {
+        lock(&self.0.running).total
+    }
+
+    /// Ends a server's processes, after their calls in flight or after `drain`; the next call starts anew, without backoff.
+    pub async fn restart(&self, tenant: &Name, server: &Name, drain: Duration) {
+        for slot in self.of(tenant, server) {
+            lock(&slot.state).stopped = false;
+            slot.end(drain).await;
+            lock(&slot.state).backoff.reset();
+        }
+    }
+
+    /// Ends a server's processes as [`Orchestrator::restart`] does, and refuses to start them until
+    /// [`Orchestrator::start`].
+    pub async fn stop(&self, tenant: &Name, server: &Name, drain: Duration) {
+        for slot in self.of(tenant, server) {
+            {
+                let mut state = lock(&slot.state);
+                state.stopped = true;
+                if state.pid.is_none() {
+                    state.state = Some(State::Stopped);
+                }
+            }
+            slot.end(drain).await;
+        }
+    }
+
+    /// Allows a stopped server's processes again; the next call starts them.
+    pub fn start(&self, tenant: &Name, server: &Name) {
+        for slot in self.of(tenant, server) {
+            let mut state = lock(&slot.state);
+            state.stopped = false;
+            state.backoff.reset();
+            if state.pid.is_none() {
+                state.state = Some(State::Idle);
+            }
+        }
+    }
+
+    /// Starts nothing any more and ends all processes, after their calls in flight or after `drain`. Returns when none is
+    /// left.
+    pub async fn shutdown(&self, drain: Duration) {
+        lock(&self.0.running).closing = true;
+        let slots: Vec<Arc<Slot>> = lock(&self.0.slots).values().cloned().collect();
+        let mut ends = tokio::task::JoinSet::new();
+        for slot in slots {
+            ends.spawn(async move { slot.end(drain).await });
+        }
+        while ends.join_next().await.is_some() {}
+        // The sender lives as long as `self`.
+        let _ = self.0.count.subscribe().wait_for(|n| *n == 0).await;
+    }
+
+    /// Forgets processes that are not running and that `keep` does not want, and the logs of servers that none is left of:
+    /// their resources are gone.
+    pub fn retain(&self, keep: impl Fn(&LaunchKey) -> bool) {
+        let mut slots = lock(&self.0.slots);
+        slots.retain(|key, slot| keep(key) || *slot.alive.borrow());
+        lock(&self.0.logs)
+            .retain(|(tenant, server), _| slots.keys().any(|key| key.tenant == *tenant && key.server == *server));
+    }
+
+    fn of(&self, tenant: &Name, server: &Name) -> Vec<Arc<Slot>> {
+        let slots = lock(&self.0.slots);
+        slots.values().filter(|s| s.key.tenant == *tenant && s.key.server == *server).cloned().collect()
+    }
+}
+
+impl Launcher for Orchestrator {
+    fn launch(&self, key: &LaunchKey, spec: &LaunchSpec) -> BoxFuture<'static, Result<Pipes, LaunchError>> {
+        let (inner, key, spec) = (self.0.clone(), key.clone(), spec.clone());
+        Box::pin(async move { inner.launch(key, spec).await })
+    }
+}
+
+impl Inner {
+    async fn launch(self: Arc<Self>, key: LaunchKey, spec: LaunchSpec) -> Result<Pipes, LaunchError> {
+        let slot = self.slot(&key);
+        // Two of a kind could fight over a port or a lock file.
+        let _ = slot.alive.subscribe().wait_for(|alive| !alive).await;
+        let wait = {
+            let state = lock(&slot.state);
+            if state.stopped {
+                return Err(LaunchError::Stopped);
+            }
+            let wait = state.backoff.wait(Instant::now());
+            if wait > SHORT_WAIT {
+                return Err(LaunchError::Backoff { reason: state.last_end.clone(), retry_after: wait });
+            }
+            wait
+        };
+        tokio::time::sleep(wait).await;
+        let place = self.admit(&key.tenant)?;
+        let parent = self.options.runtime_dir.clone();
+        let memory = spec.process.memory.map(|m| m.get());
+        let prepared = tokio::task::spawn_blocking(move || prepare::prepare(&spec, &parent))
+            .await
+            .map_err(|_| LaunchError::Invalid("shutting down".to_owned()))??;
+        let started = child::start(&self.options, &prepared, memory)?;
+        // No await from here on: a caller that goes away can't leave a process behind that nobody holds.
+        self.run(slot, started, prepared.dir, prepared.secrets, place)
+    }
+
+    fn run(
+        &self,
+        slot: Arc<Slot>,
+        started: Started,
+        dir: PrivateDir,
+        secrets: Vec<Secret>,
+        place: Place,
+    ) -> Result<Pipes, LaunchError> {
+        let Started { mut supervisor, control } = started;
+        let (Some(stdin), Some(stdout), Some(stderr)) =
+            (supervisor.stdin.take(), supervisor.stdout.take(), supervisor.stderr.take())
+        else {
+            return Err(LaunchError::Spawn("it has no streams".to_owned()));
+        };
+        let ring = self.ring(&slot.key);
+        let (leaver, leave) = oneshot::channel();
+        let start = {
+            let mut state = lock(&slot.state);
+            state.starts += 1;
+            state.state = Some(State::Starting);
+            state.asked = false;
+            state.pid = supervisor.id();
+            state.started = Some((Instant::now(), SystemTime::now()));
+            state.control = Some(control);
+            state.leave = Some(leaver);
+            state.starts
+        };
+        slot.alive.send_replace(true);
+        ring.note(format!("[portcullis: {} started, pid {}]", slot.key, supervisor.id().unwrap_or_default()));
+        let (log, ended) = (ring.clone(), slot.clone());
+        tokio::spawn(async move { logs::collect(stderr, &log, &secrets).await });
+        tokio::spawn(async move {
+            let status = supervisor.wait().await;
+            drop(place);
+            // Its secrets go; the supervisor has done it already unless it was killed.
+            if tokio::task::spawn_blocking(move || drop(dir)).await.is_err() {
+                tracing::warn!("a server's private directory may be left");
+            }
+            let how = ended.ended(start, status);
+            tracing::info!(target = %ended.key, how, "a server's process ended");
+            ring.note(format!("[portcullis: {}: {how}]", ended.key));
+        });
+        Ok(Pipes { stdin: Box::new(stdin), stdout: Box::new(stdout), child: Box::new(Handle { slot, start }), leave })
+    }
+
+    fn slot(&self, key: &LaunchKey) -> Arc<Slot> {
+        let mut slots = lock(&self.slots);
+        if slots.len() > MAX_REMEMBERED {
+            slots.retain(|_, s| *s.alive.borrow() || lock(&s.state).stopped);
+        }
+        let new = || Arc::new(Slot { key: key.clone(), state: Mutex::default(), alive: watch::channel(false).0 });
+        slots.entry(key.clone()).or_insert_with(new).clone()
+    }
+
+    fn ring(&self, key: &LaunchKey) -> Arc<LogRing> {
+        let mut logs = lock(&self.logs);
+        if logs.len() > MAX_REMEMBERED {
+            // Those that somebody writes to or reads are held elsewhere as well.
+            logs.retain(|_, ring| Arc::strong_count(ring) > 1);
+        }
+        logs.entry((key.tenant.clone(), key.server.clone())).or_default().clone()
+    }
+
+    fn admit(self: &Arc<Self>, tenant: &Name) -> Result<Place, LaunchError> {
+        let mut running = lock(&self.running);
+        if running.closing {
+            return Err(LaunchError::Stopped);
+        }
+        if running.total >= self.options.max_children {
+            return Err(LaunchError::TooMany { limit: self.options.max_children });
+        }
+        let count = running.by_tenant.entry(tenant.clone()).or_default();
+        if *count >= self.options.max_children_per_tenant {
+            return Err(LaunchError::TooMany { limit: self.options.max_children_per_tenant });
+        }
+        *count += 1;
+        running.total += 1;
+        let total = running.total;
+        drop(running);
+        self.count.send_replace(total);
+        Ok(Place(self.clone(), tenant.clone()))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,168 @@
+//! How processes live and end: what they see, what is left of them.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use portcullis_model::{Secret, spec::Traffic};
+use portcullis_orchestrator::State;
+use portcullis_upstream::{LaunchError, LaunchSpec, SecretFile, UpstreamError};
+use serde_json::json;
+
+use crate::kit::{FIXTURE, House, alive, call, eventually, name, process, tenant};
+
+#[tokio::test]
+async fn a_child_sees_nothing_but_what_is_declared() {
+    let house = House::new();
+    let mut declared = process(&[]);
+    declared["env"] = json!({"DECLARED": "yes"});
+    declared["memory"] = json!("2GiB");
+    let spec = LaunchSpec {
+        env: vec![("TOKEN".to_owned(), Secret::new("s3cret-value"))],
+        files: vec![SecretFile { env: "KEY_FILE".to_owned(), content: Secret::new("in-a-file") }],
+        ..LaunchSpec::plain(Arc::new(serde_json::from_value(declared).unwrap()))
+    };
+    let peer = house.peer("fixture", spec, Traffic::default());
+    let seen = call(&peer, "env", json!({})).await.unwrap();
+    let env = seen["env"].as_object().unwrap();
+    assert_eq!(env.keys().collect::<Vec<_>>(), ["DECLARED", "HOME", "KEY_FILE", "PATH", "TOKEN"]);
+    assert_eq!(env["TOKEN"], "s3cret-value");
+    assert_eq!(std::fs::read_to_string(env["KEY_FILE"].as_str().unwrap()).unwrap(), "in-a-file");
+    assert!(seen["cwd"].as_str().unwrap().starts_with(env["HOME"].as_str().unwrap()));
+
+    let limits = call(&peer, "limits", json!({})).await.unwrap();
+    let (text, status) = (limits["limits"].as_str().unwrap(), limits["status"].as_str().unwrap());
+    let limit = |of: &str| text.lines().find(|l| l.starts_with(of)).unwrap().split_whitespace().collect::<Vec<_>>();
+    assert_eq!(limit("Max core file size")[4], "0");
+    assert_eq!(limit("Max open files")[3], "4096");
+    assert_eq!(limit("Max address space")[3], (2u64 << 30).to_string());
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    // Three streams, and the directory that is being listed.
+    assert_eq!(limits["fds"], 4, "no descriptor of the gateway or the supervisor gets through");
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_errors_is_bounded_and_harms_nobody() {
+    let house = House::new();
+    let peer = house.server(&["flood-stderr"]);
+    for n in 0..50 {
+        assert_eq!(call(&peer, "echo", json!(n)).await.unwrap()["echo"], n);
+    }
+    assert!(house.log().len() < 3 << 20);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn letting_go_ends_the_whole_tree() {
+    let house = House::new();
+    // Ignores SIGTERM itself, as do its grandchildren in sessions of their own.
+    let shell = format!("trap '' TERM; '{FIXTURE}' server fork stay");
+    let peer = house.process(json!({"command": "sh", "args": ["-c", shell]}), Traffic::default());
+    call(&peer, "pid", json!({})).await.unwrap();
+    let dir = house.dir.path().to_owned();
+    eventually("the grandchildren are up", || alive(&dir).len() >= 6).await;
+    drop(peer);
+    house.pool.retain(|_| false);
+    eventually("nothing is left", || alive(&dir).is_empty()).await;
+    eventually("it idles", || house.orchestrator.status()[0].state == State::Idle).await;
+    house.close().await;
+}
+
+#[tokio::test]
+async fn what_a_server_leaves_behind_goes_with_it() {
+    let house = House::new();
+    let peer = house.server(&["fork"]);
+    call(&peer, "echo", json!(1)).await.unwrap();
+    let dir = house.dir.path().to_owned();
+    eventually("the grandchildren are up", || alive(&dir).len() >= 5).await;
+    call(&peer, "die", json!({})).await.unwrap_err();
+    eventually("nothing is left", || alive(&dir).is_empty()).await;
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_killed_gateway_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let mut gateway =
+        Command::new(FIXTURE).arg("gateway").arg(&run).stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(gateway.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "up\n");
+    eventually("the tree is up", || alive(dir.path()).len() >= 6).await;
+    gateway.kill().unwrap();
+    gateway.wait().unwrap();
+    eventually("nothing is left", || alive(dir.path()).is_empty()).await;
+    eventually("its secrets are gone", || std::fs::read_dir(&run).unwrap().count() == 0).await;
+}
+
+#[tokio::test]
+async fn a_server_that_keeps_dying_is_started_less_and_less() {
+    let house = House::new();
+    let peer = house.server(&["die-at-once"]);
+    let first = call(&peer, "echo", json!(1)).await.unwrap_err();
+    assert!(matches!(first, UpstreamError::Closed { .. }), "{first}");
+    let mut refused = None;
+    for _ in 0..5 {
+        if let Err(UpstreamError::Launch(error)) = call(&peer, "echo", json!(1)).await {
+            refused = Some(error);
+            break;
+        }
+    }
+    assert!(
+        matches!(&refused, Some(LaunchError::Backoff { reason, .. }) if reason.contains("status 3")),
+        "{refused:?}"
+    );
+    assert!(matches!(house.orchestrator.status()[0].state, State::Failed(_)));
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_missing_program_is_named() {
+    let house = House::new();
+    let peer = house.process(json!({"command": "surely-no-such-program"}), Traffic::default());
+    let error = call(&peer, "echo", json!(1)).await.unwrap_err();
+    assert!(error.to_fault("fixture", None).message.contains("surely-no-such-program"), "{error}");
+    house.close().await;
+}
+
+#[tokio::test]
+async fn restart_waits_for_calls_in_flight() {
+    let house = House::new();
+    let peer = house.server(&[]);
+    let before = call(&peer, "pid", json!({})).await.unwrap();
+    let slow = tokio::spawn({
+        let peer = peer.clone();
+        async move { call(&peer, "slow", json!({"ms": 400})).await }
+    });
+    eventually("the call is in flight", || peer.in_flight() == 1).await;
+    house.orchestrator.restart(&tenant(), &name("fixture"), Duration::from_secs(10)).await;
+    assert_eq!(slow.await.unwrap().unwrap()["slow"], true);
+    let after = call(&peer, "pid", json!({})).await.unwrap();
+    assert_ne!(before, after);
+
+    house.orchestrator.stop(&tenant(), &name("fixture"), Duration::ZERO).await;
+    assert_eq!(house.orchestrator.status()[0].state, State::Stopped);
+    let error = call(&peer, "pid", json!({})).await.unwrap_err();
+    assert!(matches!(error, UpstreamError::Launch(LaunchError::Stopped)), "{error}");
+    house.orchestrator.start(&tenant(), &name("fixture"));
+    call(&peer, "pid", json!({})).await.unwrap();
+    house.close().await;
+}
+
+#[tokio::test]
+async fn the_caps_hold() {
+    let house = House::with(|o| o.max_children = 1);
+    let peer = house.server(&[]);
+    call(&peer, "echo", json!(1)).await.unwrap();
+    assert!(matches!(house.orchestrator.status()[0].state, State::Ready));
+    let spec = LaunchSpec::plain(Arc::new(serde_json::from_value(process(&[])).unwrap()));
+    let second = house.peer("second", spec, Traffic::default());
+    let error = call(&second, "echo", json!(1)).await.unwrap_err();
+    assert!(matches!(error, UpstreamError::Launch(LaunchError::TooMany { limit: 1 })), "{error}");
+    house.close().await;
+}

@@ -1,0 +1,6 @@
+//! Real processes that misbehave, through the pool that talks to them.
+#![allow(clippy::unwrap_used)]
+
+mod calls;
+mod kit;
+mod life;
