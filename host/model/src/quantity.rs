@@ -43,7 +43,7 @@ fn largest(value: u64, units: &[(&'static str, u64)]) -> (u64, &'static str) {
     sorted.sort_by_key(|(_, factor)| std::cmp::Reverse(*factor));
     sorted
         .into_iter()
-        .find(|(_, factor)| value != 0 && value % factor == 0)
+        .find(|(_, factor)| value != 0 && value.is_multiple_of(*factor))
         .map_or((value, units[units.len() - 1].0), |(unit, factor)| (value / factor, unit))
 }
 
