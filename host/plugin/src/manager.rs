@@ -16,7 +16,7 @@ use portcullis_model::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::{Allowed, GrantedSecret, Host, LoadError, LoadPlan, Plugin, Services, component::MAX_COMPONENT};
+use crate::{GrantedSecret, Host, LoadError, LoadPlan, Plugin, Services, survey::MAX_BYTES};
 
 /// A plugin that Portcullis brings.
 #[derive(Clone, Debug)]
@@ -64,9 +64,14 @@ pub struct Trouble {
     pub previous: bool,
 }
 
-struct Loaded {
-    fingerprint: [u8; 32],
-    plugin: Arc<Plugin>,
+/// A plugin at its place.
+#[derive(Clone, Debug)]
+pub struct InUse {
+    /// The plugin.
+    pub plugin: Arc<Plugin>,
+    /// Tells it from any other component, configuration, grant or secret at this place: answers of another one must not be
+    /// used any more. A digest, no secret.
+    pub identity: Arc<str>,
 }
 
 /// All plugins in use.
@@ -74,7 +79,7 @@ pub struct Manager {
     host: Arc<Host>,
     built_ins: HashMap<&'static str, BuiltIn>,
     services: Services,
-    active: ArcSwap<HashMap<Place, Result<Loaded, String>>>,
+    active: ArcSwap<HashMap<Place, Result<InUse, String>>>,
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -89,10 +94,9 @@ impl Manager {
     ///
     /// # Errors
     /// In words for operators, where none could be loaded: whoever needs it refuses.
-    pub fn get(&self, place: &Place) -> Result<Arc<Plugin>, String> {
+    pub fn get(&self, place: &Place) -> Result<InUse, String> {
         match self.active.load().get(place) {
-            Some(Ok(loaded)) => Ok(Arc::clone(&loaded.plugin)),
-            Some(Err(problem)) => Err(problem.clone()),
+            Some(in_use) => in_use.clone(),
             None => Err(format!("plugin \"{}\" is not loaded", place.plugin)),
         }
     }
@@ -116,7 +120,7 @@ impl Manager {
                         problem: problem.clone(),
                         previous: earlier.is_some(),
                     });
-                    earlier.map(Loaded::again).ok_or(problem)
+                    earlier.cloned().ok_or(problem)
                 }
             };
             after.insert(place.clone(), loaded);
@@ -125,7 +129,7 @@ impl Manager {
         troubles
     }
 
-    async fn load(&self, place: &Place, resource: Option<&Resource>, earlier: Option<&Loaded>) -> Result<Loaded, String> {
+    async fn load(&self, place: &Place, resource: Option<&Resource>, earlier: Option<&InUse>) -> Result<InUse, String> {
         let built_in = |name: &str| {
             self.built_ins.get(name).ok_or_else(|| {
                 let mut known: Vec<_> = self.built_ins.keys().copied().collect();
@@ -160,9 +164,9 @@ impl Manager {
         let secrets = granted(&grants)?;
         let limits = spec.map(|s| s.limits.clone()).unwrap_or_default();
         let isolation = spec.map(|s| s.isolation).unwrap_or_default();
-        let fingerprint = fingerprint(&wasm, &config, &grants, &secrets, &limits, isolation);
-        if let Some(earlier) = earlier.filter(|e| e.fingerprint == fingerprint) {
-            return Ok(earlier.again());
+        let identity = identity(&wasm, &config, &grants, &secrets, &limits, isolation);
+        if let Some(earlier) = earlier.filter(|e| *e.identity == *identity) {
+            return Ok(earlier.clone());
         }
         let component = self.host.compile(wasm).await.map_err(|e: LoadError| e.to_string())?;
         let plan = LoadPlan {
@@ -178,21 +182,15 @@ impl Manager {
         };
         let plugin = self.host.load(plan).await.map_err(|e| e.to_string())?;
         tracing::info!(plugin = place.plugin, tenant = %place.tenant, digest = %plugin.digest(), "plugin is serving");
-        Ok(Loaded { fingerprint, plugin })
-    }
-}
-
-impl Loaded {
-    fn again(&self) -> Self {
-        Self { fingerprint: self.fingerprint, plugin: Arc::clone(&self.plugin) }
+        Ok(InUse { plugin, identity: Arc::from(identity) })
     }
 }
 
 async fn read(path: &str, base: Option<&Path>, sha256: Option<&str>) -> Result<Arc<[u8]>, String> {
     let full = base.map_or_else(|| PathBuf::from(path), |base| base.join(path));
     let size = tokio::fs::metadata(&full).await.map_err(|e| format!("can't read {}: {e}", full.display()))?.len();
-    if size > MAX_COMPONENT as u64 {
-        return Err(LoadError::TooLarge { size: usize::try_from(size).unwrap_or(usize::MAX), max: MAX_COMPONENT }.to_string());
+    if size > MAX_BYTES as u64 {
+        return Err(LoadError::TooLarge { size: usize::try_from(size).unwrap_or(usize::MAX), max: MAX_BYTES }.to_string());
     }
     let bytes = tokio::fs::read(&full).await.map_err(|e| format!("can't read {}: {e}", full.display()))?;
     if let Some(wanted) = sha256 {
@@ -221,21 +219,19 @@ fn granted(grants: &Grants) -> Result<BTreeMap<String, GrantedSecret>, String> {
                     Secret::new(bytes)
                 }
             };
-            let allowed =
-                Allowed::granted(&grant.origins).map_err(|origin| format!("\"{origin}\" is not an origin"))?;
-            Ok((name.clone(), GrantedSecret { value, allowed }))
+            Ok((name.clone(), GrantedSecret { value, origins: grant.origins.clone() }))
         })
         .collect()
 }
 
-fn fingerprint(
+fn identity(
     wasm: &[u8],
     config: &str,
     grants: &Grants,
     secrets: &BTreeMap<String, GrantedSecret>,
     limits: &Limits,
     isolation: portcullis_model::spec::Isolation,
-) -> [u8; 32] {
+) -> String {
     let mut hash = Sha256::new();
     let mut part = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());
@@ -250,7 +246,7 @@ fn fingerprint(
         // Exit: only the digest of the digest stays, to notice a rotated secret.
         part(&Sha256::digest(secret.value.expose()));
     }
-    hash.finalize().into()
+    hex(&hash.finalize())
 }
 
 fn hex(bytes: &[u8]) -> String {
