@@ -21,10 +21,7 @@ pub struct ParseLimits {
 impl Default for ParseLimits {
     /// 4 MiB and 64 levels.
     fn default() -> Self {
-        Self {
-            max_bytes: 4 << 20,
-            max_depth: 64,
-        }
+        Self { max_bytes: 4 << 20, max_depth: 64 }
     }
 }
 
@@ -109,8 +106,7 @@ impl ParseError {
             }
             _ => "Send one JSON-RPC 2.0 request or notification as the body.",
         };
-        portcullis_model::Fault::new(portcullis_model::Side::Caller, code, self.to_string())
-            .next(next)
+        portcullis_model::Fault::new(portcullis_model::Side::Caller, code, self.to_string()).next(next)
     }
 }
 
@@ -188,10 +184,7 @@ impl<'a> Message<'a> {
 
     /// `params.name`.
     pub fn name(&self) -> Option<&str> {
-        self.params
-            .as_ref()
-            .and_then(|p| p.name.as_ref())
-            .map(AsRef::as_ref)
+        self.params.as_ref().and_then(|p| p.name.as_ref()).map(AsRef::as_ref)
     }
 
     /// What `Mcp-Name` has to say for this message: the name, the URI or the task id, by method.

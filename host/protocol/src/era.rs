@@ -44,13 +44,8 @@ pub struct UnknownVersion;
 
 impl Version {
     /// Every revision spoken, newest first, as `supported` and `supportedVersions` list them.
-    pub const ALL: [Self; 5] = [
-        Self::V2026_07_28,
-        Self::V2025_11_25,
-        Self::V2025_06_18,
-        Self::V2025_03_26,
-        Self::V2024_11_05,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::V2026_07_28, Self::V2025_11_25, Self::V2025_06_18, Self::V2025_03_26, Self::V2024_11_05];
     /// The newest revision.
     pub const LATEST: Self = Self::V2026_07_28;
     /// The newest revision that has `initialize`.
@@ -71,11 +66,7 @@ impl Version {
 
     /// The era that it belongs to.
     pub fn era(self) -> Era {
-        if self >= Self::V2026_07_28 {
-            Era::Modern
-        } else {
-            Era::Legacy
-        }
+        if self >= Self::V2026_07_28 { Era::Modern } else { Era::Legacy }
     }
 
     /// What to answer an `initialize` that asks for `requested`: the same where it is a legacy revision, else the newest
@@ -92,10 +83,7 @@ impl FromStr for Version {
     type Err = UnknownVersion;
 
     fn from_str(text: &str) -> Result<Self, UnknownVersion> {
-        Self::ALL
-            .into_iter()
-            .find(|v| v.as_str() == text)
-            .ok_or(UnknownVersion)
+        Self::ALL.into_iter().find(|v| v.as_str() == text).ok_or(UnknownVersion)
     }
 }
 
@@ -119,14 +107,7 @@ mod tests {
 
     #[test]
     fn dates_order_as_revisions_do() {
-        assert!(
-            Version::ALL
-                .windows(2)
-                .all(|w| w[0] > w[1] && w[0].as_str() > w[1].as_str())
-        );
-        assert_eq!(
-            "2026-07-28".parse::<Version>().map(Version::era),
-            Ok(Era::Modern)
-        );
+        assert!(Version::ALL.windows(2).all(|w| w[0] > w[1] && w[0].as_str() > w[1].as_str()));
+        assert_eq!("2026-07-28".parse::<Version>().map(Version::era), Ok(Era::Modern));
     }
 }

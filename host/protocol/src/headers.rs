@@ -77,14 +77,11 @@ impl HeaderFault {
             _ => "header-mismatch",
         };
         let next = match self {
-            Self::UnsupportedVersion { .. } => {
-                "Send one of the versions in data.supported, or start with initialize."
-            }
+            Self::UnsupportedVersion { .. } => "Send one of the versions in data.supported, or start with initialize.",
             Self::MissingMeta(_) => "Send it with each request, as revision 2026-07-28 asks.",
             _ => "Send MCP-Protocol-Version, Mcp-Method and Mcp-Name as the body has them.",
         };
-        portcullis_model::Fault::new(portcullis_model::Side::Caller, code, self.to_string())
-            .next(next)
+        portcullis_model::Fault::new(portcullis_model::Side::Caller, code, self.to_string()).next(next)
     }
 }
 
@@ -98,14 +95,10 @@ impl HeaderFault {
 pub fn check(headers: &HeaderMap, message: &Message<'_>) -> Result<Spoken, HeaderFault> {
     let header = single(headers, &PROTOCOL_VERSION, "MCP-Protocol-Version")?;
     let meta = message.meta();
-    let body = meta
-        .and_then(|m| m.protocol_version.as_ref())
-        .map(AsRef::as_ref);
+    let body = meta.and_then(|m| m.protocol_version.as_ref()).map(AsRef::as_ref);
     let known = |text: &str| {
         text.parse::<Version>()
-            .map_err(|_| HeaderFault::UnsupportedVersion {
-                requested: text.chars().take(64).collect(),
-            })
+            .map_err(|_| HeaderFault::UnsupportedVersion { requested: text.chars().take(64).collect() })
     };
     if let Some(body) = body {
         match header {
@@ -124,50 +117,30 @@ pub fn check(headers: &HeaderMap, message: &Message<'_>) -> Result<Spoken, Heade
     if !modern && !matches!(message.method(), "server/discover" | "subscriptions/listen") {
         let version = match message.method() {
             "initialize" => {
-                let asked = message
-                    .params
-                    .as_ref()
-                    .and_then(|p| p.protocol_version.as_ref());
+                let asked = message.params.as_ref().and_then(|p| p.protocol_version.as_ref());
                 Some(Version::negotiate(asked.map_or("", AsRef::as_ref)))
             }
             _ => version,
         };
-        return Ok(Spoken {
-            era: Era::Legacy,
-            version,
-        });
+        return Ok(Spoken { era: Era::Legacy, version });
     }
     check_modern(headers, message, body)?;
     match version {
         // A legacy date in `_meta`: whoever writes `_meta` speaks the modern era, in which that revision does not exist.
-        Some(version) if version.era() == Era::Legacy => Err(HeaderFault::UnsupportedVersion {
-            requested: version.as_str().to_owned(),
-        }),
-        version => Ok(Spoken {
-            era: Era::Modern,
-            version,
-        }),
+        Some(version) if version.era() == Era::Legacy => {
+            Err(HeaderFault::UnsupportedVersion { requested: version.as_str().to_owned() })
+        }
+        version => Ok(Spoken { era: Era::Modern, version }),
     }
 }
 
-fn check_modern(
-    headers: &HeaderMap,
-    message: &Message<'_>,
-    body: Option<&str>,
-) -> Result<(), HeaderFault> {
+fn check_modern(headers: &HeaderMap, message: &Message<'_>, body: Option<&str>) -> Result<(), HeaderFault> {
     if message.kind == Kind::Request {
         if body.is_none() {
-            return Err(HeaderFault::MissingMeta(
-                "io.modelcontextprotocol/protocolVersion",
-            ));
+            return Err(HeaderFault::MissingMeta("io.modelcontextprotocol/protocolVersion"));
         }
-        if message
-            .meta()
-            .is_none_or(|m| m.client_capabilities.is_none())
-        {
-            return Err(HeaderFault::MissingMeta(
-                "io.modelcontextprotocol/clientCapabilities",
-            ));
+        if message.meta().is_none_or(|m| m.client_capabilities.is_none()) {
+            return Err(HeaderFault::MissingMeta("io.modelcontextprotocol/clientCapabilities"));
         }
     }
     if message.kind == Kind::Response {
@@ -190,11 +163,7 @@ fn check_modern(
     }
 }
 
-fn single<'h>(
-    headers: &'h HeaderMap,
-    name: &HeaderName,
-    shown: &'static str,
-) -> Result<Option<&'h str>, HeaderFault> {
+fn single<'h>(headers: &'h HeaderMap, name: &HeaderName, shown: &'static str) -> Result<Option<&'h str>, HeaderFault> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else {
         return Ok(None);
@@ -202,21 +171,13 @@ fn single<'h>(
     if values.next().is_some() {
         return Err(HeaderFault::Repeated(shown));
     }
-    value
-        .to_str()
-        .map(Some)
-        .map_err(|_| HeaderFault::Mismatch(shown))
+    value.to_str().map(Some).map_err(|_| HeaderFault::Mismatch(shown))
 }
 
 /// What a mirrored header says: plain, or as `=?base64?..?=`. Nothing if that wraps no UTF-8.
 pub fn decode_value(value: &str) -> Option<Cow<'_, str>> {
-    match value
-        .strip_prefix(SENTINEL_START)
-        .and_then(|v| v.strip_suffix(SENTINEL_END))
-    {
-        Some(inner) => String::from_utf8(STANDARD.decode(inner).ok()?)
-            .ok()
-            .map(Cow::Owned),
+    match value.strip_prefix(SENTINEL_START).and_then(|v| v.strip_suffix(SENTINEL_END)) {
+        Some(inner) => String::from_utf8(STANDARD.decode(inner).ok()?).ok().map(Cow::Owned),
         None => Some(Cow::Borrowed(value)),
     }
 }
@@ -225,17 +186,13 @@ pub fn decode_value(value: &str) -> Option<Cow<'_, str>> {
 pub fn encode_value(text: &str) -> HeaderValue {
     let bytes = text.as_bytes();
     let edge = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
-    let plain = bytes.iter().all(|b| matches!(b, 0x20..=0x7e))
-        && !edge(bytes.first())
-        && !edge(bytes.last())
-        && !(text.starts_with(SENTINEL_START) && text.ends_with(SENTINEL_END));
+    let padded = edge(bytes.first()) || edge(bytes.last());
+    let ambiguous = text.starts_with(SENTINEL_START) && text.ends_with(SENTINEL_END);
+    let plain = !padded && !ambiguous && bytes.iter().all(|b| matches!(b, 0x20..=0x7e));
     let value = if plain {
         HeaderValue::from_str(text)
     } else {
-        HeaderValue::from_str(&format!(
-            "{SENTINEL_START}{}{SENTINEL_END}",
-            STANDARD.encode(bytes)
-        ))
+        HeaderValue::from_str(&format!("{SENTINEL_START}{}{SENTINEL_END}", STANDARD.encode(bytes)))
     };
     // Both forms are visible ASCII, which every header value may be.
     value.unwrap_or_else(|_| HeaderValue::from_static(""))
@@ -258,7 +215,5 @@ pub fn upstream_headers(
 
 /// The `Mcp-Param-*` headers of a request, which an intermediary passes on whether it knows them or not.
 pub fn param_headers(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-    headers
-        .iter()
-        .filter(|(name, _)| name.as_str().starts_with(PARAM_PREFIX))
+    headers.iter().filter(|(name, _)| name.as_str().starts_with(PARAM_PREFIX))
 }

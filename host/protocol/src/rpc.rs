@@ -39,23 +39,14 @@ pub struct ServerInfo<'a> {
 
 impl ServerInfo<'_> {
     fn json(&self) -> String {
-        let title = self
-            .title
-            .map(|t| format!(",\"title\":{}", quote(t)))
-            .unwrap_or_default();
-        format!(
-            "{{\"name\":{}{title},\"version\":{}}}",
-            quote(self.name),
-            quote(self.version)
-        )
+        let title = self.title.map(|t| format!(",\"title\":{}", quote(t))).unwrap_or_default();
+        format!("{{\"name\":{}{title},\"version\":{}}}", quote(self.name), quote(self.version))
     }
 }
 
 /// A response with `result`, which is JSON text. `id` is the client's, as JSON text.
 pub fn result(id: &str, result: &str) -> Bytes {
-    Bytes::from(format!(
-        "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{result}}}"
-    ))
+    Bytes::from(format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{result}}}"))
 }
 
 /// The result of `initialize`. `capabilities` is a JSON object.
@@ -66,9 +57,7 @@ pub fn initialize(
     info: &ServerInfo<'_>,
     instructions: Option<&str>,
 ) -> Bytes {
-    let instructions = instructions
-        .map(|i| format!(",\"instructions\":{}", quote(i)))
-        .unwrap_or_default();
+    let instructions = instructions.map(|i| format!(",\"instructions\":{}", quote(i))).unwrap_or_default();
     let body = format!(
         "{{\"protocolVersion\":\"{version}\",\"capabilities\":{capabilities},\"serverInfo\":{}{instructions}}}",
         info.json()
@@ -78,17 +67,9 @@ pub fn initialize(
 
 /// The result of `server/discover`. `capabilities` is a JSON object. Always private: what a gateway offers depends on who
 /// asks.
-pub fn discover(
-    id: &str,
-    capabilities: &str,
-    info: &ServerInfo<'_>,
-    instructions: Option<&str>,
-    ttl_ms: u64,
-) -> Bytes {
+pub fn discover(id: &str, capabilities: &str, info: &ServerInfo<'_>, instructions: Option<&str>, ttl_ms: u64) -> Bytes {
     let versions: Vec<String> = Version::ALL.iter().map(|v| format!("\"{v}\"")).collect();
-    let instructions = instructions
-        .map(|i| format!(",\"instructions\":{}", quote(i)))
-        .unwrap_or_default();
+    let instructions = instructions.map(|i| format!(",\"instructions\":{}", quote(i))).unwrap_or_default();
     let body = format!(
         "{{\"resultType\":\"complete\",\"supportedVersions\":[{}],\"capabilities\":{capabilities}{instructions},\
          \"ttlMs\":{ttl_ms},\"cacheScope\":\"private\",\"_meta\":{{\"io.modelcontextprotocol/serverInfo\":{}}}}}",
@@ -114,9 +95,7 @@ pub fn list_page<'i>(
     out.push_str(id);
     out.push_str(",\"result\":{");
     if era == Era::Modern {
-        out.push_str(&format!(
-            "\"resultType\":\"complete\",\"ttlMs\":{ttl_ms},\"cacheScope\":\"private\","
-        ));
+        out.push_str(&format!("\"resultType\":\"complete\",\"ttlMs\":{ttl_ms},\"cacheScope\":\"private\","));
     }
     out.push('"');
     out.push_str(member);
@@ -138,14 +117,7 @@ pub fn list_page<'i>(
 
 /// An empty result, as `ping` and `logging/setLevel` have it.
 pub fn empty(id: &str, era: Era) -> Bytes {
-    result(
-        id,
-        if era == Era::Modern {
-            "{\"resultType\":\"complete\"}"
-        } else {
-            "{}"
-        },
-    )
+    result(id, if era == Era::Modern { "{\"resultType\":\"complete\"}" } else { "{}" })
 }
 
 #[derive(Serialize)]
@@ -191,23 +163,13 @@ pub fn error(id: Option<&str>, code: i64, message: &str, data: Option<&str>) -> 
 
 /// The error response for a fault.
 pub fn fault(id: Option<&str>, fault: &Fault, request_id: &str) -> Bytes {
-    error(
-        id,
-        rpc_code(fault),
-        &fault.message,
-        Some(&fault_data(fault, request_id)),
-    )
+    error(id, rpc_code(fault), &fault.message, Some(&fault_data(fault, request_id)))
 }
 
 /// The error response for a message that could not be read.
 pub fn parse_fault(problem: &ParseError, request_id: &str) -> Bytes {
     let fault = problem.to_fault();
-    error(
-        None,
-        problem.rpc_code(),
-        &fault.message,
-        Some(&fault_data(&fault, request_id)),
-    )
+    error(None, problem.rpc_code(), &fault.message, Some(&fault_data(&fault, request_id)))
 }
 
 /// The error response for headers that were refused; `data.supported` and `data.requested` as the revision wants them.
@@ -216,14 +178,7 @@ pub fn header_fault(id: Option<&str>, problem: &HeaderFault, request_id: &str) -
     let mut data = fault_data(&fault, request_id);
     if let HeaderFault::UnsupportedVersion { requested } = problem {
         let supported: Vec<String> = Version::ALL.iter().map(|v| format!("\"{v}\"")).collect();
-        data.insert_str(
-            1,
-            &format!(
-                "\"supported\":[{}],\"requested\":{},",
-                supported.join(","),
-                quote(requested)
-            ),
-        );
+        data.insert_str(1, &format!("\"supported\":[{}],\"requested\":{},", supported.join(","), quote(requested)));
     }
     error(id, problem.rpc_code(), &fault.message, Some(&data))
 }
@@ -238,22 +193,14 @@ pub fn fault_text(fault: &Fault, request_id: &str) -> String {
         text.push(' ');
         text.push_str(next);
     }
-    text.push_str(&format!(
-        " [{}: {}, request {request_id}]",
-        fault.side.as_str(),
-        fault.code
-    ));
+    text.push_str(&format!(" [{}: {}, request {request_id}]", fault.side.as_str(), fault.code));
     text
 }
 
 /// A refused or failed tool call as a tool result with `isError`, which clients show to the model; an error response
 /// they mostly don't. The fault's data stands in `_meta` under `portcullis.dev/fault`.
 pub fn tool_refusal(id: &str, fault: &Fault, request_id: &str, era: Era) -> Bytes {
-    let kind = if era == Era::Modern {
-        "\"resultType\":\"complete\","
-    } else {
-        ""
-    };
+    let kind = if era == Era::Modern { "\"resultType\":\"complete\"," } else { "" };
     let text: Cow<'_, str> = quote(&fault_text(fault, request_id));
     let data = fault_data(fault, request_id);
     let body = format!(
@@ -269,14 +216,9 @@ pub fn rpc_code(fault: &Fault) -> i64 {
         ("unknown-method", _) => METHOD_NOT_FOUND,
         ("header-mismatch", _) => HEADER_MISMATCH,
         ("unsupported-version", _) => UNSUPPORTED_PROTOCOL_VERSION,
-        (
-            "unknown-tool"
-            | "invalid-params"
-            | "invalid-cursor"
-            | "missing-meta"
-            | "ambiguous-arguments",
-            _,
-        ) => INVALID_PARAMS,
+        ("unknown-tool" | "invalid-params" | "invalid-cursor" | "missing-meta" | "ambiguous-arguments", _) => {
+            INVALID_PARAMS
+        }
         (_, Side::Caller | Side::Policy) => INVALID_REQUEST,
         (_, Side::Gateway | Side::Server) => INTERNAL_ERROR,
     }
@@ -288,12 +230,11 @@ pub fn rpc_code(fault: &Fault) -> i64 {
 /// server's, 500 for ours.
 pub fn http_status(fault: &Fault) -> StatusCode {
     match fault.code {
-        "unauthenticated" | "invalid-token" | "expired-token" | "revoked-token" => {
-            StatusCode::UNAUTHORIZED
-        }
+        "unauthenticated" | "invalid-token" | "expired-token" | "revoked-token" => StatusCode::UNAUTHORIZED,
         "forbidden" | "foreign-origin" | "foreign-host" | "denied" => StatusCode::FORBIDDEN,
-        "unknown-gateway" | "unknown-session" | "unknown-tenant" | "unknown-method"
-        | "not-found" => StatusCode::NOT_FOUND,
+        "unknown-gateway" | "unknown-session" | "unknown-tenant" | "unknown-method" | "not-found" => {
+            StatusCode::NOT_FOUND
+        }
         "method-not-allowed" => StatusCode::METHOD_NOT_ALLOWED,
         "not-acceptable" => StatusCode::NOT_ACCEPTABLE,
         "message-too-large" => StatusCode::PAYLOAD_TOO_LARGE,

@@ -34,10 +34,7 @@ impl<'a> RawStr<'a> {
         if self.escaped {
             serde_json::from_str::<String>(self.quoted)
                 .map(Cow::Owned)
-                .map_err(|_| ParseError::Syntax {
-                    at: self.at,
-                    what: "a string that is not Unicode",
-                })
+                .map_err(|_| ParseError::Syntax { at: self.at, what: "a string that is not Unicode" })
         } else {
             Ok(Cow::Borrowed(&self.quoted[1..self.quoted.len() - 1]))
         }
@@ -46,12 +43,7 @@ impl<'a> RawStr<'a> {
 
 impl<'a> Scanner<'a> {
     pub(crate) fn new(text: &'a str, max_depth: usize) -> Self {
-        Self {
-            text,
-            pos: 0,
-            depth: 0,
-            max_depth,
-        }
+        Self { text, pos: 0, depth: 0, max_depth }
     }
 
     /// The text from `start` to here.
@@ -78,20 +70,14 @@ impl<'a> Scanner<'a> {
     /// Fails unless nothing but white space is left.
     pub(crate) fn end(&mut self) -> Result<(), ParseError> {
         self.space();
-        if self.pos == self.text.len() {
-            Ok(())
-        } else {
-            self.fail("something after the end")
-        }
+        if self.pos == self.text.len() { Ok(()) } else { self.fail("something after the end") }
     }
 
     #[inline]
     fn enter(&mut self) -> Result<(), ParseError> {
         self.depth += 1;
         if self.depth > self.max_depth {
-            return Err(ParseError::TooDeep {
-                limit: self.max_depth,
-            });
+            return Err(ParseError::TooDeep { limit: self.max_depth });
         }
         Ok(())
     }
@@ -194,11 +180,7 @@ impl<'a> Scanner<'a> {
         while let Some(b'0'..=b'9') = self.peek() {
             self.pos += 1;
         }
-        if self.pos == start {
-            self.fail("expected a digit")
-        } else {
-            Ok(())
-        }
+        if self.pos == start { self.fail("expected a digit") } else { Ok(()) }
     }
 
     fn number(&mut self) -> Result<(), ParseError> {
@@ -238,11 +220,7 @@ impl<'a> Scanner<'a> {
             match bytes.get(pos) {
                 Some(b'"') => {
                     self.pos = pos + 1;
-                    return Ok(RawStr {
-                        quoted: self.since(at),
-                        at,
-                        escaped,
-                    });
+                    return Ok(RawStr { quoted: self.since(at), at, escaped });
                 }
                 Some(b'\\') => {
                     escaped = true;
@@ -316,12 +294,7 @@ pub(crate) struct Keys<'a> {
 impl<'a> Keys<'a> {
     /// Notes a key that has a bit of its own.
     #[inline]
-    pub(crate) fn known(
-        &mut self,
-        bit: u32,
-        key: &str,
-        place: &'static str,
-    ) -> Result<(), ParseError> {
+    pub(crate) fn known(&mut self, bit: u32, key: &str, place: &'static str) -> Result<(), ParseError> {
         let mask = 1 << bit;
         if self.known & mask != 0 {
             return Err(duplicate(key, place));
@@ -331,11 +304,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Notes any other key.
-    pub(crate) fn other(
-        &mut self,
-        key: Cow<'a, str>,
-        place: &'static str,
-    ) -> Result<(), ParseError> {
+    pub(crate) fn other(&mut self, key: Cow<'a, str>, place: &'static str) -> Result<(), ParseError> {
         if self.few.contains(&key) || (!self.many.is_empty() && self.many.contains(&key)) {
             return Err(duplicate(&key, place));
         }
@@ -344,20 +313,14 @@ impl<'a> Keys<'a> {
         } else if self.many.len() < MAX_KEYS {
             self.many.insert(key);
         } else {
-            return Err(ParseError::TooManyKeys {
-                place,
-                limit: MAX_KEYS,
-            });
+            return Err(ParseError::TooManyKeys { place, limit: MAX_KEYS });
         }
         Ok(())
     }
 }
 
 pub(crate) fn duplicate(key: &str, place: &'static str) -> ParseError {
-    ParseError::Duplicate {
-        key: key.chars().take(80).collect(),
-        place,
-    }
+    ParseError::Duplicate { key: key.chars().take(80).collect(), place }
 }
 
 #[cfg(test)]

@@ -97,9 +97,7 @@ pub struct Sealer {
 
 impl fmt::Debug for Sealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list()
-            .entries(self.keys.iter().map(|(id, _)| id))
-            .finish()
+        f.debug_list().entries(self.keys.iter().map(|(id, _)| id)).finish()
     }
 }
 
@@ -109,9 +107,7 @@ impl Sealer {
     /// # Errors
     /// [`SealError::BadKey`].
     pub fn new(key_id: u32, key: &Secret) -> Result<Self, SealError> {
-        Ok(Self {
-            keys: vec![(key_id, cipher(key)?)],
-        })
+        Ok(Self { keys: vec![(key_id, cipher(key)?)] })
     }
 
     /// Also opens what was sealed with a key that has been replaced.
@@ -146,22 +142,11 @@ impl Sealer {
         getrandom::fill(&mut nonce).map_err(|_| SealError::NoRandomness)?;
         bytes.extend_from_slice(&nonce);
         let aad = aad(domain, *key_id);
-        let sealed = cipher
-            .encrypt(
-                &nonce.into(),
-                Payload {
-                    msg: plain,
-                    aad: &aad,
-                },
-            )
-            .map_err(|_| SealError::TooLarge)?;
+        let sealed =
+            cipher.encrypt(&nonce.into(), Payload { msg: plain, aad: &aad }).map_err(|_| SealError::TooLarge)?;
         bytes.extend_from_slice(&sealed);
         let text = URL_SAFE_NO_PAD.encode(bytes);
-        if text.len() > MAX_TEXT {
-            Err(SealError::TooLarge)
-        } else {
-            Ok(text)
-        }
+        if text.len() > MAX_TEXT { Err(SealError::TooLarge) } else { Ok(text) }
     }
 
     /// Opens a sealed text.
@@ -172,9 +157,7 @@ impl Sealer {
         if text.len() > MAX_TEXT {
             return Err(SealError::Malformed);
         }
-        let bytes = URL_SAFE_NO_PAD
-            .decode(text)
-            .map_err(|_| SealError::Malformed)?;
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| SealError::Malformed)?;
         let (head, sealed) = bytes.split_at_checked(HEAD).ok_or(SealError::Malformed)?;
         if head[0] != FORMAT {
             return Err(SealError::Malformed);
@@ -184,21 +167,9 @@ impl Sealer {
         let key_id = u32::from_be_bytes(id);
         let mut nonce = [0; NONCE];
         nonce.copy_from_slice(&head[5..]);
-        let (_, cipher) = self
-            .keys
-            .iter()
-            .find(|(id, _)| *id == key_id)
-            .ok_or(SealError::UnknownKey)?;
+        let (_, cipher) = self.keys.iter().find(|(id, _)| *id == key_id).ok_or(SealError::UnknownKey)?;
         let aad = aad(domain, key_id);
-        cipher
-            .decrypt(
-                &nonce.into(),
-                Payload {
-                    msg: sealed,
-                    aad: &aad,
-                },
-            )
-            .map_err(|_| SealError::Forged)
+        cipher.decrypt(&nonce.into(), Payload { msg: sealed, aad: &aad }).map_err(|_| SealError::Forged)
     }
 }
 

@@ -65,13 +65,7 @@ impl Session {
         let mut nonce = [0; 12];
         getrandom::fill(&mut nonce).map_err(|_| SealError::NoRandomness)?;
         let capabilities = bounded_capabilities(capabilities.unwrap_or("{}"));
-        Ok(Self {
-            binding,
-            version,
-            capabilities,
-            expires_ms,
-            nonce,
-        })
+        Ok(Self { binding, version, capabilities, expires_ms, nonce })
     }
 
     /// The nonce as text, for logs and tables.
@@ -100,12 +94,7 @@ impl Session {
     ///
     /// # Errors
     /// Everything of [`Sealer::open`], [`SealError::Foreign`] and [`SealError::Expired`].
-    pub fn open(
-        sealer: &Sealer,
-        text: &str,
-        binding: &Binding,
-        now_ms: u64,
-    ) -> Result<Self, SealError> {
+    pub fn open(sealer: &Sealer, text: &str, binding: &Binding, now_ms: u64) -> Result<Self, SealError> {
         let plain = sealer.open(Domain::Session, text)?;
         let mut rest = &plain[..];
         let session = (|| {
@@ -157,13 +146,7 @@ impl Cursor {
     ///
     /// # Errors
     /// As [`Session::open`]; a cursor of another list is [`SealError::Foreign`].
-    pub fn open(
-        sealer: &Sealer,
-        text: &str,
-        binding: &Binding,
-        list: &str,
-        now_ms: u64,
-    ) -> Result<Self, SealError> {
+    pub fn open(sealer: &Sealer, text: &str, binding: &Binding, list: &str, now_ms: u64) -> Result<Self, SealError> {
         let plain = sealer.open(Domain::Cursor, text)?;
         let mut rest = &plain[..];
         let cursor = (|| {

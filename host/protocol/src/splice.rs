@@ -60,11 +60,8 @@ pub struct RequestEdit<'e> {
 /// Members that a modern result must have (2026-07-28, "Result"); see [`ResponseEdit::defaults`].
 pub const MODERN_RESULT: &[(&str, &str)] = &[("resultType", "\"complete\"")];
 /// The same for a result that has to say how long it may be kept.
-pub const MODERN_CACHEABLE: &[(&str, &str)] = &[
-    ("resultType", "\"complete\""),
-    ("ttlMs", "0"),
-    ("cacheScope", "\"private\""),
-];
+pub const MODERN_CACHEABLE: &[(&str, &str)] =
+    &[("resultType", "\"complete\""), ("ttlMs", "0"), ("cacheScope", "\"private\"")];
 
 /// What to replace in a response on its way to a client.
 #[derive(Clone, Copy, Debug)]
@@ -86,11 +83,7 @@ struct Edits<'e>(Vec<Edit<'e>>);
 
 impl<'e> Edits<'e> {
     fn replace(&mut self, piece: Piece<'_>, text: impl Into<Cow<'e, str>>) {
-        self.0.push(Edit {
-            start: piece.at,
-            end: piece.at + piece.raw.len(),
-            text: text.into(),
-        });
+        self.0.push(Edit { start: piece.at, end: piece.at + piece.raw.len(), text: text.into() });
     }
 
     fn raw(&mut self, piece: Piece<'_>, raw: Raw<'e>) {
@@ -101,11 +94,7 @@ impl<'e> Edits<'e> {
     }
 
     fn insert(&mut self, at: usize, text: impl Into<Cow<'e, str>>) {
-        self.0.push(Edit {
-            start: at,
-            end: at,
-            text: text.into(),
-        });
+        self.0.push(Edit { start: at, end: at, text: text.into() });
     }
 
     fn apply(mut self, source: &str) -> Bytes {
@@ -153,10 +142,7 @@ pub fn request(message: &Message<'_>, edit: &RequestEdit<'_>) -> Bytes {
         if let (Some(piece), Some(id)) = (params.request_id, edit.request_id) {
             edits.raw(piece, id);
         }
-        if let (Some(piece), Some(token)) = (
-            params.meta.as_ref().and_then(|m| m.progress_token),
-            edit.progress_token,
-        ) {
+        if let (Some(piece), Some(token)) = (params.meta.as_ref().and_then(|m| m.progress_token), edit.progress_token) {
             edits.raw(piece, token);
         }
         if let (Some(piece), Some(arguments)) = (params.arguments, edit.arguments) {
@@ -171,19 +157,12 @@ pub fn request(message: &Message<'_>, edit: &RequestEdit<'_>) -> Bytes {
 fn add_members<'e>(message: &Message<'_>, edit: &RequestEdit<'e>, edits: &mut Edits<'e>) {
     let mut added = String::new();
     let params = message.params.as_ref();
-    if let Some(arguments) = edit
-        .arguments
-        .filter(|_| params.is_none_or(|p| p.arguments.is_none()))
-    {
+    if let Some(arguments) = edit.arguments.filter(|_| params.is_none_or(|p| p.arguments.is_none())) {
         added.push_str("\"arguments\":");
         added.push_str(arguments);
     }
     let members = match edit.meta {
-        MetaEdit::Modern {
-            version,
-            capabilities,
-            client_info,
-        } => {
+        MetaEdit::Modern { version, capabilities, client_info } => {
             let mut text = format!(
                 "\"io.modelcontextprotocol/protocolVersion\":{},\"io.modelcontextprotocol/clientCapabilities\":{capabilities}",
                 quote(version)
@@ -256,11 +235,7 @@ fn remove(gone: &[Member], edits: &mut Edits<'_>) {
             (None, Some(prev)) => (prev, last.end),
             (None, None) => (first.start, last.end),
         };
-        edits.0.push(Edit {
-            start,
-            end,
-            text: Cow::Borrowed(""),
-        });
+        edits.0.push(Edit { start, end, text: Cow::Borrowed("") });
         rest = &rest[run..];
     }
 }
@@ -309,10 +284,7 @@ pub fn response(message: &Message<'_>, edit: &ResponseEdit<'_>) -> Bytes {
 /// A notification on its way to a client: its progress token is the client's again.
 pub fn notification(message: &Message<'_>, progress_token: Option<&str>) -> Bytes {
     let mut edits = Edits(Vec::with_capacity(1));
-    if let (Some(piece), Some(token)) = (
-        message.params.as_ref().and_then(|p| p.progress_token),
-        progress_token,
-    ) {
+    if let (Some(piece), Some(token)) = (message.params.as_ref().and_then(|p| p.progress_token), progress_token) {
         edits.replace(piece, token);
     }
     edits.apply(message.source)

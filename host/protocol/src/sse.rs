@@ -113,11 +113,7 @@ impl Decoder {
 
     fn grow(&mut self, by: usize) -> Result<(), SseError> {
         self.size = self.size.saturating_add(by);
-        if self.size > self.limit {
-            Err(SseError::TooLarge { limit: self.limit })
-        } else {
-            Ok(())
-        }
+        if self.size > self.limit { Err(SseError::TooLarge { limit: self.limit }) } else { Ok(()) }
     }
 
     fn take_line(&mut self, mut line: &[u8], events: &mut Vec<Event>) {
@@ -163,11 +159,7 @@ impl Decoder {
         self.size = 0;
         let event = self.event.take().filter(|e| !e.is_empty());
         if std::mem::take(&mut self.has_data) {
-            events.push(Event {
-                event,
-                data: Bytes::from(std::mem::take(&mut self.data)),
-                id: self.id.clone(),
-            });
+            events.push(Event { event, data: Bytes::from(std::mem::take(&mut self.data)), id: self.id.clone() });
         }
     }
 }
@@ -237,8 +229,7 @@ mod tests {
 
     #[test]
     fn reads_every_line_ending_and_the_byte_order_mark() {
-        let events =
-            all(&[b"\xef\xbb\xbfdata: a\r\ndata:b\r\n\r\n: hi\ndata:  c\n\ndata: d\r\rdata: lost"]);
+        let events = all(&[b"\xef\xbb\xbfdata: a\r\ndata:b\r\n\r\n: hi\ndata:  c\n\ndata: d\r\rdata: lost"]);
         assert_eq!(data(&events), [&b"a\nb"[..], b" c", b"d"]);
     }
 
@@ -247,27 +238,18 @@ mod tests {
         let mut decoder = Decoder::new(100);
         let mut events = Vec::new();
         decoder
-            .feed(
-                b"id: 1\nretry: 250\n\nid: 2\ndata:\n\nevent: ping\ndata\n\nid\ndata: x\n\n",
-                &mut events,
-            )
+            .feed(b"id: 1\nretry: 250\n\nid: 2\ndata:\n\nevent: ping\ndata\n\nid\ndata: x\n\n", &mut events)
             .unwrap();
         assert_eq!(data(&events), [&b""[..], b"", b"x"]);
         assert_eq!(events[0].id.as_deref(), Some("2"));
-        assert_eq!(
-            (events[1].is_message(), events[2].is_message()),
-            (false, true)
-        );
+        assert_eq!((events[1].is_message(), events[2].is_message()), (false, true));
         assert_eq!(events[2].id, None);
         assert_eq!(decoder.retry_ms(), Some(250));
     }
 
     #[test]
     fn a_line_break_cut_in_two_is_one() {
-        assert_eq!(
-            data(&all(&[b"data: a\r", b"\n\r", b"\ndata: b\r\n", b"\n"])),
-            [&b"a"[..], b"b"]
-        );
+        assert_eq!(data(&all(&[b"data: a\r", b"\n\r", b"\ndata: b\r\n", b"\n"])), [&b"a"[..], b"b"]);
     }
 
     #[test]
@@ -282,20 +264,13 @@ mod tests {
         let endless = [b'x'; 40];
         decoder.feed(b"data: ", &mut events).unwrap();
         decoder.feed(&endless, &mut events).unwrap();
-        assert_eq!(
-            decoder.feed(&endless, &mut events),
-            Err(SseError::TooLarge { limit: 64 })
-        );
+        assert_eq!(decoder.feed(&endless, &mut events), Err(SseError::TooLarge { limit: 64 }));
     }
 
     #[test]
     fn ids_cannot_smuggle_lines() {
         let mut out = Vec::new();
-        let event = Event {
-            event: None,
-            data: Bytes::from_static(b"{\r\n}"),
-            id: Some("a\ndata: evil".into()),
-        };
+        let event = Event { event: None, data: Bytes::from_static(b"{\r\n}"), id: Some("a\ndata: evil".into()) };
         encode(&event, &mut out);
         assert_eq!(out, b"id: adata: evil\ndata: {\ndata: }\n\n");
     }

@@ -16,14 +16,9 @@ const PLACE: &str = "an object in the arguments";
 /// What is wrong; [`ParseError::Duplicate`] names the key.
 pub fn check(raw: &[u8], limits: &ParseLimits) -> Result<(), ParseError> {
     if raw.len() > limits.max_bytes {
-        return Err(ParseError::TooLarge {
-            size: raw.len(),
-            limit: limits.max_bytes,
-        });
+        return Err(ParseError::TooLarge { size: raw.len(), limit: limits.max_bytes });
     }
-    let text = std::str::from_utf8(raw).map_err(|e| ParseError::NotUtf8 {
-        at: e.valid_up_to(),
-    })?;
+    let text = std::str::from_utf8(raw).map_err(|e| ParseError::NotUtf8 { at: e.valid_up_to() })?;
     let mut scanner = Scanner::new(text, limits.max_depth.min(512));
     scanner.space();
     let mut keys = Vec::new();
@@ -60,54 +55,23 @@ mod tests {
     use super::*;
 
     fn strict(text: &str) -> Result<(), ParseError> {
-        check(
-            text.as_bytes(),
-            &ParseLimits {
-                max_bytes: 1 << 20,
-                max_depth: 8,
-            },
-        )
+        check(text.as_bytes(), &ParseLimits { max_bytes: 1 << 20, max_depth: 8 })
     }
 
     #[test]
     fn finds_duplicates_at_any_depth_and_however_escaped() {
         assert_eq!(strict(r#" {"a":{"a":1},"b":[{"a":2},{"a":3}]} "#), Ok(()));
-        for bad in [
-            r#"{"a":1,"a":2}"#,
-            r#"{"x":[{"a":1,"b":0,"a":2}]}"#,
-            r#"{"path":1,"p\u0061th":2}"#,
-        ] {
-            assert!(
-                matches!(strict(bad), Err(ParseError::Duplicate { .. })),
-                "{bad}"
-            );
+        for bad in [r#"{"a":1,"a":2}"#, r#"{"x":[{"a":1,"b":0,"a":2}]}"#, r#"{"path":1,"p\u0061th":2}"#] {
+            assert!(matches!(strict(bad), Err(ParseError::Duplicate { .. })), "{bad}");
         }
     }
 
     #[test]
     fn refuses_what_parsers_read_differently() {
-        assert!(matches!(
-            strict("[[[[[[[[[1]]]]]]]]]"),
-            Err(ParseError::TooDeep { limit: 8 })
-        ));
-        for bad in [
-            r#"{"a":"\ud800"}"#,
-            "{",
-            "1 2",
-            "",
-            "nul",
-            "01",
-            "\"\u{1}\"",
-            "[1,]",
-        ] {
-            assert!(
-                matches!(strict(bad), Err(ParseError::Syntax { .. })),
-                "{bad}"
-            );
+        assert!(matches!(strict("[[[[[[[[[1]]]]]]]]]"), Err(ParseError::TooDeep { limit: 8 })));
+        for bad in [r#"{"a":"\ud800"}"#, "{", "1 2", "", "nul", "01", "\"\u{1}\"", "[1,]"] {
+            assert!(matches!(strict(bad), Err(ParseError::Syntax { .. })), "{bad}");
         }
-        assert!(matches!(
-            check(b"\"\xff\"", &ParseLimits::default()),
-            Err(ParseError::NotUtf8 { at: 1 })
-        ));
+        assert!(matches!(check(b"\"\xff\"", &ParseLimits::default()), Err(ParseError::NotUtf8 { at: 1 })));
     }
 }

@@ -50,14 +50,11 @@ pub fn rename(raw: &str, name: &str, description: Option<&str>) -> Result<String
     if let Some(description) = description {
         match description_at {
             Some(range) => edits.push((range, quote(description).into_owned())),
-            None => edits[0]
-                .1
-                .push_str(&format!(",\"description\":{}", quote(description))),
+            None => edits[0].1.push_str(&format!(",\"description\":{}", quote(description))),
         }
     }
     edits.sort_by_key(|(range, _)| range.start);
-    let mut out =
-        String::with_capacity(raw.len() + name.len() + description.map_or(0, str::len) + 20);
+    let mut out = String::with_capacity(raw.len() + name.len() + description.map_or(0, str::len) + 20);
     let mut done = 0;
     for (range, text) in edits {
         out.push_str(&raw[done..range.start]);
@@ -75,34 +72,17 @@ mod tests {
     #[test]
     fn keeps_every_other_byte() {
         let raw = r#"{ "title":"T", "name" : "echo", "inputSchema":{"name":1.10,"z":1,"a":12345678901234567890123}, "x-vendor":{} }"#;
+        assert_eq!(rename(raw, "srv__echo", None).unwrap(), raw.replace("\"echo\"", "\"srv__echo\""));
         assert_eq!(
-            rename(raw, "srv__echo", None).unwrap(),
-            raw.replace("\"echo\"", "\"srv__echo\"")
-        );
-        assert_eq!(
-            rename(
-                r#"{"description":"old","name":"a"}"#,
-                "b",
-                Some("say \"hi\"")
-            )
-            .unwrap(),
+            rename(r#"{"description":"old","name":"a"}"#, "b", Some("say \"hi\"")).unwrap(),
             r#"{"description":"say \"hi\"","name":"b"}"#
         );
-        assert_eq!(
-            rename(r#"{"name":"a","k":1}"#, "b", Some("d")).unwrap(),
-            r#"{"name":"b","description":"d","k":1}"#
-        );
+        assert_eq!(rename(r#"{"name":"a","k":1}"#, "b", Some("d")).unwrap(), r#"{"name":"b","description":"d","k":1}"#);
     }
 
     #[test]
     fn refuses_what_is_no_tool() {
-        for bad in [
-            "[]",
-            "{}",
-            r#"{"name":1}"#,
-            r#"{"name":"a","n\u0061me":"b"}"#,
-            r#"{"name":"a"} x"#,
-        ] {
+        for bad in ["[]", "{}", r#"{"name":1}"#, r#"{"name":"a","n\u0061me":"b"}"#, r#"{"name":"a"} x"#] {
             assert!(rename(bad, "x", None).is_err(), "{bad}");
         }
     }

@@ -76,10 +76,7 @@ pub struct AuditEvent {
 impl AuditEvent {
     /// An event of this sort with nothing else said.
     pub fn new(kind: &'static str) -> Self {
-        Self {
-            kind: Cow::Borrowed(kind),
-            ..Self::default()
-        }
+        Self { kind: Cow::Borrowed(kind), ..Self::default() }
     }
 }
 
@@ -99,12 +96,7 @@ pub struct AuditOptions {
 impl AuditOptions {
     /// 64 MiB a file, 64 files, 65,536 records waiting.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self {
-            dir: dir.into(),
-            max_file_bytes: 64 << 20,
-            max_files: 64,
-            queue: 1 << 16,
-        }
+        Self { dir: dir.into(), max_file_bytes: 64 << 20, max_files: 64, queue: 1 << 16 }
     }
 }
 
@@ -151,18 +143,12 @@ impl Audit {
         let writer = std::thread::Builder::new()
             .name("audit".to_owned())
             .spawn(move || queue::write_all(&ours, file, &metrics))?;
-        Ok(Arc::new(Self {
-            queue,
-            writer: Mutex::new(Some(writer)),
-        }))
+        Ok(Arc::new(Self { queue, writer: Mutex::new(Some(writer)) }))
     }
 
     /// A stream that keeps nothing and acknowledges everything: for tests, and where an operator switched auditing off.
     pub fn discard() -> Arc<Self> {
-        Arc::new(Self {
-            queue: Arc::new(Queue::discarding()),
-            writer: Mutex::new(None),
-        })
+        Arc::new(Self { queue: Arc::new(Queue::discarding()), writer: Mutex::new(None) })
     }
 
     /// Records an event within a second, on nobody's time. If too many wait it is dropped, which leaves a gap record.
@@ -196,11 +182,7 @@ impl Audit {
     /// Writes what is waiting and ends the stream. Blocks; called when the process ends, and by `drop`.
     pub fn close(&self) {
         self.queue.close();
-        let writer = self
-            .writer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
             // A writer that panicked has nothing left to say.
             let _ = writer.join();

@@ -43,10 +43,7 @@ impl RequestId {
         }
         let digits = &digits[first..];
         text[9..9 + digits.len()].copy_from_slice(digits);
-        Self {
-            text,
-            len: 9 + digits.len() as u8,
-        }
+        Self { text, len: 9 + digits.len() as u8 }
     }
 
     /// The id as text.
@@ -64,9 +61,7 @@ pub(crate) fn random_u64() -> u64 {
     if getrandom::fill(&mut bytes).is_ok() {
         return u64::from_ne_bytes(bytes);
     }
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| d.as_nanos() as u64);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
     now ^ ((&raw const bytes) as u64).rotate_left(32) ^ u64::from(std::process::id())
 }
 
@@ -92,13 +87,7 @@ mod tests {
         assert_ne!(a, b);
         assert_eq!(a.as_str()[..9], b.as_str()[..9]);
         assert_eq!(RequestId::from_parts(b"abcdefgh", 0).as_str(), "abcdefgh-0");
-        assert_eq!(
-            RequestId::from_parts(b"abcdefgh", 33).as_str(),
-            "abcdefgh-11"
-        );
-        assert_eq!(
-            RequestId::from_parts(b"abcdefgh", u64::MAX).as_str(),
-            "abcdefgh-fzzzzzzzzzzzz"
-        );
+        assert_eq!(RequestId::from_parts(b"abcdefgh", 33).as_str(), "abcdefgh-11");
+        assert_eq!(RequestId::from_parts(b"abcdefgh", u64::MAX).as_str(), "abcdefgh-fzzzzzzzzzzzz");
     }
 }

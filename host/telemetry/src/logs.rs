@@ -21,10 +21,7 @@ impl FromStr for Format {
         match text {
             "pretty" => Ok(Self::Pretty),
             "json" => Ok(Self::Json),
-            _ => Err(format!(
-                "\"{}\" is no log format: use pretty or json",
-                text.chars().take(40).collect::<String>()
-            )),
+            _ => Err(format!("\"{}\" is no log format: use pretty or json", text.chars().take(40).collect::<String>())),
         }
     }
 }
@@ -51,18 +48,11 @@ pub fn init(format: Format, filter: &str) -> Result<(), LogsError> {
     let set = match format {
         Format::Pretty => {
             let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            let layer = fmt::layer()
-                .with_writer(std::io::stderr)
-                .with_ansi(colour)
-                .with_target(false);
+            let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(colour).with_target(false);
             registry.with(layer).try_init()
         }
         Format::Json => {
-            let layer = fmt::layer()
-                .json()
-                .flatten_event(true)
-                .with_writer(std::io::stderr)
-                .with_current_span(true);
+            let layer = fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).with_current_span(true);
             registry.with(layer.with_span_list(false)).try_init()
         }
     };
@@ -77,9 +67,6 @@ mod tests {
     fn bad_settings_are_named() {
         assert_eq!("json".parse(), Ok(Format::Json));
         assert!("xml".parse::<Format>().is_err());
-        assert!(matches!(
-            init(Format::Json, "portcullis=loud"),
-            Err(LogsError::Filter(_))
-        ));
+        assert!(matches!(init(Format::Json, "portcullis=loud"), Err(LogsError::Filter(_))));
     }
 }

@@ -100,107 +100,44 @@ impl Metrics {
             "Time of a call that was not spent waiting for the server",
             &["tenant", "gateway"],
         );
-        let plugin_calls = d.counters(
-            "plugin_calls",
-            "Calls of plugins",
-            &["tenant", "plugin", "hook", "outcome"],
-        );
-        let plugin_seconds = d.histograms(
-            "plugin_duration_seconds",
-            "Time in plugins",
-            &["tenant", "plugin", "hook"],
-        );
-        let plugin_traps = d.counters(
-            "plugin_traps",
-            "Plugin calls that trapped",
-            &["tenant", "plugin"],
-        );
-        let plugin_timeouts = d.counters(
-            "plugin_timeouts",
-            "Plugin calls stopped for their time",
-            &["tenant", "plugin", "clock"],
-        );
+        let plugin_calls = d.counters("plugin_calls", "Calls of plugins", &["tenant", "plugin", "hook", "outcome"]);
+        let plugin_seconds = d.histograms("plugin_duration_seconds", "Time in plugins", &["tenant", "plugin", "hook"]);
+        let plugin_traps = d.counters("plugin_traps", "Plugin calls that trapped", &["tenant", "plugin"]);
+        let plugin_timeouts =
+            d.counters("plugin_timeouts", "Plugin calls stopped for their time", &["tenant", "plugin", "clock"]);
         let plugin_denied = d.counters(
             "plugin_capability_denied",
             "Uses of a host function that the plugin was not granted",
             &["tenant", "plugin", "capability"],
         );
-        let upstream_requests = d.counters(
-            "upstream_requests",
-            "Requests to servers",
-            &["tenant", "server", "era", "outcome"],
-        );
-        let upstream_connects = d.counters(
-            "upstream_connects",
-            "Connections and sessions opened",
-            &["tenant", "server", "outcome"],
-        );
-        let child_restarts = d.counters(
-            "child_restarts",
-            "Restarts of child processes",
-            &["tenant", "server"],
-        );
-        let authentications = d.counters(
-            "authentications",
-            "Callers authenticated or refused",
-            &["tenant", "gateway", "outcome"],
-        );
-        let resolutions = d.counters(
-            "credential_resolutions",
-            "Credentials chosen for calls",
-            &["tenant", "server", "outcome"],
-        );
-        let refusals = d.counters(
-            "refusals",
-            "Requests refused, by whose fault and why",
-            &["side", "code"],
-        );
-        let sealed_rejected = d.counters(
-            "sealed_rejected",
-            "Session ids and cursors refused",
-            &["kind", "reason"],
-        );
-        let config_loads = d.counters(
-            "config_loads",
-            "Changes of resources read",
-            &["door", "outcome"],
-        );
-        let catalogue_refreshes = d.counters(
-            "catalogue_refreshes",
-            "Lists fetched from servers",
-            &["tenant", "server", "outcome"],
-        );
+        let upstream_requests =
+            d.counters("upstream_requests", "Requests to servers", &["tenant", "server", "era", "outcome"]);
+        let upstream_connects =
+            d.counters("upstream_connects", "Connections and sessions opened", &["tenant", "server", "outcome"]);
+        let child_restarts = d.counters("child_restarts", "Restarts of child processes", &["tenant", "server"]);
+        let authentications =
+            d.counters("authentications", "Callers authenticated or refused", &["tenant", "gateway", "outcome"]);
+        let resolutions =
+            d.counters("credential_resolutions", "Credentials chosen for calls", &["tenant", "server", "outcome"]);
+        let refusals = d.counters("refusals", "Requests refused, by whose fault and why", &["side", "code"]);
+        let sealed_rejected = d.counters("sealed_rejected", "Session ids and cursors refused", &["kind", "reason"]);
+        let config_loads = d.counters("config_loads", "Changes of resources read", &["door", "outcome"]);
+        let catalogue_refreshes =
+            d.counters("catalogue_refreshes", "Lists fetched from servers", &["tenant", "server", "outcome"]);
         let in_flight = d.gauge("requests_in_flight", "Requests being answered now");
         let sessions = d.gauge("sessions", "Legacy sessions with state in this process");
         let children = d.gauge("children", "Child processes running now");
-        let upstream_pooled = d.gauge(
-            "upstream_pooled",
-            "Connections and sessions to servers kept in pools",
-        );
+        let upstream_pooled = d.gauge("upstream_pooled", "Connections and sessions to servers kept in pools");
         let catalogue_tools = d.gauge("catalogue_tools", "Tools in the catalogue");
         let plugin_instances = d.gauge("plugin_instances", "Plugin instances alive now");
         let audit_records = d.counter("audit_records", "Audit records written");
-        let audit_dropped = d.counter(
-            "audit_dropped",
-            "Audit records dropped; each run of them left a gap record",
-        );
-        let audit_sync_seconds = d.histogram(
-            "audit_sync_seconds",
-            "Time to write and sync a batch of audit records",
-        );
+        let audit_dropped = d.counter("audit_dropped", "Audit records dropped; each run of them left a gap record");
+        let audit_sync_seconds = d.histogram("audit_sync_seconds", "Time to write and sync a batch of audit records");
         let store_writes = d.counter("store_writes", "Batches written to the store");
-        let store_write_errors = d.counter(
-            "store_write_errors",
-            "Batches that the store refused or failed",
-        );
-        let store_write_seconds = d.histogram(
-            "store_write_seconds",
-            "Time from a write to its acknowledgement",
-        );
+        let store_write_errors = d.counter("store_write_errors", "Batches that the store refused or failed");
+        let store_write_seconds = d.histogram("store_write_seconds", "Time from a write to its acknowledgement");
         let build = d.info("build_info", "The version that is running", &["version"]);
-        build
-            .get_or_create(&labels(&["version"], &[env!("CARGO_PKG_VERSION")]))
-            .set(1);
+        build.get_or_create(&labels(&["version"], &[env!("CARGO_PKG_VERSION")])).set(1);
         let (registry, declared) = d.finish();
         Arc::new(Self {
             registry,
@@ -252,18 +189,11 @@ impl Metrics {
     }
 
     /// The media type of [`Metrics::encode`].
-    pub const CONTENT_TYPE: &'static str =
-        "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    pub const CONTENT_TYPE: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
     /// The metrics of one tool behind one gateway. Get them when a snapshot is compiled, not per call. Beyond
     /// [`MAX_TOOLS`] the tool is `other`.
-    pub fn call_handle(
-        &self,
-        tenant: &str,
-        gateway: &str,
-        server: &str,
-        tool: &str,
-    ) -> Arc<CallMetrics> {
+    pub fn call_handle(&self, tenant: &str, gateway: &str, server: &str, tool: &str) -> Arc<CallMetrics> {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let mut key = [tenant, gateway, server, tool].map(str::to_owned);
         if let Some(found) = names.calls.get(&key) {
@@ -284,12 +214,7 @@ impl Metrics {
         }
         let made = names.calls.entry(key).or_insert_with_key(|key| {
             let key = key.each_ref().map(String::as_str);
-            Arc::new(CallMetrics::new(
-                &self.calls,
-                &self.call_seconds,
-                &self.overhead_seconds,
-                key,
-            ))
+            Arc::new(CallMetrics::new(&self.calls, &self.call_seconds, &self.overhead_seconds, key))
         });
         Arc::clone(made)
     }
@@ -301,21 +226,14 @@ impl Metrics {
         if !names.plugins.contains_key(&key) && names.plugins.len() >= MAX_NAMES {
             key = [OTHER, OTHER].map(str::to_owned);
         }
-        let made = names
-            .plugins
-            .entry(key)
-            .or_insert_with_key(|[tenant, plugin]| {
-                Arc::new(PluginMetrics::new(
-                    tenant,
-                    plugin,
-                    (&self.plugin_calls, &self.plugin_seconds),
-                    (
-                        &self.plugin_traps,
-                        &self.plugin_timeouts,
-                        &self.plugin_denied,
-                    ),
-                ))
-            });
+        let made = names.plugins.entry(key).or_insert_with_key(|[tenant, plugin]| {
+            Arc::new(PluginMetrics::new(
+                tenant,
+                plugin,
+                (&self.plugin_calls, &self.plugin_seconds),
+                [&self.plugin_traps, &self.plugin_timeouts, &self.plugin_denied],
+            ))
+        });
         Arc::clone(made)
     }
 
@@ -332,18 +250,10 @@ impl Metrics {
     }
 
     /// Counter of requests to a server, to be kept with the server's pool. `era` and `outcome` are fixed words.
-    pub fn upstream_requests(
-        &self,
-        tenant: &str,
-        server: &str,
-        era: &'static str,
-        outcome: &'static str,
-    ) -> Counter {
+    pub fn upstream_requests(&self, tenant: &str, server: &str, era: &'static str, outcome: &'static str) -> Counter {
         let [tenant, server] = self.bounded("server", tenant, server);
-        self.upstream_requests.get_or_create_owned(&labels(
-            &["tenant", "server", "era", "outcome"],
-            &[tenant, server, era, outcome],
-        ))
+        self.upstream_requests
+            .get_or_create_owned(&labels(&["tenant", "server", "era", "outcome"], &[tenant, server, era, outcome]))
     }
 
     /// Counter of connections and sessions opened.
@@ -355,8 +265,7 @@ impl Metrics {
     /// Counter of a child's restarts.
     pub fn child_restarts(&self, tenant: &str, server: &str) -> Counter {
         let [tenant, server] = self.bounded("server", tenant, server);
-        self.child_restarts
-            .get_or_create_owned(&labels(&["tenant", "server"], &[tenant, server]))
+        self.child_restarts.get_or_create_owned(&labels(&["tenant", "server"], &[tenant, server]))
     }
 
     /// Counter of authentications: `outcome` is such as `accepted`, `cached`, `refused`, `challenged`, `limited`.
@@ -366,63 +275,35 @@ impl Metrics {
     }
 
     /// Counter of credentials resolved: `outcome` is such as `cached`, `resolved`, `missing`, `failed`.
-    pub fn credential_resolutions(
-        &self,
-        tenant: &str,
-        server: &str,
-        outcome: &'static str,
-    ) -> Counter {
+    pub fn credential_resolutions(&self, tenant: &str, server: &str, outcome: &'static str) -> Counter {
         let [tenant, server] = self.bounded("server", tenant, server);
         by_outcome(&self.resolutions, "server", tenant, server, outcome)
     }
 
     /// Counter of lists fetched from servers.
-    pub fn catalogue_refreshes(
-        &self,
-        tenant: &str,
-        server: &str,
-        outcome: &'static str,
-    ) -> Counter {
+    pub fn catalogue_refreshes(&self, tenant: &str, server: &str, outcome: &'static str) -> Counter {
         let [tenant, server] = self.bounded("server", tenant, server);
         by_outcome(&self.catalogue_refreshes, "server", tenant, server, outcome)
     }
 
     /// Counts a refusal.
     pub fn refused(&self, fault: &portcullis_model::Fault) {
-        self.refusals
-            .get_or_create(&labels(
-                &["side", "code"],
-                &[fault.side.as_str(), fault.code],
-            ))
-            .inc();
+        self.refusals.get_or_create(&labels(&["side", "code"], &[fault.side.as_str(), fault.code])).inc();
     }
 
     /// Counts a session id or cursor that was refused, for a reason that its sender does not learn.
     pub fn sealed_rejected(&self, kind: &'static str, reason: &'static str) {
-        self.sealed_rejected
-            .get_or_create(&labels(&["kind", "reason"], &[kind, reason]))
-            .inc();
+        self.sealed_rejected.get_or_create(&labels(&["kind", "reason"], &[kind, reason])).inc();
     }
 
     /// Counts a change of resources: `door` is such as `file` or `api`, `outcome` such as `applied` or `refused`.
     pub fn config_loaded(&self, door: &'static str, outcome: &'static str) {
-        self.config_loads
-            .get_or_create(&labels(&["door", "outcome"], &[door, outcome]))
-            .inc();
+        self.config_loads.get_or_create(&labels(&["door", "outcome"], &[door, outcome])).inc();
     }
 }
 
-fn by_outcome(
-    family: &Family<Labels, Counter>,
-    key: &'static str,
-    tenant: &str,
-    name: &str,
-    outcome: &str,
-) -> Counter {
-    family.get_or_create_owned(&labels(
-        &["tenant", key, "outcome"],
-        &[tenant, name, outcome],
-    ))
+fn by_outcome(family: &Family<Labels, Counter>, key: &'static str, tenant: &str, name: &str, outcome: &str) -> Counter {
+    family.get_or_create_owned(&labels(&["tenant", key, "outcome"], &[tenant, name, outcome]))
 }
 
 /// Seconds, for histograms.

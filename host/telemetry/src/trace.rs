@@ -17,8 +17,7 @@ impl TraceContext {
     /// read as 00, as section 4 of the specification says.
     pub fn parse(text: &str) -> Option<Self> {
         let bytes = text.as_bytes();
-        let dashes =
-            bytes.len() >= 55 && bytes[2] == b'-' && bytes[35] == b'-' && bytes[52] == b'-';
+        let dashes = bytes.len() >= 55 && bytes[2] == b'-' && bytes[35] == b'-' && bytes[52] == b'-';
         if !text.is_ascii() || !dashes {
             return None;
         }
@@ -28,42 +27,25 @@ impl TraceContext {
             0 => bytes.len() > 55,
             _ => bytes.len() > 55 && bytes[55] != b'-',
         };
-        let (trace, span, flags) = (
-            hex(&text[3..35])?,
-            hex(&text[36..52])? as u64,
-            hex(&text[53..55])? as u8,
-        );
-        (!more && trace != 0 && span != 0).then_some(Self {
-            trace,
-            span,
-            flags: flags & 1,
-        })
+        let (trace, span, flags) = (hex(&text[3..35])?, hex(&text[36..52])? as u64, hex(&text[53..55])? as u8);
+        (!more && trace != 0 && span != 0).then_some(Self { trace, span, flags: flags & 1 })
     }
 
     /// A new trace, not sampled.
     pub fn generate() -> Self {
         let trace = (u128::from(cheap_random()) << 64) | u128::from(cheap_random());
-        Self {
-            trace: trace.max(1),
-            span: cheap_random().max(1),
-            flags: 0,
-        }
+        Self { trace: trace.max(1), span: cheap_random().max(1), flags: 0 }
     }
 
     /// Continues what a client sent, or starts a trace.
     pub fn continue_from(header: Option<&str>) -> Self {
-        header
-            .and_then(Self::parse)
-            .map_or_else(Self::generate, |parent| parent.child())
+        header.and_then(Self::parse).map_or_else(Self::generate, |parent| parent.child())
     }
 
     /// The same trace, with a span of its own.
     #[must_use]
     pub fn child(self) -> Self {
-        Self {
-            span: cheap_random().max(1),
-            ..self
-        }
+        Self { span: cheap_random().max(1), ..self }
     }
 
     /// The trace id: 32 hexadecimal digits.
@@ -80,22 +62,14 @@ impl TraceContext {
 /// The `traceparent` header's value.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "00-{:032x}-{:016x}-{:02x}",
-            self.trace, self.span, self.flags
-        )
+        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace, self.span, self.flags)
     }
 }
 
 /// Lower-case hexadecimal only, as the specification says.
 fn hex(text: &str) -> Option<u128> {
     let ok = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    if ok {
-        u128::from_str_radix(text, 16).ok()
-    } else {
-        None
-    }
+    if ok { u128::from_str_radix(text, 16).ok() } else { None }
 }
 
 /// SplitMix64, seeded once per thread: trace ids need to differ, not to be secret.

@@ -1,9 +1,6 @@
 //! Reads an envelope in one pass.
 
-use super::{
-    ErrorView, Kind, Member, Message, Meta, Params, ParseError, ParseLimits, Piece, ResultView,
-    Text,
-};
+use super::{ErrorView, Kind, Member, Message, Meta, Params, ParseError, ParseLimits, Piece, ResultView, Text};
 use crate::scan::{Keys, RawStr, Scanner};
 
 /// The most bytes of an id: ids are kept per call in flight.
@@ -17,37 +14,23 @@ const MAX_DEPTH: usize = 512;
 /// Says what is wrong and where; [`ParseError::rpc_code`] has the code to answer with.
 pub fn parse<'a>(bytes: &'a [u8], limits: &ParseLimits) -> Result<Message<'a>, ParseError> {
     if bytes.len() > limits.max_bytes {
-        return Err(ParseError::TooLarge {
-            size: bytes.len(),
-            limit: limits.max_bytes,
-        });
+        return Err(ParseError::TooLarge { size: bytes.len(), limit: limits.max_bytes });
     }
-    let source = std::str::from_utf8(bytes).map_err(|e| ParseError::NotUtf8 {
-        at: e.valid_up_to(),
-    })?;
+    let source = std::str::from_utf8(bytes).map_err(|e| ParseError::NotUtf8 { at: e.valid_up_to() })?;
     let mut scanner = Scanner::new(source, limits.max_depth.min(MAX_DEPTH));
     scanner.space();
     match scanner.peek() {
         Some(b'{') => {}
         Some(b'[') => {
-            return Err(ParseError::Envelope(
-                "batches are not supported; send one message at a time",
-            ));
+            return Err(ParseError::Envelope("batches are not supported; send one message at a time"));
         }
         _ => {
             scanner.skip()?;
             return Err(ParseError::Envelope("the message must be an object"));
         }
     }
-    let mut message = Message {
-        source,
-        kind: Kind::Request,
-        id: None,
-        method: None,
-        params: None,
-        result: None,
-        error: None,
-    };
+    let mut message =
+        Message { source, kind: Kind::Request, id: None, method: None, params: None, result: None, error: None };
     let mut keys = Keys::default();
     let mut version_ok = false;
     const PLACE: &str = "the envelope";
@@ -64,8 +47,7 @@ pub fn parse<'a>(bytes: &'a [u8], limits: &ParseLimits) -> Result<Message<'a>, P
             }
             "method" => {
                 keys.known(2, &key, PLACE)?;
-                message.method =
-                    Some(text(s)?.ok_or(ParseError::Envelope("method must be a string"))?);
+                message.method = Some(text(s)?.ok_or(ParseError::Envelope("method must be a string"))?);
             }
             "params" => {
                 keys.known(3, &key, PLACE)?;
@@ -106,49 +88,28 @@ fn kind(message: &Message<'_>) -> Result<Kind, ParseError> {
         },
         None => false,
     };
-    match (
-        message.method.is_some(),
-        message.result.is_some(),
-        message.error.is_some(),
-    ) {
-        (true, false, false) if null => {
-            Err(ParseError::Envelope("the id of a request must not be null"))
-        }
+    match (message.method.is_some(), message.result.is_some(), message.error.is_some()) {
+        (true, false, false) if null => Err(ParseError::Envelope("the id of a request must not be null")),
         (true, false, false) if message.id.is_some() => Ok(Kind::Request),
         (true, false, false) => Ok(Kind::Notification),
-        (false, true, false) if message.id.is_none() || null => {
-            Err(ParseError::Envelope("a result without an id"))
-        }
+        (false, true, false) if message.id.is_none() || null => Err(ParseError::Envelope("a result without an id")),
         (false, true, false) | (false, false, true) => Ok(Kind::Response),
-        (false, false, false) => Err(ParseError::Envelope(
-            "neither method, result nor error is there",
-        )),
-        _ => Err(ParseError::Envelope(
-            "only one of method, result and error may be there",
-        )),
+        (false, false, false) => Err(ParseError::Envelope("neither method, result nor error is there")),
+        _ => Err(ParseError::Envelope("only one of method, result and error may be there")),
     }
 }
 
 fn piece<'a>(s: &mut Scanner<'a>) -> Result<Piece<'a>, ParseError> {
     let at = s.pos;
     s.skip()?;
-    Ok(Piece {
-        raw: s.since(at),
-        at,
-    })
+    Ok(Piece { raw: s.since(at), at })
 }
 
 /// The string that stands here; nothing if it is of another type, which is skipped.
 fn text<'a>(s: &mut Scanner<'a>) -> Result<Option<Text<'a>>, ParseError> {
     if s.peek() == Some(b'"') {
         let raw: RawStr<'a> = s.string()?;
-        Ok(Some(Text {
-            value: raw.decode()?,
-            piece: Piece {
-                raw: raw.quoted,
-                at: raw.at,
-            },
-        }))
+        Ok(Some(Text { value: raw.decode()?, piece: Piece { raw: raw.quoted, at: raw.at } }))
     } else {
         s.skip()?;
         Ok(None)
@@ -164,16 +125,9 @@ fn token<'a>(s: &mut Scanner<'a>, wrong: &'static str) -> Result<Option<Piece<'a
     }
 }
 
-fn object_piece<'a>(
-    s: &mut Scanner<'a>,
-    wrong: &'static str,
-) -> Result<Option<Piece<'a>>, ParseError> {
+fn object_piece<'a>(s: &mut Scanner<'a>, wrong: &'static str) -> Result<Option<Piece<'a>>, ParseError> {
     let piece = piece(s)?;
-    if piece.raw.starts_with('{') {
-        Ok(Some(piece))
-    } else {
-        Err(ParseError::Params(wrong))
-    }
+    if piece.raw.starts_with('{') { Ok(Some(piece)) } else { Err(ParseError::Params(wrong)) }
 }
 
 fn params<'a>(s: &mut Scanner<'a>) -> Result<Params<'a>, ParseError> {
@@ -242,10 +196,7 @@ fn params<'a>(s: &mut Scanner<'a>) -> Result<Params<'a>, ParseError> {
         Ok(())
     })?;
     params.empty = empty;
-    params.piece = Piece {
-        raw: s.since(at),
-        at,
-    };
+    params.piece = Piece { raw: s.since(at), at };
     Ok(params)
 }
 
@@ -282,26 +233,19 @@ fn meta<'a>(s: &mut Scanner<'a>) -> Result<Meta<'a>, ParseError> {
                 keys.known(0, &key, PLACE)?;
                 m.protocol_version = text(s)?;
                 if m.protocol_version.is_none() {
-                    return Err(ParseError::Params(
-                        "_meta io.modelcontextprotocol/protocolVersion must be a string",
-                    ));
+                    return Err(ParseError::Params("_meta io.modelcontextprotocol/protocolVersion must be a string"));
                 }
                 slot = Some(0);
             }
             Some("clientCapabilities") => {
                 keys.known(1, &key, PLACE)?;
-                m.client_capabilities = object_piece(
-                    s,
-                    "_meta io.modelcontextprotocol/clientCapabilities must be an object",
-                )?;
+                m.client_capabilities =
+                    object_piece(s, "_meta io.modelcontextprotocol/clientCapabilities must be an object")?;
                 slot = Some(1);
             }
             Some("clientInfo") => {
                 keys.known(2, &key, PLACE)?;
-                m.client_info = object_piece(
-                    s,
-                    "_meta io.modelcontextprotocol/clientInfo must be an object",
-                )?;
+                m.client_info = object_piece(s, "_meta io.modelcontextprotocol/clientInfo must be an object")?;
                 slot = Some(2);
             }
             Some("logLevel") => {
@@ -324,21 +268,13 @@ fn meta<'a>(s: &mut Scanner<'a>) -> Result<Meta<'a>, ParseError> {
         }
         m.len += 1;
         if let Some(slot) = slot {
-            m.protocol_members[slot] = Some(Member {
-                start: raw_key.at,
-                end: s.pos,
-                prev_end,
-                next_start: None,
-            });
+            m.protocol_members[slot] = Some(Member { start: raw_key.at, end: s.pos, prev_end, next_start: None });
         }
         prev_slot = slot;
         prev_end = Some(s.pos);
         Ok(())
     })?;
-    meta.piece = Piece {
-        raw: s.since(at),
-        at,
-    };
+    meta.piece = Piece { raw: s.since(at), at };
     Ok(meta)
 }
 
@@ -389,10 +325,7 @@ fn result<'a>(s: &mut Scanner<'a>) -> Result<ResultView<'a>, ParseError> {
     } else {
         s.skip()?;
     }
-    view.piece = Piece {
-        raw: s.since(at),
-        at,
-    };
+    view.piece = Piece { raw: s.since(at), at };
     Ok(view)
 }
 
@@ -420,12 +353,5 @@ fn error<'a>(s: &mut Scanner<'a>) -> Result<ErrorView<'a>, ParseError> {
         }
         Ok(())
     })?;
-    Ok(ErrorView {
-        piece: Piece {
-            raw: s.since(at),
-            at,
-        },
-        code,
-        message,
-    })
+    Ok(ErrorView { piece: Piece { raw: s.since(at), at }, code, message })
 }

@@ -58,7 +58,9 @@ proptest! {
 /// JSON text with a few bytes changed, cut or doubled.
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
     let envelope = (json::text(), json::text()).prop_map(|(a, b)| {
-        format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"m\",\"params\":{{\"_meta\":{{\"k\":{a}}},\"arguments\":{b}}}}}")
+        format!(
+            "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"m\",\"params\":{{\"_meta\":{{\"k\":{a}}},\"arguments\":{b}}}}}"
+        )
     });
     (
         prop_oneof![json::text(), envelope],
@@ -100,10 +102,7 @@ fn duplicate_keys_are_refused_however_they_are_written() {
         r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"_meta":{},"_meta":{}}}"#,
         r#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete","resultType":"task"}}"#,
     ] {
-        assert!(
-            matches!(refused(text), ParseError::Duplicate { .. }),
-            "{text}"
-        );
+        assert!(matches!(refused(text), ParseError::Duplicate { .. }), "{text}");
     }
 }
 
@@ -121,86 +120,38 @@ fn what_is_no_message_is_named() {
         (r#"{"jsonrpc":"2.0","id":null,"method":"a"}"#, -32600),
         (r#"{"jsonrpc":"2.0","id":{},"method":"a"}"#, -32600),
         (r#"{"jsonrpc":"2.0","id":1}"#, -32600),
-        (
-            r#"{"jsonrpc":"2.0","id":1,"method":"a","result":{}}"#,
-            -32600,
-        ),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"a","result":{}}"#, -32600),
         (r#"{"jsonrpc":"2.0","result":{}}"#, -32600),
-        (
-            r#"{"jsonrpc":"2.0","id":1,"method":"a","params":[1]}"#,
-            -32602,
-        ),
-        (
-            r#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"_meta":3}}"#,
-            -32602,
-        ),
-        (
-            r#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"_meta":{"progressToken":{}}}}"#,
-            -32602,
-        ),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"a","params":[1]}"#, -32602),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"_meta":3}}"#, -32602),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"_meta":{"progressToken":{}}}}"#, -32602),
     ] {
         assert_eq!(refused(text).rpc_code(), code, "{text}");
     }
-    assert!(matches!(
-        parse(b"{\"a\":\"\xff\"}", &limits()),
-        Err(ParseError::NotUtf8 { at: 6 })
-    ));
+    assert!(matches!(parse(b"{\"a\":\"\xff\"}", &limits()), Err(ParseError::NotUtf8 { at: 6 })));
 }
 
 #[test]
 fn size_and_depth_are_bounded() {
-    let deep = format!(
-        "{{\"jsonrpc\":\"2.0\",\"method\":\"a\",\"params\":{{\"x\":{}",
-        "[".repeat(1_000_000)
-    );
+    let deep = format!("{{\"jsonrpc\":\"2.0\",\"method\":\"a\",\"params\":{{\"x\":{}", "[".repeat(1_000_000));
     assert!(matches!(refused(&deep), ParseError::TooDeep { limit: 64 }));
-    let small = ParseLimits {
-        max_bytes: 10,
-        max_depth: 64,
-    };
-    assert!(matches!(
-        parse(&[b' '; 11], &small),
-        Err(ParseError::TooLarge {
-            size: 11,
-            limit: 10
-        })
-    ));
+    let small = ParseLimits { max_bytes: 10, max_depth: 64 };
+    assert!(matches!(parse(&[b' '; 11], &small), Err(ParseError::TooLarge { size: 11, limit: 10 })));
     // A limit that an operator set too high must not cost the stack.
-    let high = ParseLimits {
-        max_bytes: 4 << 20,
-        max_depth: usize::MAX,
-    };
-    assert!(matches!(
-        parse(deep.as_bytes(), &high),
-        Err(ParseError::TooDeep { limit: 512 })
-    ));
+    let high = ParseLimits { max_bytes: 4 << 20, max_depth: usize::MAX };
+    assert!(matches!(parse(deep.as_bytes(), &high), Err(ParseError::TooDeep { limit: 512 })));
     let keys: Vec<String> = (0..5000).map(|i| format!("\"k{i}\":0")).collect();
-    let wide = format!(
-        "{{\"jsonrpc\":\"2.0\",\"method\":\"a\",\"params\":{{{}}}}}",
-        keys.join(",")
-    );
+    let wide = format!("{{\"jsonrpc\":\"2.0\",\"method\":\"a\",\"params\":{{{}}}}}", keys.join(","));
     assert!(matches!(refused(&wide), ParseError::TooManyKeys { .. }));
 }
 
 #[test]
 fn kinds_are_told_apart() {
     let kind = |text: &str| parse(text.as_bytes(), &limits()).unwrap().kind;
-    assert_eq!(
-        kind(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#),
-        Kind::Notification
-    );
-    assert_eq!(
-        kind(r#"{"jsonrpc":"2.0","id":"a","result":{}}"#),
-        Kind::Response
-    );
-    assert_eq!(
-        kind(r#"{"jsonrpc":"2.0","error":{"code":-1,"message":"x"},"id":null}"#),
-        Kind::Response
-    );
-    assert_eq!(
-        kind(r#"{"jsonrpc":"2.0","error":{"code":-1,"message":"x"}}"#),
-        Kind::Response
-    );
+    assert_eq!(kind(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#), Kind::Notification);
+    assert_eq!(kind(r#"{"jsonrpc":"2.0","id":"a","result":{}}"#), Kind::Response);
+    assert_eq!(kind(r#"{"jsonrpc":"2.0","error":{"code":-1,"message":"x"},"id":null}"#), Kind::Response);
+    assert_eq!(kind(r#"{"jsonrpc":"2.0","error":{"code":-1,"message":"x"}}"#), Kind::Response);
 }
 
 /// Not a benchmark, but a guard against a parser that has become slow by an order: a build without optimisation needs
@@ -212,9 +163,7 @@ fn a_call_is_read_in_microseconds() {
         .map(|_| {
             let start = std::time::Instant::now();
             for _ in 0..100 {
-                std::hint::black_box(
-                    parse(std::hint::black_box(text.as_bytes()), &limits()).unwrap(),
-                );
+                std::hint::black_box(parse(std::hint::black_box(text.as_bytes()), &limits()).unwrap());
             }
             start.elapsed() / 100
         })

@@ -13,17 +13,10 @@ pub fn text() -> impl Strategy<Value = String> {
     ];
     leaf.prop_recursive(4, 40, 5, |inner| {
         prop_oneof![
-            (
-                space(),
-                prop::collection::vec((space(), inner.clone(), space()), 0..5)
-            )
-                .prop_map(|(lead, items)| {
-                    let items: Vec<String> = items
-                        .into_iter()
-                        .map(|(a, v, b)| format!("{a}{v}{b}"))
-                        .collect();
-                    format!("[{lead}{}]", items.join(","))
-                }),
+            (space(), prop::collection::vec((space(), inner.clone(), space()), 0..5)).prop_map(|(lead, items)| {
+                let items: Vec<String> = items.into_iter().map(|(a, v, b)| format!("{a}{v}{b}")).collect();
+                format!("[{lead}{}]", items.join(","))
+            }),
             object(inner),
         ]
     })
@@ -32,11 +25,8 @@ pub fn text() -> impl Strategy<Value = String> {
 /// An object with distinct keys.
 pub fn object(value: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
     prop::collection::vec((space(), value, space()), 0..5).prop_map(|members| {
-        let members: Vec<String> = members
-            .into_iter()
-            .enumerate()
-            .map(|(i, (a, v, b))| format!("{a}\"k{i}\\u00e9\"{b}:{a}{v}{b}"))
-            .collect();
+        let members: Vec<String> =
+            members.into_iter().enumerate().map(|(i, (a, v, b))| format!("{a}\"k{i}\\u00e9\"{b}:{a}{v}{b}")).collect();
         format!("{{{}}}", members.join(","))
     })
 }

@@ -21,13 +21,7 @@ fn binding(gateway: &str, who: &str) -> Binding {
 }
 
 fn session() -> Session {
-    Session::new(
-        binding("team", "user:alice"),
-        Version::V2025_06_18,
-        Some("{\"roots\":{}}"),
-        1_000,
-    )
-    .unwrap()
+    Session::new(binding("team", "user:alice"), Version::V2025_06_18, Some("{\"roots\":{}}"), 1_000).unwrap()
 }
 
 proptest! {
@@ -58,45 +52,22 @@ fn a_session_comes_back_to_its_own_caller_only() {
     let text = session.seal(&sealer).unwrap();
     let open = |b: &Binding, now| Session::open(&sealer, &text, b, now);
     assert_eq!(open(&binding("team", "user:alice"), 999), Ok(session));
-    assert_eq!(
-        open(&binding("team", "user:alice"), 1_000),
-        Err(SealError::Expired)
-    );
-    assert_eq!(
-        open(&binding("other", "user:alice"), 0),
-        Err(SealError::Foreign)
-    );
-    assert_eq!(
-        open(&binding("team", "user:bob"), 0),
-        Err(SealError::Foreign)
-    );
-    let elsewhere = Binding {
-        tenant: "acme".parse().unwrap(),
-        ..binding("team", "user:alice")
-    };
+    assert_eq!(open(&binding("team", "user:alice"), 1_000), Err(SealError::Expired));
+    assert_eq!(open(&binding("other", "user:alice"), 0), Err(SealError::Foreign));
+    assert_eq!(open(&binding("team", "user:bob"), 0), Err(SealError::Foreign));
+    let elsewhere = Binding { tenant: "acme".parse().unwrap(), ..binding("team", "user:alice") };
     assert_eq!(open(&elsewhere, 0), Err(SealError::Foreign));
-    assert_ne!(
-        principal_hash("user:alice", Some("t1")),
-        principal_hash("user:alice", Some("t2"))
-    );
+    assert_ne!(principal_hash("user:alice", Some("t1")), principal_hash("user:alice", Some("t2")));
 }
 
 #[test]
 fn a_cursor_is_no_session_and_of_one_list() {
     let sealer = sealer(1, 7);
     let b = binding("team", "user:alice");
-    let cursor = Cursor {
-        binding: b.clone(),
-        list: "tools".into(),
-        after: "a__b".into(),
-        expires_ms: 10,
-    };
+    let cursor = Cursor { binding: b.clone(), list: "tools".into(), after: "a__b".into(), expires_ms: 10 };
     let text = cursor.seal(&sealer).unwrap();
     assert_eq!(Cursor::open(&sealer, &text, &b, "tools", 0), Ok(cursor));
-    assert_eq!(
-        Cursor::open(&sealer, &text, &b, "prompts", 0),
-        Err(SealError::Foreign)
-    );
+    assert_eq!(Cursor::open(&sealer, &text, &b, "prompts", 0), Err(SealError::Foreign));
     assert_eq!(Session::open(&sealer, &text, &b, 0), Err(SealError::Forged));
 }
 
@@ -104,68 +75,30 @@ fn a_cursor_is_no_session_and_of_one_list() {
 fn keys_rotate_and_foreign_keys_are_told_apart() {
     let text = session().seal(&sealer(1, 7)).unwrap();
     let b = binding("team", "user:alice");
-    let rotated = sealer(2, 8)
-        .with_older(1, &Secret::new(vec![7; 32]))
-        .unwrap();
+    let rotated = sealer(2, 8).with_older(1, &Secret::new(vec![7; 32])).unwrap();
     assert!(Session::open(&rotated, &text, &b, 0).is_ok());
-    assert_eq!(
-        Session::open(&sealer(2, 8), &text, &b, 0),
-        Err(SealError::UnknownKey)
-    );
-    assert_eq!(
-        Session::open(&sealer(1, 8), &text, &b, 0),
-        Err(SealError::Forged)
-    );
-    assert!(matches!(
-        Sealer::new(1, &Secret::new(vec![0; 31])),
-        Err(SealError::BadKey)
-    ));
+    assert_eq!(Session::open(&sealer(2, 8), &text, &b, 0), Err(SealError::UnknownKey));
+    assert_eq!(Session::open(&sealer(1, 8), &text, &b, 0), Err(SealError::Forged));
+    assert!(matches!(Sealer::new(1, &Secret::new(vec![0; 31])), Err(SealError::BadKey)));
 }
 
 #[test]
 fn everything_fits_into_a_kilobyte() {
     let long = "x".repeat(63);
-    let big = format!(
-        "{{\"elicitation\":{{\"url\":{{}}}},\"experimental\":{{\"x\":\"{}\"}}}}",
-        "y".repeat(5_000)
-    );
+    let big = format!("{{\"elicitation\":{{\"url\":{{}}}},\"experimental\":{{\"x\":\"{}\"}}}}", "y".repeat(5_000));
     let session = Session::new(
-        Binding {
-            tenant: long.parse().unwrap(),
-            gateway: long.parse().unwrap(),
-            principal: [1; 16],
-        },
+        Binding { tenant: long.parse().unwrap(), gateway: long.parse().unwrap(), principal: [1; 16] },
         Version::LATEST_LEGACY,
         Some(&big),
         u64::MAX,
     )
     .unwrap();
     assert_eq!(session.capabilities, "{\"elicitation\":{\"url\":{}}}");
-    let full = Session {
-        capabilities: "c".repeat(384),
-        ..session
-    };
+    let full = Session { capabilities: "c".repeat(384), ..session };
     let text = full.seal(&sealer(1, 1)).unwrap();
-    assert!(
-        text.len() <= MAX_TEXT
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    );
-    let cursor = Cursor {
-        binding: full.binding.clone(),
-        list: "l".repeat(32),
-        after: "é".repeat(160),
-        expires_ms: 1,
-    };
+    assert!(text.len() <= MAX_TEXT && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
+    let cursor = Cursor { binding: full.binding.clone(), list: "l".repeat(32), after: "é".repeat(160), expires_ms: 1 };
     assert!(cursor.seal(&sealer(1, 1)).unwrap().len() <= MAX_TEXT);
-    assert_eq!(
-        Cursor {
-            after: "a".repeat(321),
-            ..cursor
-        }
-        .seal(&sealer(1, 1)),
-        Err(SealError::TooLarge)
-    );
+    assert_eq!(Cursor { after: "a".repeat(321), ..cursor }.seal(&sealer(1, 1)), Err(SealError::TooLarge));
     assert_eq!(bounded_capabilities("nonsense"), "{}");
 }

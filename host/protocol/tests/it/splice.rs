@@ -150,16 +150,8 @@ fn members_are_added_to_whatever_there_is() {
             r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"arguments":{"a":1},"_meta":{M,"a":1}}}"#,
         ),
     ] {
-        let meta = MetaEdit::Modern {
-            version: "2026-07-28",
-            capabilities: "{}",
-            client_info: None,
-        };
-        let edit = RequestEdit {
-            arguments: Some("{\"a\":1}"),
-            meta,
-            ..RequestEdit::default()
-        };
+        let meta = MetaEdit::Modern { version: "2026-07-28", capabilities: "{}", client_info: None };
+        let edit = RequestEdit { arguments: Some("{\"a\":1}"), meta, ..RequestEdit::default() };
         let m = "\"io.modelcontextprotocol/protocolVersion\":\"2026-07-28\",\"io.modelcontextprotocol/clientCapabilities\":{}";
         assert_eq!(spliced(text, &edit), wanted.replace('M', m));
     }
@@ -169,23 +161,11 @@ fn members_are_added_to_whatever_there_is() {
 fn results_that_say_their_type_keep_it_and_errors_are_kept() {
     let apply = |text: &str| {
         let message = parse(text.as_bytes(), &limits()).unwrap();
-        String::from_utf8(
-            splice::response(
-                &message,
-                &ResponseEdit {
-                    id: "9",
-                    defaults: MODERN_RESULT,
-                },
-            )
-            .to_vec(),
-        )
-        .unwrap()
+        String::from_utf8(splice::response(&message, &ResponseEdit { id: "9", defaults: MODERN_RESULT }).to_vec())
+            .unwrap()
     };
     for (text, wanted) in [
-        (
-            r#"{"jsonrpc":"2.0","id":1,"result":{}}"#,
-            r#"{"jsonrpc":"2.0","id":9,"result":{"resultType":"complete"}}"#,
-        ),
+        (r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, r#"{"jsonrpc":"2.0","id":9,"result":{"resultType":"complete"}}"#),
         (
             r#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"task","n":1.0}}"#,
             r#"{"jsonrpc":"2.0","id":9,"result":{"resultType":"task","n":1.0}}"#,
@@ -207,9 +187,6 @@ fn results_that_say_their_type_keep_it_and_errors_are_kept() {
 fn progress_tokens_are_put_back() {
     let text = r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progress":1.50,"progressToken":43}}"#;
     let message = parse(text.as_bytes(), &limits()).unwrap();
-    assert_eq!(
-        splice::notification(&message, Some("\"mine\"")),
-        text.replace("43", "\"mine\"")
-    );
+    assert_eq!(splice::notification(&message, Some("\"mine\"")), text.replace("43", "\"mine\""));
     assert_eq!(splice::notification(&message, None), text);
 }

@@ -31,10 +31,7 @@ pub(crate) struct Head {
 impl Head {
     /// Where nothing has been recorded yet.
     pub(crate) fn start() -> Self {
-        Self {
-            seq: 0,
-            hash: "0".repeat(64),
-        }
+        Self { seq: 0, hash: "0".repeat(64) }
     }
 }
 
@@ -80,16 +77,7 @@ pub(crate) fn append(
     let start = out.len();
     let seq = head.seq + 1;
     let time = clock::rfc3339(time);
-    serde_json::to_writer(
-        &mut *out,
-        &Body {
-            seq,
-            time: &time,
-            prev: &head.hash,
-            event,
-            gap,
-        },
-    )?;
+    serde_json::to_writer(&mut *out, &Body { seq, time: &time, prev: &head.hash, event, gap })?;
     // The closing brace moves behind the hash.
     out.pop();
     let hash = hex(&Sha256::digest(&out[start..]));
@@ -109,10 +97,7 @@ struct Line {
 
 /// Reads one line without its line break.
 fn read_line(line: &[u8]) -> Result<Line, &'static str> {
-    let split = line
-        .len()
-        .checked_sub(TAIL)
-        .ok_or("the line is too short")?;
+    let split = line.len().checked_sub(TAIL).ok_or("the line is too short")?;
     let (body, tail) = line.split_at(split);
     let hash = tail
         .strip_prefix(HASH_KEY.as_bytes())
@@ -128,14 +113,7 @@ fn read_line(line: &[u8]) -> Result<Line, &'static str> {
     if read.event.is_some() == read.gap.is_some() {
         return Err("the record is neither event nor gap");
     }
-    Ok(Line {
-        head: Head {
-            seq: read.seq,
-            hash: hash.to_owned(),
-        },
-        prev: read.prev,
-        gap: read.gap,
-    })
+    Ok(Line { head: Head { seq: read.seq, hash: hash.to_owned() }, prev: read.prev, gap: read.gap })
 }
 
 /// The head that a file's last line gives.
@@ -145,13 +123,11 @@ pub(crate) fn head_of(line: &[u8]) -> Result<Head, &'static str> {
 
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
-            // Writing into a string can't fail.
-            let _ = write!(out, "{b:02x}");
-            out
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
+        // Writing into a string can't fail.
+        let _ = write!(out, "{b:02x}");
+        out
+    })
 }
 
 /// A chain found whole.
@@ -201,30 +177,18 @@ pub enum VerifyError {
 /// # Errors
 /// [`VerifyError::Broken`] at the first record that was changed, removed, put in or moved.
 pub fn verify(path: &Path) -> Result<Verified, VerifyError> {
-    let io = |path: &Path, error| VerifyError::Io {
-        path: path.to_owned(),
-        error,
-    };
-    let files = if path.is_dir() {
-        super::file::chain_files(path).map_err(|e| io(path, e))?
-    } else {
-        vec![path.to_owned()]
-    };
+    let io = |path: &Path, error| VerifyError::Io { path: path.to_owned(), error };
+    let files =
+        if path.is_dir() { super::file::chain_files(path).map_err(|e| io(path, e))? } else { vec![path.to_owned()] };
     let mut found: Option<Verified> = None;
     for file in files {
         let mut reader = BufReader::new(File::open(&file).map_err(|e| io(&file, e))?);
         let mut line = Vec::new();
         for number in 1.. {
             line.clear();
-            let broken = |what| VerifyError::Broken {
-                path: file.clone(),
-                line: number,
-                what,
-            };
+            let broken = |what| VerifyError::Broken { path: file.clone(), line: number, what };
             let mut limited = std::io::Read::take(&mut reader, MAX_LINE as u64 + 1);
-            limited
-                .read_until(b'\n', &mut line)
-                .map_err(|e| io(&file, e))?;
+            limited.read_until(b'\n', &mut line).map_err(|e| io(&file, e))?;
             if line.len() > MAX_LINE {
                 return Err(broken("the line is too long"));
             }
@@ -234,9 +198,7 @@ pub fn verify(path: &Path) -> Result<Verified, VerifyError> {
             let read = read_line(&line).map_err(broken)?;
             match &found {
                 Some(before) if read.head.seq != before.last + 1 => {
-                    return Err(broken(
-                        "a record is missing or out of order: its number does not follow",
-                    ));
+                    return Err(broken("a record is missing or out of order: its number does not follow"));
                 }
                 Some(before) if read.prev != before.head => {
                     return Err(broken("the chain is broken: the record before is another"));

@@ -22,6 +22,8 @@ pub(crate) struct ChainFile {
     /// How many bytes are known to be whole records.
     len: u64,
     head: Head,
+    /// Something may stand after `len` that a failed write left there.
+    dirty: bool,
     /// A gap to record before anything else.
     pending_gap: Option<Gap>,
 }
@@ -41,13 +43,8 @@ fn closed_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        let name = path
-            .file_name()
-            .and_then(|n| n.to_str())
-            .unwrap_or_default();
-        let number = name
-            .strip_prefix("audit.")
-            .and_then(|n| n.strip_suffix(".jsonl"));
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let number = name.strip_prefix("audit.").and_then(|n| n.strip_suffix(".jsonl"));
         if number.is_some_and(|n| n.len() == 20 && n.bytes().all(|b| b.is_ascii_digit())) {
             files.push(path);
         }
@@ -58,10 +55,7 @@ fn closed_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
 
 impl ChainFile {
     pub(crate) fn open(options: AuditOptions) -> io::Result<Self> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&options.dir)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&options.dir)?;
         let path = options.dir.join(CURRENT);
         let mut file = open_file(&path)?;
         let found = resume(&mut file)?;
@@ -71,63 +65,27 @@ impl ChainFile {
             Resumed::Torn(len, head) => {
                 file.set_len(len)?;
                 file.sync_all()?;
-                let head = if len == 0 {
-                    last_closed_head(&options.dir)?
-                } else {
-                    head
-                };
-                (
-                    len,
-                    head,
-                    Some(Gap {
-                        dropped: None,
-                        reason: "torn-line".to_owned(),
-                    }),
-                )
+                let head = if len == 0 { last_closed_head(&options.dir)? } else { head };
+                (len, head, Some(Gap { dropped: None, reason: "torn-line".to_owned() }))
             }
             Resumed::Damaged => {
-                let aside = options
-                    .dir
-                    .join(format!("audit.damaged-{}.jsonl", clock::now().as_micros()));
+                let aside = options.dir.join(format!("audit.damaged-{}.jsonl", clock::now().as_micros()));
                 fs::rename(&path, aside)?;
                 put_aside_closed(&options.dir)?;
                 file = open_file(&path)?;
-                (
-                    0,
-                    Head::start(),
-                    Some(Gap {
-                        dropped: None,
-                        reason: "damaged-file".to_owned(),
-                    }),
-                )
+                (0, Head::start(), Some(Gap { dropped: None, reason: "damaged-file".to_owned() }))
             }
         };
         sync_dir(&options.dir)?;
-        Ok(Self {
-            options,
-            file,
-            len,
-            head,
-            pending_gap,
-        })
+        Ok(Self { options, file, len, head, dirty: false, pending_gap })
     }
 
     /// Notes a gap, to be recorded before the next event.
     pub(crate) fn note_gap(&mut self, dropped: u64, reason: &str) {
-        let before = self
-            .pending_gap
-            .as_ref()
-            .and_then(|g| g.dropped)
-            .unwrap_or(0);
+        let before = self.pending_gap.as_ref().and_then(|g| g.dropped).unwrap_or(0);
         // One record tells of both where the first could not be written either.
-        let reason = self
-            .pending_gap
-            .take()
-            .map_or_else(|| reason.to_owned(), |g| g.reason);
-        self.pending_gap = Some(Gap {
-            dropped: Some(before + dropped),
-            reason,
-        });
+        let reason = self.pending_gap.take().map_or_else(|| reason.to_owned(), |g| g.reason);
+        self.pending_gap = Some(Gap { dropped: Some(before + dropped), reason });
     }
 
     pub(crate) fn has_gap(&self) -> bool {
@@ -150,18 +108,18 @@ impl ChainFile {
         if out.is_empty() {
             return Ok(0);
         }
-        let written = self
-            .file
-            .write_all(&out)
-            .and_then(|()| self.file.sync_data());
+        if self.dirty {
+            // A half-written record must not stand between two whole ones.
+            self.file.set_len(self.len)?;
+        }
+        self.dirty = true;
+        let written = self.file.write_all(&out).and_then(|()| self.file.sync_data());
         if let Err(error) = written {
-            // Take back what may have been written, so that the chain goes on from its last whole record.
-            let _ = self
-                .file
-                .set_len(self.len)
-                .and_then(|()| self.file.seek(SeekFrom::Start(self.len)));
+            // None of it counts as written, so none of it may stay, even what reached the disk.
+            self.dirty = self.file.set_len(self.len).is_err();
             return Err(error);
         }
+        self.dirty = false;
         let count = head.seq - self.head.seq;
         self.len += out.len() as u64;
         self.head = head;
@@ -191,10 +149,7 @@ impl ChainFile {
         self.len = 0;
         sync_dir(&dir)?;
         let closed = closed_files(&dir)?;
-        for old in closed
-            .iter()
-            .take(closed.len().saturating_sub(self.options.max_files))
-        {
+        for old in closed.iter().take(closed.len().saturating_sub(self.options.max_files)) {
             fs::remove_file(old)?;
         }
         Ok(())
@@ -204,24 +159,13 @@ impl ChainFile {
 /// A chain that starts anew must not follow files of the old one: a reader would take the break for tampering.
 fn put_aside_closed(dir: &Path) -> io::Result<()> {
     for (i, path) in closed_files(dir)?.into_iter().enumerate() {
-        fs::rename(
-            &path,
-            dir.join(format!(
-                "audit.damaged-{}-{i}.jsonl",
-                clock::now().as_micros()
-            )),
-        )?;
+        fs::rename(&path, dir.join(format!("audit.damaged-{}-{i}.jsonl", clock::now().as_micros())))?;
     }
     Ok(())
 }
 
 fn open_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
+    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
@@ -250,16 +194,9 @@ fn resume(file: &mut File) -> io::Result<Resumed> {
     file.take(window).read_to_end(&mut tail)?;
     let Some(last_break) = tail.iter().rposition(|b| *b == b'\n') else {
         // No whole line: a first record that was torn, unless it is longer than a record can be.
-        return Ok(if window == size {
-            Resumed::Torn(0, Head::start())
-        } else {
-            Resumed::Damaged
-        });
+        return Ok(if window == size { Resumed::Torn(0, Head::start()) } else { Resumed::Damaged });
     };
-    let line_start = tail[..last_break]
-        .iter()
-        .rposition(|b| *b == b'\n')
-        .map_or(0, |i| i + 1);
+    let line_start = tail[..last_break].iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
     let whole = size - (tail.len() - last_break - 1) as u64;
     Ok(match chain::head_of(&tail[line_start..last_break]) {
         Ok(head) if whole == size => Resumed::Whole(whole, head),
@@ -284,13 +221,7 @@ fn last_closed_head(dir: &Path) -> io::Result<Head> {
 
 fn first_seq(path: &Path) -> io::Result<u64> {
     let mut line = Vec::new();
-    io::BufRead::read_until(
-        &mut io::BufReader::new(File::open(path)?.take(MAX_LINE as u64)),
-        b'\n',
-        &mut line,
-    )?;
+    io::BufRead::read_until(&mut io::BufReader::new(File::open(path)?.take(MAX_LINE as u64)), b'\n', &mut line)?;
     line.pop();
-    chain::head_of(&line)
-        .map(|h| h.seq)
-        .map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))
+    chain::head_of(&line).map(|h| h.seq).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))
 }

@@ -41,29 +41,17 @@ struct Item {
 
 impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Queue")
-            .field("capacity", &self.capacity)
-            .finish_non_exhaustive()
+        f.debug_struct("Queue").field("capacity", &self.capacity).finish_non_exhaustive()
     }
 }
 
 impl Queue {
     pub(crate) fn new(capacity: usize, metrics: Arc<Metrics>) -> Self {
-        Self {
-            state: Mutex::default(),
-            wake: Condvar::new(),
-            capacity: capacity.max(1),
-            metrics: Some(metrics),
-        }
+        Self { state: Mutex::default(), wake: Condvar::new(), capacity: capacity.max(1), metrics: Some(metrics) }
     }
 
     pub(crate) fn discarding() -> Self {
-        Self {
-            state: Mutex::default(),
-            wake: Condvar::new(),
-            capacity: 0,
-            metrics: None,
-        }
+        Self { state: Mutex::default(), wake: Condvar::new(), capacity: 0, metrics: None }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -78,11 +66,7 @@ impl Queue {
             metrics.audit_dropped.inc();
             return;
         }
-        state.items.push_back(Item {
-            time: clock::now(),
-            event: Some(event),
-            done: None,
-        });
+        state.items.push_back(Item { time: clock::now(), event: Some(event), done: None });
         // Waking a thread costs more than queueing: the writer wakes by itself in time.
         if state.items.len() * 2 >= self.capacity && !state.urgent {
             state.urgent = true;
@@ -113,11 +97,7 @@ impl Queue {
             return Err(AuditError::Full);
         }
         let (done, waiting) = oneshot::channel();
-        state.items.push_back(Item {
-            time: clock::now(),
-            event,
-            done: Some(done),
-        });
+        state.items.push_back(Item { time: clock::now(), event, done: Some(done) });
         if !state.urgent {
             state.urgent = true;
             self.wake.notify_one();
@@ -149,10 +129,7 @@ impl Queue {
             state.urgent = false;
             // With nothing to write there is nothing to be late with: one wake-up a period costs next to nothing.
             let wait = if left.is_zero() { FLUSH } else { left };
-            state = self
-                .wake
-                .wait_timeout(state, wait)
-                .map_or_else(|e| e.into_inner().0, |(guard, _)| guard);
+            state = self.wake.wait_timeout(state, wait).map_or_else(|e| e.into_inner().0, |(guard, _)| guard);
         }
     }
 }
@@ -166,13 +143,9 @@ pub(crate) fn write_all(queue: &Queue, mut file: ChainFile, metrics: &Metrics) {
             file.note_gap(dropped, "queue-full");
         }
         let started = Instant::now();
-        let events = items
-            .iter()
-            .filter_map(|item| item.event.as_ref().map(|e| (item.time, e)));
+        let events = items.iter().filter_map(|item| item.event.as_ref().map(|e| (item.time, e)));
         let written = file.write(events);
-        metrics
-            .audit_sync_seconds
-            .observe(started.elapsed().as_secs_f64());
+        metrics.audit_sync_seconds.observe(started.elapsed().as_secs_f64());
         let answer = match written {
             Ok(count) => {
                 metrics.audit_records.inc_by(count);

@@ -17,8 +17,8 @@ pub(crate) type HistogramFamily = Family<Labels, Histogram, Buckets>;
 
 /// From ten microseconds, which is what a warm step of a call costs, to a minute, which is what a slow tool takes.
 const BUCKETS: [f64; 20] = [
-    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025,
-    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+    0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
 ];
 
 /// Makes histograms with the buckets of this house.
@@ -69,11 +69,7 @@ pub struct Declared {
 impl Declared {
     /// The name to query: with the prefix, and `_total` for counters.
     pub fn full_name(&self) -> String {
-        let suffix = if self.kind == MetricKind::Counter {
-            "_total"
-        } else {
-            ""
-        };
+        let suffix = if self.kind == MetricKind::Counter { "_total" } else { "" };
         format!("portcullis_{}{suffix}", self.name)
     }
 }
@@ -85,10 +81,7 @@ pub(crate) struct Declarer {
 
 impl Declarer {
     pub(crate) fn new() -> Self {
-        Self {
-            registry: Registry::with_prefix("portcullis"),
-            declared: Vec::new(),
-        }
+        Self { registry: Registry::with_prefix("portcullis"), declared: Vec::new() }
     }
 
     fn add<M: super::Registrable + Clone>(
@@ -100,12 +93,7 @@ impl Declarer {
         metric: M,
     ) -> M {
         self.registry.register(name, help, metric.clone());
-        self.declared.push(Declared {
-            name,
-            kind,
-            help,
-            labels,
-        });
+        self.declared.push(Declared { name, kind, help, labels });
         metric
     }
 
@@ -124,13 +112,7 @@ impl Declarer {
         help: &'static str,
         labels: &'static [&'static str],
     ) -> HistogramFamily {
-        self.add(
-            name,
-            MetricKind::Histogram,
-            help,
-            labels,
-            Family::new_with_constructor(Buckets),
-        )
+        self.add(name, MetricKind::Histogram, help, labels, Family::new_with_constructor(Buckets))
     }
 
     pub(crate) fn counter(&mut self, name: &'static str, help: &'static str) -> Counter {
@@ -142,13 +124,7 @@ impl Declarer {
     }
 
     pub(crate) fn histogram(&mut self, name: &'static str, help: &'static str) -> Histogram {
-        self.add(
-            name,
-            MetricKind::Histogram,
-            help,
-            &[],
-            Histogram::new(BUCKETS),
-        )
+        self.add(name, MetricKind::Histogram, help, &[], Histogram::new(BUCKETS))
     }
 
     pub(crate) fn info(
@@ -167,9 +143,5 @@ impl Declarer {
 
 /// Pairs names with values.
 pub(crate) fn labels(names: &[&'static str], values: &[&str]) -> Labels {
-    names
-        .iter()
-        .copied()
-        .zip(values.iter().map(|v| (*v).to_owned()))
-        .collect()
+    names.iter().copied().zip(values.iter().map(|v| (*v).to_owned())).collect()
 }

@@ -81,12 +81,8 @@ impl CallMetrics {
             outcomes: array::from_fn(|_| OnceLock::new()),
             calls: calls.clone(),
             key: [tenant, gateway, server, tool].map(str::to_owned),
-            total: total.get_or_create_owned(&labels(
-                &["tenant", "gateway", "server"],
-                &[tenant, gateway, server],
-            )),
-            overhead: overhead
-                .get_or_create_owned(&labels(&["tenant", "gateway"], &[tenant, gateway])),
+            total: total.get_or_create_owned(&labels(&["tenant", "gateway", "server"], &[tenant, gateway, server])),
+            overhead: overhead.get_or_create_owned(&labels(&["tenant", "gateway"], &[tenant, gateway])),
         }
     }
 
@@ -106,10 +102,7 @@ impl CallMetrics {
         self.outcomes[outcome as usize].get_or_init(|| {
             let [tenant, gateway, server, tool] = self.key.each_ref().map(String::as_str);
             let values = [tenant, gateway, server, tool, outcome.as_str()];
-            self.calls.get_or_create_owned(&labels(
-                &["tenant", "gateway", "server", "tool", "outcome"],
-                &values,
-            ))
+            self.calls.get_or_create_owned(&labels(&["tenant", "gateway", "server", "tool", "outcome"], &values))
         })
     }
 }
@@ -134,24 +127,14 @@ struct HookMetrics {
 }
 
 /// The hooks of `wit/`, as metrics call them.
-const HOOKS: [&str; 5] = [
-    "authenticate",
-    "resolve",
-    "tool-call",
-    "tool-result",
-    "list-filter",
-];
+const HOOKS: [&str; 5] = ["authenticate", "resolve", "tool-call", "tool-result", "list-filter"];
 
 impl PluginMetrics {
     pub(super) fn new(
         tenant: &str,
         plugin: &str,
         (calls, times): (&Family<Labels, Counter>, &HistogramFamily),
-        (traps, timeouts, denied): (
-            &Family<Labels, Counter>,
-            &Family<Labels, Counter>,
-            &Family<Labels, Counter>,
-        ),
+        [traps, timeouts, denied]: [&Family<Labels, Counter>; 3],
     ) -> Self {
         let call = |hook, outcome| {
             calls.get_or_create_owned(&labels(
@@ -159,20 +142,13 @@ impl PluginMetrics {
                 &[tenant, plugin, hook, outcome],
             ))
         };
-        let timeout = |clock| {
-            timeouts.get_or_create_owned(&labels(
-                &["tenant", "plugin", "clock"],
-                &[tenant, plugin, clock],
-            ))
-        };
+        let timeout =
+            |clock| timeouts.get_or_create_owned(&labels(&["tenant", "plugin", "clock"], &[tenant, plugin, clock]));
         Self {
             hooks: HOOKS.map(|hook| HookMetrics {
                 ok: call(hook, "ok"),
                 failed: call(hook, "failed"),
-                seconds: times.get_or_create_owned(&labels(
-                    &["tenant", "plugin", "hook"],
-                    &[tenant, plugin, hook],
-                )),
+                seconds: times.get_or_create_owned(&labels(&["tenant", "plugin", "hook"], &[tenant, plugin, hook])),
             }),
             traps: traps.get_or_create_owned(&labels(&["tenant", "plugin"], &[tenant, plugin])),
             cpu_timeouts: timeout("cpu"),
@@ -200,19 +176,12 @@ impl PluginMetrics {
 
     /// Counts a call stopped for its processor time, or (`wall`) for the time that passed.
     pub fn timed_out(&self, wall: bool) {
-        if wall {
-            &self.wall_timeouts
-        } else {
-            &self.cpu_timeouts
-        }
-        .inc();
+        if wall { &self.wall_timeouts } else { &self.cpu_timeouts }.inc();
     }
 
     /// Counts the use of a host function that was not granted.
     pub fn capability_denied(&self, capability: &'static str) {
         let values = [self.tenant.as_str(), self.plugin.as_str(), capability];
-        self.denied
-            .get_or_create(&labels(&["tenant", "plugin", "capability"], &values))
-            .inc();
+        self.denied.get_or_create(&labels(&["tenant", "plugin", "capability"], &values)).inc();
     }
 }
