@@ -1,1 +1,88 @@
-//! Write a Portcullis plugin: traits, macros, and the test harness.
+//! Write a Portcullis plugin.
+//!
+//! A plugin is a type, a trait per hook and one macro. Built for `wasm32-wasip2` it is a component that any gateway loads;
+//! built natively it is an ordinary crate, whose tests run against [`fake`]s.
+//!
+//! ```
+//! use portcullis_sdk::{Call, Caller, Decision, Error, ToolCall, config, export};
+//!
+//! #[derive(serde::Deserialize)]
+//! struct Config {
+//!     limit: u64,
+//! }
+//!
+//! /// Refuses calls with large arguments.
+//! struct SizeLimit;
+//!
+//! impl ToolCall for SizeLimit {
+//!     fn decide(_caller: Caller<'_>, call: Call<'_>) -> Result<Decision, Error> {
+//!         let Config { limit } = config()?;
+//!         if call.arguments_size() > limit {
+//!             return Ok(Decision::deny("too-large", format!("arguments of {} are limited to {limit} bytes", call.tool())));
+//!         }
+//!         Ok(Decision::Allow)
+//!     }
+//! }
+//!
+//! export!(SizeLimit: ToolCall);
+//!
+//! // In a test of the plugin:
+//! use portcullis_sdk::fake;
+//!
+//! let _host = fake::Host::new().config(r#"{"limit": 10}"#).install();
+//! let alice = fake::Caller::new("user:alice");
+//! let small = fake::Call::new("files", "write").with_arguments(r#"{"a":1}"#);
+//! let large = fake::Call::new("files", "write").with_arguments(r#"{"text":"a long one"}"#);
+//! assert_eq!(SizeLimit::decide(alice.lend(), small.lend()), Ok(Decision::Allow));
+//! assert!(matches!(SizeLimit::decide(alice.lend(), large.lend()), Ok(Decision::Deny(_))));
+//! ```
+//!
+//! The crate of a plugin is a `cdylib` (and an `rlib`, for its tests), built by
+//! `cargo build --release --target wasm32-wasip2`.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+// The bindings name the crate from inside as a plugin does from outside.
+#[cfg(target_arch = "wasm32")]
+extern crate self as portcullis_sdk;
+
+mod auth;
+mod context;
+mod credential;
+mod error;
+mod export;
+mod host;
+mod policy;
+
+#[cfg(target_arch = "wasm32")]
+mod bindings;
+#[cfg(target_arch = "wasm32")]
+mod glue;
+#[cfg(target_arch = "wasm32")]
+mod raw;
+
+#[cfg(not(target_arch = "wasm32"))]
+pub mod fake;
+#[cfg(not(target_arch = "wasm32"))]
+use fake::raw;
+
+pub use auth::{
+    Identity, JwtError, LookupError, Outcome, Provider, Request, Rules, Token, Verified, lookup, unverified_issuer,
+};
+pub use context::{Call, Caller, Kind, Value};
+pub use credential::{Connection, Listing, Owner, Resolution, Resolver, Target, connections};
+pub use error::{Denial, Error};
+pub use host::{Level, Part, Secret, config, log, reveal, secret};
+pub use policy::{Decision, Item, ListFilter, ToolCall, ToolOutcome, ToolResult};
+
+/// What [`export!`] expands to. Not for plugins.
+#[cfg(target_arch = "wasm32")]
+#[doc(hidden)]
+pub mod __private {
+    pub use wit_bindgen::rt;
+
+    pub use crate::{
+        bindings::{list_filter, provider, resolver, tool_call, tool_result},
+        glue::Adapter,
+    };
+}

@@ -1,1 +1,68 @@
-//! The built-in plugins, built from source and embedded.
+//! The built-in plugins: components built from their source by this crate's build script, and embedded.
+//!
+//! They are ordinary guests of the SDK and get no door that a stranger's plugin has not. What each does and how it is
+//! configured stands in `plugins/README.md`.
+
+/// A plugin that comes with Portcullis.
+#[derive(Clone, Copy)]
+pub struct BuiltIn {
+    /// The name by which a `Plugin` resource or a gateway asks for it.
+    pub name: &'static str,
+    /// The component.
+    pub wasm: &'static [u8],
+    /// Whether it is granted `tokens` (looking up tokens of ours) where no `Plugin` resource says what it is granted.
+    pub tokens: bool,
+    /// Whether it is granted `connections` (listing those that a caller may run under), likewise.
+    pub connections: bool,
+}
+
+macro_rules! component {
+    ($name:literal) => {
+        include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".wasm"))
+    };
+}
+
+const ALL: &[BuiltIn] = &[
+    BuiltIn { name: "static", wasm: component!("static"), tokens: false, connections: true },
+    BuiltIn { name: "call-time", wasm: component!("call-time"), tokens: false, connections: true },
+    BuiltIn { name: "bearer-token", wasm: component!("bearer-token"), tokens: true, connections: false },
+    // Which issuers it may speak for is an operator's decision, so a `Plugin` resource has to grant them.
+    BuiltIn { name: "jwks", wasm: component!("jwks"), tokens: false, connections: false },
+    BuiltIn { name: "tool-access", wasm: component!("tool-access"), tokens: false, connections: false },
+];
+
+/// All of them.
+pub fn built_ins() -> &'static [BuiltIn] {
+    ALL
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_a_component_of_modest_size() {
+        for built_in in built_ins() {
+            // The component model's preamble: magic, version 13, layer 1.
+            assert!(built_in.wasm.starts_with(b"\0asm\x0d\0\x01\0"), "{} is no component", built_in.name);
+            assert!(built_in.wasm.len() < 400 * 1024, "{} has {} bytes", built_in.name, built_in.wasm.len());
+        }
+    }
+
+    #[test]
+    fn each_exports_its_hook() {
+        let hooks = |name: &str| -> &[&str] {
+            match name {
+                "static" | "call-time" => &["portcullis:credential/resolver@0.1.0"],
+                "bearer-token" | "jwks" => &["portcullis:auth/provider@0.1.0"],
+                _ => &["portcullis:policy/tool-call@0.1.0", "portcullis:policy/list-filter@0.1.0"],
+            }
+        };
+        for built_in in built_ins() {
+            for hook in hooks(built_in.name) {
+                let found = built_in.wasm.windows(hook.len()).any(|window| window == hook.as_bytes());
+                assert!(found, "{} does not export {hook}", built_in.name);
+            }
+        }
+    }
+}

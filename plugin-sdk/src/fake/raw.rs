@@ -1,0 +1,64 @@
+//! The names that the wrappers expect of the host, answered by the fakes.
+
+use super::host::with_host;
+pub(crate) use super::{
+    auth::{Identity, Request, Rules, SignedToken as Verified, Token},
+    context::{Call, Caller, ToolOutcome as Outcome},
+    credential::{Listing, Resolution, Target},
+    host::Secret,
+};
+use crate::{Error, JwtError, Level, LookupError, Part, Value};
+
+pub(crate) fn value(value: Value) -> Value {
+    value
+}
+
+pub(crate) fn lower_value(value: &Value) -> Value {
+    value.clone()
+}
+
+/// Parts as the text that they make: a fake has nothing to hide.
+pub(crate) fn lower_parts(parts: &[Part<'_>]) -> String {
+    parts
+        .iter()
+        .map(|part| match part {
+            Part::Text(text) => *text,
+            Part::Secret(secret) => secret.0.text(),
+        })
+        .collect()
+}
+
+pub(crate) fn config() -> String {
+    with_host(|host| host.config.clone())
+}
+
+pub(crate) fn log(level: Level, message: &str, fields: &[(&str, &str)]) {
+    let fields: Vec<String> = fields.iter().map(|(key, value)| format!(" {key}={value}")).collect();
+    with_host(|host| host.logs.push((level, format!("{message}{}", fields.concat()))));
+}
+
+pub(crate) fn secret(name: &str) -> Result<Secret, Error> {
+    with_host(|host| host.secrets.get(name).map(|text| Secret::new(text)).ok_or(Error::NotFound))
+}
+
+pub(crate) fn reveal(secret: &Secret) -> Result<Vec<u8>, Error> {
+    Ok(secret.text().as_bytes().to_vec())
+}
+
+pub(crate) fn list_connections() -> Listing {
+    Listing(with_host(|host| host.connections.clone()))
+}
+
+pub(crate) fn lookup(secret: &Secret) -> Result<Token, LookupError> {
+    with_host(|host| host.tokens.get(secret.text()).cloned().unwrap_or(Err(LookupError::NotOurs)))
+}
+
+pub(crate) fn unverified_issuer(token: &Secret) -> Option<String> {
+    with_host(|host| host.signed.get(token.text()).map(|signed| signed.issuer.clone()))
+}
+
+pub(crate) fn verify(token: &Secret, rules: &Rules) -> Result<Verified, JwtError> {
+    let signed = with_host(|host| host.signed.get(token.text()).cloned()).ok_or(JwtError::Malformed)?;
+    signed.check(rules)?;
+    Ok(signed)
+}

@@ -1,0 +1,107 @@
+//! Joins a hook's trait to the export that the bindings make of it.
+
+use std::marker::PhantomData;
+
+use crate::{
+    Call, Caller, Decision, Denial, Error, Identity, Item, ListFilter, Outcome, Provider, Request, Resolution,
+    Resolver, Target, ToolCall, ToolOutcome, ToolResult,
+    bindings::{
+        imports::portcullis::{auth, credential, policy, types},
+        list_filter::exports::portcullis::policy::list_filter,
+        provider::exports::portcullis::auth::provider,
+        resolver::exports::portcullis::credential::resolver,
+        tool_call::exports::portcullis::policy::tool_call,
+        tool_result::exports::portcullis::policy::tool_result,
+    },
+};
+
+/// What is exported on behalf of a plugin.
+#[derive(Debug)]
+pub struct Adapter<T>(PhantomData<T>);
+
+impl<T: ToolCall> tool_call::Guest for Adapter<T> {
+    fn decide(
+        caller: &types::context::Caller,
+        call: &types::context::Call,
+    ) -> Result<policy::decision::Decision, types::error::Error> {
+        T::decide(Caller(caller), Call(call)).map(decision).map_err(error)
+    }
+}
+
+impl<T: ToolResult> tool_result::Guest for Adapter<T> {
+    fn review(
+        caller: &types::context::Caller,
+        call: &types::context::Call,
+        outcome: &policy::results::Outcome,
+    ) -> Result<policy::decision::Decision, types::error::Error> {
+        T::review(Caller(caller), Call(call), ToolOutcome(outcome)).map(decision).map_err(error)
+    }
+}
+
+impl<T: ListFilter> list_filter::Guest for Adapter<T> {
+    fn filter(
+        caller: &types::context::Caller,
+        kind: String,
+        items: Vec<list_filter::Item>,
+    ) -> Result<Vec<u32>, types::error::Error> {
+        let items: Vec<Item> = items.into_iter().map(|item| Item { server: item.server, name: item.name }).collect();
+        T::filter(Caller(caller), &kind, &items).map_err(error)
+    }
+}
+
+impl<T: Resolver> resolver::Guest for Adapter<T> {
+    fn resolve(
+        caller: &types::context::Caller,
+        target: &credential::target::Target,
+        into: &credential::resolution::Resolution,
+    ) -> Result<(), types::error::Error> {
+        T::resolve(Caller(caller), Target(target), Resolution(into)).map_err(error)
+    }
+}
+
+impl<T: Provider> provider::Guest for Adapter<T> {
+    fn authenticate(
+        request: &auth::request::Request,
+        into: &auth::identity::Identity,
+    ) -> Result<provider::Outcome, types::error::Error> {
+        let outcome = T::authenticate(Request(request), Identity(into)).map_err(error)?;
+        Ok(match outcome {
+            Outcome::Accepted => provider::Outcome::Accepted,
+            Outcome::Anonymous => provider::Outcome::Anonymous,
+            Outcome::NotMine => provider::Outcome::NotMine,
+            Outcome::Challenge { parameters, message } => {
+                provider::Outcome::Challenge(provider::Challenge { parameters, message })
+            }
+            Outcome::Refused(why) => provider::Outcome::Other(why),
+        })
+    }
+}
+
+fn denial(denial: Denial) -> types::error::Denial {
+    types::error::Denial { code: denial.code, message: denial.message }
+}
+
+fn decision(decision: Decision) -> policy::decision::Decision {
+    use policy::decision::{Decision as D, Patch};
+    match decision {
+        Decision::Allow => D::Allow,
+        Decision::Deny(why) => D::Deny(denial(why)),
+        Decision::Modify(json) => D::Modify(Patch::Arguments(json)),
+        Decision::RequireApproval(what) => D::RequireApproval(what),
+    }
+}
+
+fn error(error: Error) -> types::error::Error {
+    use types::error::Error as E;
+    match error {
+        Error::InvalidConfig(what) => E::InvalidConfig(what),
+        Error::Denied(why) => E::Denied(denial(why)),
+        Error::NotFound => E::NotFound,
+        Error::Expired => E::Expired,
+        Error::NeedsConsent { url, message } => E::NeedsConsent(types::error::UrlInfo { url, message }),
+        Error::Upstream { status, message } => E::Upstream(types::error::UpstreamError { status, message }),
+        Error::Timeout => E::Timeout,
+        Error::Unavailable(what) => E::Unavailable(what),
+        Error::Other(what) => E::Other(what),
+    }
+}

@@ -1,0 +1,78 @@
+//! What a plugin may ask of the host beside what its hook lends it: configuration, log lines, secrets.
+
+use serde::de::DeserializeOwned;
+
+use crate::{Error, raw};
+
+/// The plugin's `config`, read into a type of yours.
+///
+/// # Errors
+/// [`Error::InvalidConfig`] where it does not fit the type; `?` turns that into a refusal that names the place.
+pub fn config<T: DeserializeOwned>() -> Result<T, Error> {
+    serde_json::from_str(&raw::config()).map_err(|e| Error::InvalidConfig(e.to_string()))
+}
+
+/// How important a log line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Something is broken.
+    Error,
+    /// Something is odd.
+    Warn,
+    /// Something happened.
+    Info,
+    /// For whoever looks for a mistake.
+    Debug,
+}
+
+/// Writes a log line, tagged with the plugin's name and rate-limited.
+pub fn log(level: Level, message: &str, fields: &[(&str, &str)]) {
+    raw::log(level, message, fields);
+}
+
+/// A handle to a secret. It can be placed, never read (but see [`reveal`]), and remembers where its secret may go.
+pub struct Secret(pub(crate) raw::Secret);
+
+/// A piece of a header or of a body.
+#[derive(Clone, Copy)]
+pub enum Part<'a> {
+    /// As it stands.
+    Text(&'a str),
+    /// The secret behind the handle.
+    Secret(&'a Secret),
+}
+
+impl Secret {
+    /// The secret, base64 (RFC 4648 section 4).
+    #[must_use]
+    pub fn base64(&self) -> Self {
+        Self(self.0.base64())
+    }
+
+    /// The secret, encoded for a form field (application/x-www-form-urlencoded).
+    #[must_use]
+    pub fn form_encoded(&self) -> Self {
+        Self(self.0.form_encoded())
+    }
+
+    /// Texts and secrets, one after another.
+    pub fn concat(parts: &[Part<'_>]) -> Self {
+        Self(raw::Secret::concat(&raw::lower_parts(parts)))
+    }
+}
+
+/// The secret that the operator granted to this plugin under this name.
+///
+/// # Errors
+/// [`Error::NotFound`] where none was.
+pub fn secret(name: &str) -> Result<Secret, Error> {
+    raw::secret(name).map(Secret)
+}
+
+/// A secret's bytes. Needs the grant `reveal`; each use is audited.
+///
+/// # Errors
+/// Where the host refuses.
+pub fn reveal(secret: &Secret) -> Result<Vec<u8>, Error> {
+    raw::reveal(&secret.0)
+}

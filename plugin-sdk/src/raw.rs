@@ -1,0 +1,123 @@
+//! The host behind the wrappers, in the component: the bindings, and the conversions between their types and the SDK's.
+//! Natively `fake/raw.rs` offers the same names.
+
+pub(crate) use crate::bindings::imports::portcullis::{
+    auth::{
+        identity::Identity,
+        jwt::{Rules, Verified},
+        request::Request,
+        tokens::Token,
+    },
+    credential::{connections::Listing, resolution::Resolution, target::Target},
+    host::secrets::Secret,
+    policy::results::Outcome,
+    types::context::{Call, Caller},
+};
+use crate::{
+    Error, JwtError, Level, LookupError, Part, Value,
+    bindings::imports::portcullis::{auth, credential, host, types},
+};
+
+pub(crate) fn value(value: types::context::Value) -> Value {
+    match value {
+        types::context::Value::Text(text) => Value::Text(text),
+        types::context::Value::Number(number) => Value::Number(number),
+        types::context::Value::Truth(truth) => Value::Truth(truth),
+        types::context::Value::Texts(texts) => Value::Texts(texts),
+        types::context::Value::Other(json) => Value::Other(json),
+    }
+}
+
+pub(crate) fn lower_value(value: &Value) -> types::context::Value {
+    match value {
+        Value::Text(text) => types::context::Value::Text(text.clone()),
+        Value::Number(number) => types::context::Value::Number(*number),
+        Value::Truth(truth) => types::context::Value::Truth(*truth),
+        Value::Texts(texts) => types::context::Value::Texts(texts.clone()),
+        Value::Other(json) => types::context::Value::Other(json.clone()),
+    }
+}
+
+pub(crate) fn lower_parts<'a>(parts: &[Part<'a>]) -> Vec<host::secrets::Part<'a>> {
+    let lower = |part: &Part<'a>| match *part {
+        Part::Text(text) => host::secrets::Part::Text(text.to_owned()),
+        Part::Secret(secret) => host::secrets::Part::Secret(&secret.0),
+    };
+    parts.iter().map(lower).collect()
+}
+
+fn error(error: types::error::Error) -> Error {
+    use types::error::Error as E;
+    match error {
+        E::InvalidConfig(what) => Error::InvalidConfig(what),
+        E::Denied(denial) => Error::denied(denial.code, denial.message),
+        E::NotFound => Error::NotFound,
+        E::Expired => Error::Expired,
+        E::NeedsConsent(info) => Error::NeedsConsent { url: info.url, message: info.message },
+        E::Upstream(upstream) => Error::Upstream { status: upstream.status, message: upstream.message },
+        E::Timeout => Error::Timeout,
+        E::Unavailable(what) => Error::Unavailable(what),
+        E::Other(what) => Error::Other(what),
+    }
+}
+
+pub(crate) fn config() -> String {
+    host::config::get()
+}
+
+pub(crate) fn log(level: Level, message: &str, fields: &[(&str, &str)]) {
+    let level = match level {
+        Level::Error => host::log::Level::Error,
+        Level::Warn => host::log::Level::Warn,
+        Level::Info => host::log::Level::Info,
+        Level::Debug => host::log::Level::Debug,
+    };
+    let fields: Vec<(String, String)> = fields.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    host::log::log(level, message, &fields);
+}
+
+pub(crate) fn secret(name: &str) -> Result<Secret, Error> {
+    host::secrets::get(name).map_err(error)
+}
+
+pub(crate) fn reveal(secret: &Secret) -> Result<Vec<u8>, Error> {
+    host::reveal::reveal(secret).map_err(error)
+}
+
+pub(crate) fn list_connections() -> Listing {
+    credential::connections::list()
+}
+
+pub(crate) fn lookup(secret: &Secret) -> Result<Token, LookupError> {
+    use auth::tokens::LookupError as E;
+    auth::tokens::lookup(secret).map_err(|error| match error {
+        E::NotOurs => LookupError::NotOurs,
+        E::Unknown => LookupError::Unknown,
+        E::Expired => LookupError::Expired,
+        E::Revoked => LookupError::Revoked,
+        E::WrongGateway => LookupError::WrongGateway,
+        E::Unavailable(why) => LookupError::Unavailable(why),
+        E::Other(why) => LookupError::Other(why),
+    })
+}
+
+pub(crate) fn unverified_issuer(token: &Secret) -> Option<String> {
+    auth::jwt::unverified_issuer(token)
+}
+
+pub(crate) fn verify(token: &Secret, rules: &Rules) -> Result<Verified, JwtError> {
+    use auth::jwt::JwtError as E;
+    auth::jwt::verify(token, rules).map_err(|error| match error {
+        E::Malformed => JwtError::Malformed,
+        E::Algorithm(name) => JwtError::Algorithm(name),
+        E::UnknownKey => JwtError::UnknownKey,
+        E::Signature => JwtError::Signature,
+        E::Issuer => JwtError::Issuer,
+        E::Audience => JwtError::Audience,
+        E::Expired => JwtError::Expired,
+        E::NotYetValid => JwtError::NotYetValid,
+        E::TokenType => JwtError::TokenType,
+        E::Unavailable(why) => JwtError::Unavailable(why),
+        E::Other(why) => JwtError::Other(why),
+    })
+}
