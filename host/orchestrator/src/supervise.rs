@@ -10,7 +10,7 @@ use std::{
     ffi::OsString,
     fs,
     os::{
-        fd::{FromRawFd, OwnedFd, RawFd},
+        fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::process::CommandExt,
     },
     path::PathBuf,
@@ -179,14 +179,30 @@ fn run(orders: &Orders) -> i32 {
     }
 }
 
+/// Takes the control pipe over, and keeps every descriptor but the three streams from the server: the pipe itself, and
+/// whatever leaked into the gateway from whoever started it.
 fn take_control(fd: RawFd) -> Option<OwnedFd> {
-    // Asked by path, since an arbitrary number may not be a descriptor at all.
-    fs::symlink_metadata(format!("/proc/self/fd/{fd}")).ok()?;
+    let mut found = false;
+    let open: Vec<RawFd> = fs::read_dir("/proc/self/fd")
+        .ok()?
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .filter(|fd| *fd > 2)
+        .collect();
+    for other in open {
+        found |= other == fd;
+        // SAFETY: the number is borrowed for one system call, which fails harmlessly where it was closed meanwhile (the
+        // directory that was just read has a descriptor as well).
+        #[expect(unsafe_code, reason = "inherited descriptors are known by number only")]
+        let other = unsafe { BorrowedFd::borrow_raw(other) };
+        let _ = rustix::io::fcntl_setfd(other, FdFlags::CLOEXEC);
+    }
+    if !found {
+        return None;
+    }
     // SAFETY: the descriptor is open (just seen), the gateway passed it for us to own, and nothing else here uses it.
     #[expect(unsafe_code, reason = "an inherited descriptor has no owner until somebody takes it over")]
     let control = unsafe { OwnedFd::from_raw_fd(fd) };
-    // The server must not inherit it: it could hold the pipe, or read what is for us.
-    rustix::io::fcntl_setfd(&control, FdFlags::CLOEXEC).ok()?;
     Some(control)
 }
 
