@@ -1,1 +1,24 @@
 //! The vault, connections, and the resolver strategies' host side.
+//!
+//! A [`Vault`] seals what people give at install time; [`Secrets`] keeps it sealed in the store; the [`ConnectionBook`] knows
+//! which connection may serve whom (security.md 20); the [`Resolver`] asks the credential plugin which of them a call runs
+//! under and makes of it what the call [`Carried`]. Nobody's credential is ever used for somebody else: whatever a plugin
+//! answers, only a connection that the book holds eligible for this caller is taken.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod book;
+mod cache;
+mod carried;
+mod eligible;
+mod missing;
+mod plan;
+mod resolver;
+mod secrets;
+mod vault;
+
+pub use book::{ConnectionBook, ConnectionStatus};
+pub use carried::Carried;
+pub use plan::{CredentialPlan, PlanParts, Resolve};
+pub use resolver::{CACHE_ENTRIES, Resolver};
+pub use secrets::{MAX_FIELD_BYTES, MAX_FIELDS, Secrets, SecretsError, read_source};
+pub use vault::{KEY_VARIABLE, KeySource, Vault, VaultError};

@@ -1,0 +1,388 @@
+//! Which connections there are and whom each may serve: compiled from the fleet, read without a lock or the store.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use portcullis_model::{
+    Name, Principal, PrincipalKind, Secret,
+    spec::{Connection, Owner},
+};
+use portcullis_plugin::{ConnectionFacts, Connections};
+use portcullis_store::{Fleet, Registry, StoreError, keys, registry::server_origin};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    Secrets,
+    carried::Health,
+    eligible::{People, named, rank},
+    read_source,
+    secrets::Opened,
+};
+
+type Sealed = BTreeMap<(Name, Name), Opened>;
+
+/// Every tenant's connections. Implements what plugins ask ([`Connections`]).
+pub struct ConnectionBook {
+    pages: ArcSwap<Pages>,
+    source: Option<(Arc<Registry>, Secrets)>,
+    /// One compilation at a time, and what it opened last.
+    sealed: tokio::sync::Mutex<Sealed>,
+}
+
+#[derive(Default)]
+struct Pages {
+    tenants: HashMap<Name, Page>,
+    /// Counts contents that a server's shelf ever had.
+    stamps: u64,
+}
+
+#[derive(Default)]
+struct Page {
+    people: People,
+    shelves: HashMap<Name, Shelf>,
+}
+
+/// The connections of one server.
+#[derive(Clone, Default)]
+pub(crate) struct Shelf {
+    entries: Vec<Arc<Entry>>,
+    /// Another content is another number.
+    stamp: u64,
+    epoch: Arc<AtomicU64>,
+}
+
+/// One connection, opened.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) name: Name,
+    pub(crate) owner: Owner,
+    pub(crate) owner_only: bool,
+    pub(crate) created_ms: u64,
+    pub(crate) revision: u64,
+    /// The origin that it is bound to; none was bound while its server was not there.
+    pub(crate) origin: Option<String>,
+    /// Whether its server is still where the connection was made for (security.md 4).
+    pub(crate) suspended: bool,
+    pub(crate) values: BTreeMap<String, String>,
+    pub(crate) secrets: BTreeMap<String, Secret>,
+    /// Why sources could not be read, in sentences that quote nothing.
+    pub(crate) unreadable: Vec<String>,
+    pub(crate) health: Arc<Health>,
+}
+
+/// How a connection is doing, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionStatus {
+    /// Whether its last use was not refused by the server.
+    pub healthy: bool,
+    /// Whether its server moved to another origin since it was made, so that it serves nobody until it is connected again.
+    pub suspended: bool,
+    /// Why its secrets can't be read.
+    pub unreadable: Vec<String>,
+}
+
+/// Where a caller stands with a server: what belongs into the key of whatever is remembered about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Standing {
+    stamp: u64,
+    epoch: u64,
+}
+
+impl ConnectionBook {
+    /// Compiles the book and keeps it up to date, on the current tokio runtime, for as long as it lives.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn open(registry: Arc<Registry>, secrets: Secrets) -> Result<Arc<Self>, StoreError> {
+        let book = Arc::new(Self {
+            pages: ArcSwap::default(),
+            source: Some((Arc::clone(&registry), secrets.clone())),
+            sealed: tokio::sync::Mutex::default(),
+        });
+        let fleet_changes = registry.watch();
+        let from = secrets.store().revision();
+        book.refresh().await?;
+        tokio::spawn(follow(Arc::downgrade(&book), secrets, fleet_changes, from));
+        Ok(book)
+    }
+
+    /// A book of a fleet whose secrets all lie outside the store; it never changes. Blocks while reading files.
+    pub fn of(fleet: &Fleet) -> Arc<Self> {
+        let pages = Pages::compile(fleet, &Sealed::new(), &Pages::default());
+        Arc::new(Self { pages: ArcSwap::from_pointee(pages), source: None, sealed: tokio::sync::Mutex::default() })
+    }
+
+    /// Compiles again from what is durable now. Changes are followed anyway; whoever answers "connected" waits for this, so
+    /// that the next call finds it. Secrets in variables and files are read again, too.
+    ///
+    /// # Errors
+    /// Those of the store; what served goes on serving.
+    pub async fn refresh(&self) -> Result<(), StoreError> {
+        let Some((registry, secrets)) = &self.source else { return Ok(()) };
+        let mut sealed = self.sealed.lock().await;
+        *sealed = secrets.all(&sealed).await?;
+        let (fleet, opened, before) = (registry.snapshot(), sealed.clone(), self.pages.load_full());
+        let compiled = tokio::task::spawn_blocking(move || Pages::compile(&fleet, &opened, &before)).await;
+        let pages = compiled.map_err(|e| StoreError::Unavailable(format!("connections were not compiled: {e}")))?;
+        self.pages.store(Arc::new(pages));
+        Ok(())
+    }
+
+    /// How a connection is doing.
+    pub fn status(&self, tenant: &Name, connection: &Name) -> Option<ConnectionStatus> {
+        let pages = self.pages.load();
+        let mut entries = pages.tenants.get(tenant)?.shelves.values().flat_map(|shelf| &shelf.entries);
+        let entry = entries.find(|entry| entry.name == *connection)?;
+        Some(ConnectionStatus {
+            healthy: entry.health.is_healthy(),
+            suspended: entry.suspended,
+            unreadable: entry.unreadable.clone(),
+        })
+    }
+
+    pub(crate) fn standing(&self, tenant: &Name, server: &Name) -> Standing {
+        let pages = self.pages.load();
+        match pages.tenants.get(tenant).and_then(|page| page.shelves.get(server)) {
+            Some(shelf) => Standing { stamp: shelf.stamp, epoch: shelf.epoch.load(Ordering::Acquire) },
+            None => Standing { stamp: 0, epoch: 0 },
+        }
+    }
+
+    /// Connections that the caller may run under, the best first, suspended ones left out; `named` comes last where only its
+    /// name in the assignment makes it eligible.
+    pub(crate) fn eligible(&self, principal: &Principal, server: &Name, named_one: Option<&Name>) -> Vec<Arc<Entry>> {
+        let usable = |entry: &Entry| !entry.suspended;
+        self.ranked(principal, server, named_one, usable)
+    }
+
+    /// Those that [`ConnectionBook::eligible`] would hold, were they not suspended.
+    pub(crate) fn suspended(&self, principal: &Principal, server: &Name, named_one: Option<&Name>) -> Vec<Arc<Entry>> {
+        self.ranked(principal, server, named_one, |entry| entry.suspended)
+    }
+
+    /// A connection of the server, whoever may use it.
+    pub(crate) fn find(&self, tenant: &Name, server: &Name, name: &Name) -> Option<Arc<Entry>> {
+        let pages = self.pages.load();
+        let shelf = pages.tenants.get(tenant)?.shelves.get(server)?;
+        shelf.entries.iter().find(|entry| entry.name == *name).cloned()
+    }
+
+    fn ranked(
+        &self,
+        principal: &Principal,
+        server: &Name,
+        named_one: Option<&Name>,
+        usable: impl Fn(&Entry) -> bool,
+    ) -> Vec<Arc<Entry>> {
+        let pages = self.pages.load();
+        // The principal's own tenant, whatever else was asked for: another one's connections are out of reach.
+        let Some(page) = pages.tenants.get(&principal.tenant) else { return Vec::new() };
+        let Some(shelf) = page.shelves.get(server) else { return Vec::new() };
+        let place = |entry: &Arc<Entry>| {
+            let by_name = || {
+                let is_named =
+                    named_one == Some(&entry.name) && named(&page.people, principal, &entry.owner, entry.owner_only);
+                is_named.then_some(u8::MAX)
+            };
+            rank(&page.people, principal, &entry.owner, entry.owner_only).or_else(by_name)
+        };
+        let mut found: Vec<_> = shelf
+            .entries
+            .iter()
+            .filter(|entry| usable(entry))
+            .filter_map(|entry| Some((place(entry)?, !entry.health.is_healthy(), entry.created_ms, Arc::clone(entry))))
+            .collect();
+        found.sort_by(|a, b| (a.0, a.1, a.2, &a.3.name).cmp(&(b.0, b.1, b.2, &b.3.name)));
+        found.into_iter().map(|(_, _, _, entry)| entry).collect()
+    }
+}
+
+impl Connections for ConnectionBook {
+    fn candidates(&self, principal: &Principal, server: &Name, named: Option<&Name>) -> Vec<ConnectionFacts> {
+        self.eligible(principal, server, named).iter().map(|entry| entry.facts()).collect()
+    }
+}
+
+impl std::fmt::Debug for ConnectionBook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnectionBook").finish_non_exhaustive()
+    }
+}
+
+impl Entry {
+    fn facts(&self) -> ConnectionFacts {
+        let (owner_kind, owner) = match &self.owner {
+            Owner::User(name) => (PrincipalKind::User, name.to_string()),
+            Owner::Team(name) => (PrincipalKind::Team, name.to_string()),
+            Owner::Agent(name) => (PrincipalKind::Agent, name.to_string()),
+            Owner::Organization(_) => (PrincipalKind::Organization, String::new()),
+        };
+        ConnectionFacts {
+            id: self.name.clone(),
+            owner_kind,
+            owner,
+            owner_only: self.owner_only,
+            healthy: self.health.is_healthy(),
+            created_ms: self.created_ms,
+        }
+    }
+
+    fn same_as(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.revision == other.revision
+            && self.owner_only == other.owner_only
+            && self.suspended == other.suspended
+            && self.unreadable == other.unreadable
+    }
+}
+
+impl Pages {
+    fn compile(fleet: &Fleet, sealed: &Sealed, before: &Self) -> Self {
+        let mut stamps = before.stamps;
+        let mut tenants = HashMap::new();
+        for tenant in fleet.tenants() {
+            let old = before.tenants.get(&tenant);
+            let people = People {
+                teams: fleet
+                    .teams(&tenant)
+                    .map(|t| (t.metadata.name.clone(), t.spec.members.iter().cloned().collect()))
+                    .collect(),
+                agents: fleet.agents(&tenant).map(|a| (a.metadata.name.clone(), a.spec.team.clone())).collect(),
+            };
+            let mut shelves: HashMap<Name, Shelf> = HashMap::new();
+            for connection in fleet.connections(&tenant) {
+                let server = &connection.spec.server;
+                let known = old.and_then(|page| page.shelves.get(server));
+                let shelf = shelves.entry(server.clone()).or_insert_with(|| Shelf {
+                    entries: Vec::new(),
+                    stamp: 0,
+                    epoch: known.map_or_else(Arc::default, |k| Arc::clone(&k.epoch)),
+                });
+                let entry = entry(fleet, &tenant, &connection, sealed, shelf, known);
+                shelf.entries.push(Arc::new(entry));
+            }
+            for (server, shelf) in &mut shelves {
+                let same =
+                    old.and_then(|page| page.shelves.get(server).map(|known| (page, known))).filter(|(page, known)| {
+                        page.people == people
+                            && known.entries.len() == shelf.entries.len()
+                            && known.entries.iter().zip(&shelf.entries).all(|(a, b)| a.same_as(b))
+                    });
+                shelf.stamp = same.map_or_else(
+                    || {
+                        stamps += 1;
+                        stamps
+                    },
+                    |(_, known)| known.stamp,
+                );
+            }
+            tenants.insert(tenant, Page { people, shelves });
+        }
+        Self { tenants, stamps }
+    }
+}
+
+fn entry(
+    fleet: &Fleet,
+    tenant: &Name,
+    connection: &portcullis_store::registry::Typed<'_, Connection>,
+    sealed: &Sealed,
+    shelf: &Shelf,
+    known: Option<&Shelf>,
+) -> Entry {
+    let spec = connection.spec;
+    let name = connection.metadata.name.clone();
+    let mut hash = Sha256::new();
+    hash.update(connection.metadata.revision.unwrap_or_default().to_be_bytes());
+    let mut secrets = BTreeMap::new();
+    if let Some(opened) = sealed.get(&(tenant.clone(), name.clone())) {
+        hash.update(opened.revision.0.to_be_bytes());
+        secrets.extend(opened.fields.iter().map(|(field, secret)| (field.clone(), secret.clone())));
+    }
+    let mut unreadable = Vec::new();
+    for (field, source) in &spec.secrets {
+        match read_source(source) {
+            Ok(secret) => {
+                hash.update(Sha256::digest(secret.expose()));
+                secrets.insert(field.clone(), secret);
+            }
+            Err(why) => {
+                // What is sealed under the same name is not what the operator wrote down.
+                secrets.remove(field);
+                unreadable.push(format!("{field}: {why}"));
+            }
+        }
+    }
+    let digest = hash.finalize();
+    let revision = digest.iter().take(8).fold(0_u64, |n, byte| n << 8 | u64::from(*byte));
+    let server = fleet.server(tenant, &spec.server);
+    let ruled = server.and_then(|s| s.spec.credential.as_ref()).is_some_and(|need| need.owner_only);
+    let same = known.and_then(|k| k.entries.iter().find(|e| e.name == name && e.revision == revision));
+    Entry {
+        owner: spec.owner.clone(),
+        owner_only: spec.owner_only || ruled,
+        created_ms: connection.metadata.created_ms.unwrap_or_default(),
+        revision,
+        origin: spec.origin.clone(),
+        // A connection that was never bound was made for nothing that exists.
+        suspended: server.is_some_and(|s| spec.origin.as_deref() != Some(&*server_origin(s.spec))),
+        values: spec.values.clone(),
+        secrets,
+        unreadable,
+        health: same.map_or_else(|| Arc::new(Health::new(Arc::clone(&shelf.epoch))), |e| Arc::clone(&e.health)),
+        name,
+    }
+}
+
+/// Compiles again when a resource or a sealed secret changes, until book or store are gone.
+async fn follow(
+    book: Weak<ConnectionBook>,
+    secrets: Secrets,
+    mut fleet: tokio::sync::watch::Receiver<portcullis_store::Revision>,
+    mut from: portcullis_store::Revision,
+) {
+    loop {
+        let mut sealed = match secrets.store().watch(keys::SECRETS, from) {
+            Ok(sealed) => sealed,
+            Err(StoreError::TooOld) => {
+                from = secrets.store().revision();
+                continue;
+            }
+            Err(_) => return,
+        };
+        loop {
+            let lost = tokio::select! {
+                changed = fleet.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    false
+                }
+                change = sealed.next() => match change {
+                    Ok(change) => {
+                        from = change.revision();
+                        false
+                    }
+                    Err(StoreError::TooOld) => true,
+                    Err(_) => return,
+                },
+            };
+            let Some(book) = book.upgrade() else { return };
+            if lost {
+                from = secrets.store().revision();
+            }
+            if let Err(error) = book.refresh().await {
+                tracing::error!(%error, "connections could not be compiled; what was serving goes on");
+            }
+            if lost {
+                break;
+            }
+        }
+    }
+}

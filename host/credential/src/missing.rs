@@ -1,0 +1,141 @@
+//! Refusals for want of a credential: what is missing, for whom, and the exact command.
+
+use portcullis_model::{DEFAULT_TENANT, Fault, Principal, Side, Subject};
+use portcullis_plugin::{PluginError, PluginFailure};
+
+use crate::{CredentialPlan, book::Entry};
+
+/// The most characters of a plugin's own words.
+const MAX_WORDS: usize = 300;
+
+/// Who has to own the connection, as `portcullis connect` takes it; none where nobody can.
+fn owner(principal: &Principal) -> Option<String> {
+    match &principal.subject {
+        Subject::User(_) | Subject::Team(_) | Subject::Agent(_) | Subject::Organization => {
+            Some(principal.subject_text.to_string())
+        }
+        // A person without a `User` resource owns nothing; a team of theirs can.
+        Subject::External { .. } => {
+            Some(principal.teams.first().map_or_else(|| "organization".to_owned(), |t| format!("team:{t}")))
+        }
+        Subject::Anonymous => None,
+    }
+}
+
+fn command(plan: &CredentialPlan, owner: &str) -> String {
+    let tenant = match plan.tenant.as_str() {
+        DEFAULT_TENANT => String::new(),
+        tenant => format!(" --tenant {tenant}"),
+    };
+    format!("Run `portcullis connect {} --owner {owner}{tenant}`, then retry", plan.server)
+}
+
+fn fault(plan: &CredentialPlan, side: Side, code: &'static str, message: String) -> Fault {
+    Fault::new(side, code, message).server(plan.server.as_str())
+}
+
+/// Nothing that this caller may run under.
+pub(crate) fn no_connection(
+    plan: &CredentialPlan,
+    principal: &Principal,
+    need: &str,
+    suspended: &[std::sync::Arc<Entry>],
+) -> Fault {
+    if let Some(entry) = suspended.first() {
+        let message = format!(
+            "the connection {} to {} is suspended: it was made for {}, and the server is at {} now",
+            entry.name,
+            plan.server,
+            entry.origin.as_deref().unwrap_or("a server that did not exist yet"),
+            plan.origin
+        );
+        return fault(plan, Side::Gateway, "connection-suspended", message).next(format!(
+            "If the new address is right, approve it: {}",
+            command(plan, &entry.owner.subject().to_string())
+        ));
+    }
+    let need = words(need);
+    let about = if need.is_empty() { String::new() } else { format!(" ({need})") };
+    let message =
+        format!("{} has no connected account for {principal}{about}", plan.server, principal = principal.subject_text);
+    match owner(principal) {
+        Some(owner) => fault(plan, Side::Caller, "missing-credential", message).next(command(plan, &owner)),
+        None => fault(plan, Side::Caller, "missing-credential", message)
+            .next("Authenticate: nobody in particular can have an account connected".to_owned()),
+    }
+}
+
+/// The assignment names a connection that does not exist, or that serves others only.
+pub(crate) fn named(plan: &CredentialPlan, principal: &Principal, name: &str, exists: bool) -> Fault {
+    if exists {
+        let message = format!("{}'s connection {name} may not be used for {}", plan.server, principal.subject_text);
+        fault(plan, Side::Policy, "connection-not-yours", message)
+            .next("Ask its owner or an operator: it serves its owner only, or is a person's own".to_owned())
+    } else {
+        let message =
+            format!("the gateway's assignment names the connection {name} of {}, which does not exist", plan.server);
+        let tenant = match plan.tenant.as_str() {
+            DEFAULT_TENANT => String::new(),
+            tenant => format!(" --tenant {tenant}"),
+        };
+        fault(plan, Side::Gateway, "missing-credential", message).next(format!(
+            "Run `portcullis connect {} --owner organization --name {name}{tenant}`, then retry",
+            plan.server
+        ))
+    }
+}
+
+/// A connection without what the server needs.
+pub(crate) fn incomplete(plan: &CredentialPlan, entry: &Entry, fields: &[&str]) -> Fault {
+    let why = if entry.unreadable.is_empty() { String::new() } else { format!(" ({})", entry.unreadable.join("; ")) };
+    let message = format!("the connection {} to {} lacks {}{why}", entry.name, plan.server, fields.join(", "));
+    let tenant = match plan.tenant.as_str() {
+        DEFAULT_TENANT => String::new(),
+        tenant => format!(" --tenant {tenant}"),
+    };
+    let command = format!(
+        "Run `portcullis connect {} --owner {} --name {}{tenant}`, then retry",
+        plan.server,
+        entry.owner.subject(),
+        entry.name
+    );
+    fault(plan, Side::Gateway, "missing-credential", message).next(command)
+}
+
+/// A resolver without an answer.
+pub(crate) fn failed(plan: &CredentialPlan, failure: &PluginFailure) -> Fault {
+    match failure {
+        PluginFailure::Error(PluginError::Denied { message, .. }) => {
+            fault(plan, Side::Policy, "credential-denied", words(message))
+        }
+        PluginFailure::Error(PluginError::NeedsConsent { url, message }) => {
+            fault(plan, Side::Caller, "missing-credential", words(message))
+                .next(format!("Go to {}, then retry", words(url)))
+        }
+        PluginFailure::PoolFull => fault(
+            plan,
+            Side::Gateway,
+            "credential-resolver-busy",
+            "too many credentials are being resolved just now".to_owned(),
+        )
+        .retry_after_ms(1000),
+        _ => {
+            tracing::warn!(server = %plan.server, mode = plan.mode, %failure, "a credential resolver failed");
+            let message = format!("the credential plugin {} failed ({})", plan.mode, failure.word());
+            fault(plan, Side::Gateway, "credential-resolver-failed", message)
+                .next("Tell the operator, with the request id: the reason is in the gateway's log".to_owned())
+        }
+    }
+}
+
+/// An answer that can't be taken. `why` is for the log.
+pub(crate) fn invalid(plan: &CredentialPlan, why: &str) -> Fault {
+    tracing::warn!(server = %plan.server, mode = plan.mode, why, "a credential can't be placed");
+    fault(plan, Side::Gateway, "credential-invalid", format!("the credential for {} can't be used: {why}", plan.server))
+        .next("Tell the operator, with the request id".to_owned())
+}
+
+/// Another's words, short and on one line.
+fn words(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_WORDS).collect()
+}

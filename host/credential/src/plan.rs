@@ -1,0 +1,92 @@
+//! How the credential of an assignment's calls is chosen, compiled once with the gateway's snapshot.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use http::HeaderMap;
+use portcullis_model::{
+    Name, Principal,
+    spec::{CredentialMode, McpServer},
+};
+use portcullis_plugin::{PluginFailure, Resolution, TargetFacts};
+use portcullis_store::registry::server_origin;
+use sha2::{Digest, Sha256};
+
+/// Answers whose credential a call carries. Plugins do; tests bring their own.
+pub trait Resolve: Send + Sync {
+    /// Sees only what the cache of its answer is keyed by.
+    fn resolve<'a>(
+        &'a self,
+        principal: &'a Arc<Principal>,
+        headers: &'a Arc<HeaderMap>,
+        target: &'a TargetFacts,
+    ) -> BoxFuture<'a, Result<Resolution, PluginFailure>>;
+}
+
+/// What a plan is made of.
+pub struct PlanParts<'a> {
+    /// The tenant of gateway and server.
+    pub tenant: Name,
+    /// The server's name.
+    pub server: Name,
+    /// The server.
+    pub spec: &'a McpServer,
+    /// How the credential is chosen.
+    pub mode: &'a CredentialMode,
+    /// The resolver that `mode` names.
+    pub resolver: Arc<dyn Resolve>,
+    /// Digest, configuration and revision of that plugin: answers of another one are not used.
+    pub resolver_identity: String,
+}
+
+/// How the credential of calls is chosen. Immutable; made anew when a resource that it depends on changes.
+pub struct CredentialPlan {
+    pub(crate) tenant: Name,
+    pub(crate) server: Name,
+    pub(crate) spec: McpServer,
+    pub(crate) origin: String,
+    pub(crate) mode: String,
+    pub(crate) target: TargetFacts,
+    pub(crate) resolver: Arc<dyn Resolve>,
+    pub(crate) fingerprint: [u8; 32],
+}
+
+impl CredentialPlan {
+    /// A plan. A server whose calls need no credential needs none.
+    pub fn new(parts: PlanParts<'_>) -> Arc<Self> {
+        let url = parts.spec.remote.as_ref().map_or_else(String::new, |r| r.url.to_string());
+        let target = TargetFacts {
+            server: parts.server.clone(),
+            url: url.into(),
+            connection: parts.mode.connection.clone(),
+            settings: Arc::new(parts.mode.settings.clone().into_iter().collect()),
+        };
+        let mut hash = Sha256::new();
+        for part in [parts.tenant.as_str(), parts.server.as_str(), &parts.resolver_identity] {
+            hash.update(part.len().to_be_bytes());
+            hash.update(part);
+        }
+        for part in [serde_json::to_vec(parts.spec), serde_json::to_vec(parts.mode)] {
+            // Specs are plain data and always serialize; were one not to, the plan would share no answer with an equal one.
+            let part = part.unwrap_or_default();
+            hash.update(part.len().to_be_bytes());
+            hash.update(part);
+        }
+        Arc::new(Self {
+            origin: server_origin(parts.spec),
+            tenant: parts.tenant,
+            server: parts.server,
+            spec: parts.spec.clone(),
+            mode: parts.mode.mode.clone(),
+            target,
+            resolver: parts.resolver,
+            fingerprint: hash.finalize().into(),
+        })
+    }
+}
+
+impl std::fmt::Debug for CredentialPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CredentialPlan").field("server", &self.server).field("mode", &self.mode).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,235 @@
+//! Phase 7, resolve: asks the credential plugin, checks its answer, and remembers it for as long as it holds.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use http::HeaderMap;
+use portcullis_model::{Fault, Principal, Secret, Side};
+use portcullis_plugin::{Guarded, Outcome, Resolution};
+use quick_cache::sync::Cache;
+
+use crate::{
+    Carried, ConnectionBook, CredentialPlan,
+    book::Entry,
+    cache::{Facts, Key, KeyRef, Slot},
+    missing,
+};
+
+/// How many callers' credentials are remembered where the assembly does not say otherwise.
+pub const CACHE_ENTRIES: usize = 10_000;
+/// The longest that an answer is used again, in milliseconds: an hour (wit `resolution.expires`).
+const MAX_AGE_MS: u64 = 3_600_000;
+/// The same where the plugin did not say. Changes of connections, people or plugins end it at once.
+const DEFAULT_AGE_MS: u64 = 600_000;
+
+/// Finds the credential of a call.
+pub struct Resolver {
+    book: Arc<ConnectionBook>,
+    cache: Cache<Key, Arc<Slot>>,
+}
+
+impl Resolver {
+    /// A resolver that remembers at most so many callers' credentials.
+    pub fn new(book: Arc<ConnectionBook>, entries: usize) -> Arc<Self> {
+        Arc::new(Self { book, cache: Cache::new(entries) })
+    }
+
+    /// The book that it chooses from.
+    pub fn book(&self) -> &Arc<ConnectionBook> {
+        &self.book
+    }
+
+    /// What calls of this caller carry. Without a read of the store; where the answer is known, without asking the plugin.
+    ///
+    /// # Errors
+    /// A fault that says what is missing, for whom, and what to do.
+    pub async fn resolve(
+        &self,
+        plan: &CredentialPlan,
+        principal: &Arc<Principal>,
+        headers: &Arc<HeaderMap>,
+    ) -> Result<Arc<Carried>, Fault> {
+        if principal.tenant != plan.tenant {
+            return Err(Fault::new(Side::Caller, "wrong-tenant", "the caller belongs to another tenant"));
+        }
+        // Read before the plugin looks: what changes meanwhile gives the answer a key that nobody asks for any more.
+        let standing = self.book.standing(&plan.tenant, &plan.server);
+        let key = KeyRef::new(&plan.fingerprint, principal, standing);
+        if let Some(slot) = self.cache.get(&key) {
+            if let Some(carried) = slot.find(principal, headers, now_ms()) {
+                return Ok(carried);
+            }
+            return self.ask(&slot, plan, principal, headers).await;
+        }
+        // Another caller may come in between; then this slot is used once and forgotten.
+        let made = self.cache.get_or_insert_with(&key.to_key(), || Ok::<_, std::convert::Infallible>(Arc::default()));
+        let slot = match made {
+            Ok(slot) => slot,
+            Err(never) => match never {},
+        };
+        self.ask(&slot, plan, principal, headers).await
+    }
+
+    /// The server refused what the call carried: other connections of the same rank come first from now on.
+    pub fn rejected(&self, carried: &Carried) {
+        if let Some(health) = &carried.health {
+            health.mark(false);
+        }
+    }
+
+    /// The server accepted what the call carried.
+    pub fn accepted(&self, carried: &Carried) {
+        if let Some(health) = &carried.health {
+            health.mark(true);
+        }
+    }
+
+    async fn ask(
+        &self,
+        slot: &Slot,
+        plan: &CredentialPlan,
+        principal: &Arc<Principal>,
+        headers: &Arc<HeaderMap>,
+    ) -> Result<Arc<Carried>, Fault> {
+        let since = Instant::now();
+        let _flight = slot.flight.lock().await;
+        if let Some(carried) = slot.find(principal, headers, now_ms()) {
+            return Ok(carried);
+        }
+        if let Some(fault) = slot.failed_since(since) {
+            return Err(fault);
+        }
+        let answer = plan.resolver.resolve(principal, headers, &plan.target).await;
+        let resolution = answer.map_err(|failure| missing::failed(plan, &failure));
+        let now = now_ms();
+        let made = resolution.and_then(|r| Ok((self.carry(plan, principal, &r, now)?, r)));
+        match made {
+            Ok((carried, resolution)) => {
+                let carried = Arc::new(carried);
+                let until = carried.expires_ms.unwrap_or(now + DEFAULT_AGE_MS);
+                if now < until
+                    && let Some(facts) = Facts::of(&resolution.reads, &resolution.vary, principal, headers)
+                {
+                    slot.keep(facts, until, &carried, now);
+                }
+                Ok(carried)
+            }
+            Err(fault) => {
+                slot.fail(&fault);
+                Err(fault)
+            }
+        }
+    }
+
+    /// Makes of an answer what the call carries, and takes nothing that the caller may not have.
+    fn carry(
+        &self,
+        plan: &CredentialPlan,
+        principal: &Principal,
+        answer: &Resolution,
+        now: u64,
+    ) -> Result<Carried, Fault> {
+        let named = plan.target.connection.as_ref();
+        let mut carried = match &answer.outcome {
+            Outcome::None => Carried::nothing(),
+            Outcome::Headers => Carried { executed_as: principal.subject_text.to_string(), ..Carried::nothing() },
+            Outcome::Missing(need) => {
+                if let Some(name) = named
+                    && self.book.suspended(principal, &plan.server, named).is_empty()
+                {
+                    let exists = self.book.find(&plan.tenant, &plan.server, name).is_some();
+                    return Err(missing::named(plan, principal, name.as_str(), exists));
+                }
+                let suspended = self.book.suspended(principal, &plan.server, named);
+                return Err(missing::no_connection(plan, principal, need, &suspended));
+            }
+            Outcome::Use { connection } => {
+                let eligible = self.book.eligible(principal, &plan.server, named);
+                let Some(entry) = eligible.into_iter().find(|entry| entry.name == *connection) else {
+                    let suspended = self.book.suspended(principal, &plan.server, named);
+                    if suspended.iter().any(|entry| entry.name == *connection) {
+                        return Err(missing::no_connection(plan, principal, "", &suspended));
+                    }
+                    let exists = self.book.find(&plan.tenant, &plan.server, connection).is_some();
+                    return Err(missing::named(plan, principal, connection.as_str(), exists));
+                };
+                under(plan, principal, &entry)?
+            }
+        };
+        for (name, value) in &answer.headers {
+            allowed(plan, name.as_str(), value).map_err(|why| missing::invalid(plan, &why))?;
+            carried.place_guarded(name.clone(), value).map_err(|why| missing::invalid(plan, &why))?;
+        }
+        if !carried.headers.is_empty() && plan.spec.remote.is_none() {
+            return Err(missing::invalid(plan, "a process takes no headers"));
+        }
+        carried.expires_ms = answer.expires_ms.map(|at| at.min(now.saturating_add(MAX_AGE_MS)));
+        Ok(carried)
+    }
+}
+
+impl std::fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resolver").field("entries", &self.cache.len()).finish_non_exhaustive()
+    }
+}
+
+/// What a call under this connection carries.
+fn under(plan: &CredentialPlan, principal: &Principal, entry: &Entry) -> Result<Carried, Fault> {
+    // Book and plan may have been compiled from different revisions: the address that the call goes to is the plan's.
+    if entry.origin.as_deref() != Some(&*plan.origin) {
+        return Err(missing::invalid(plan, "the server's address is just being changed; retry"));
+    }
+    let owner = entry.owner.subject();
+    let mut carried = Carried {
+        connection: Some(entry.name.clone()),
+        connection_revision: entry.revision,
+        executed_as: format!("connection {} of {owner}", entry.name),
+        by_another: owner != principal.subject,
+        health: Some(Arc::clone(&entry.health)),
+        ..Carried::nothing()
+    };
+    let mut lacking = Vec::new();
+    for field in &plan.spec.fields {
+        if field.sensitive {
+            if field.required && !entry.secrets.contains_key(&field.name) {
+                lacking.push(field.name.as_str());
+            }
+        } else if let Some(value) = entry.values.get(&field.name).or(field.default.as_ref()) {
+            carried.values.insert(field.name.clone(), value.clone());
+        } else if field.required && !entry.secrets.contains_key(&field.name) {
+            lacking.push(field.name.as_str());
+        }
+    }
+    for place in plan.spec.credential.iter().flat_map(|need| &need.place) {
+        let sensitive = plan.spec.field(&place.field).is_some_and(|f| f.sensitive);
+        let plain = || carried.values.get(&place.field).map(|value| Secret::new(value.as_bytes()));
+        let value = entry.secrets.get(&place.field).cloned().or_else(|| if sensitive { None } else { plain() });
+        match value {
+            Some(value) => carried.place(place, &value).map_err(|why| missing::invalid(plan, &why))?,
+            // What could not be read is missing, whether it had to be given or not: the operator meant it to be there.
+            None if entry.unreadable.iter().any(|why| why.starts_with(&format!("{}:", place.field))) => {
+                lacking.push(&place.field);
+            }
+            None => {}
+        }
+    }
+    lacking.dedup();
+    if lacking.is_empty() { Ok(carried) } else { Err(missing::incomplete(plan, entry, &lacking)) }
+}
+
+/// A resolver's secret may go only where it was granted to go. The plugin host checks this as well.
+fn allowed(plan: &CredentialPlan, header: &str, value: &Guarded) -> Result<(), String> {
+    let Some(allowed) = value.allowed() else { return Ok(()) };
+    let Some(remote) = &plan.spec.remote else { return Err("a process takes no headers".to_owned()) };
+    if allowed.at(&remote.url, Some(&remote.url)) && allowed.in_header(header) {
+        return Ok(());
+    }
+    Err(format!("the secret {} was not granted for the header \"{header}\" at {}", value.label(), plan.origin))
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}

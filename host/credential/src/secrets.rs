@@ -1,0 +1,236 @@
+//! A connection's secrets, sealed in the store under `s/{tenant}/{connection}`, and secrets that lie elsewhere.
+
+use std::{collections::BTreeMap, fs::File, io::Read, sync::Arc};
+
+use portcullis_model::{Name, Secret, spec::SecretSource};
+use portcullis_store::{Expect, Revision, Store, StoreError, Write, keys, scan_all};
+use zeroize::Zeroizing;
+
+use crate::{Vault, VaultError};
+
+/// The most fields of one connection.
+pub const MAX_FIELDS: usize = 64;
+/// The most bytes of one field's value.
+pub const MAX_FIELD_BYTES: usize = 64 << 10;
+
+/// Why secrets can't be kept or read. Never quotes one.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretsError {
+    /// The store's part.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The vault's part, and for which record.
+    #[error("{record}: {source}")]
+    Vault {
+        /// The record.
+        record: String,
+        /// Why.
+        source: VaultError,
+    },
+    /// Too many or too long.
+    #[error("a connection has at most {MAX_FIELDS} secrets of {MAX_FIELD_BYTES} bytes")]
+    TooLarge,
+}
+
+/// One connection's sealed secrets, opened.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// When they were sealed.
+    pub revision: Revision,
+    /// By field.
+    pub fields: Arc<BTreeMap<String, Secret>>,
+}
+
+/// Sealed secrets in a store.
+#[derive(Clone)]
+pub struct Secrets {
+    store: Arc<dyn Store>,
+    vault: Arc<Vault>,
+}
+
+impl Secrets {
+    /// Over a store, sealed by a vault.
+    pub fn new(store: Arc<dyn Store>, vault: Arc<Vault>) -> Self {
+        Self { store, vault }
+    }
+
+    /// The store underneath.
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The write that keeps a connection's secrets, to be made together with the connection itself
+    /// ([`portcullis_store::Registry::apply_with`]). Replaces all earlier ones.
+    ///
+    /// # Errors
+    /// [`SecretsError::TooLarge`], or where the vault can't seal.
+    pub fn sealing(
+        &self,
+        tenant: &Name,
+        connection: &Name,
+        fields: &BTreeMap<String, Secret>,
+    ) -> Result<Write, SecretsError> {
+        let key = keys::secret(tenant, connection);
+        let plain = pack(fields).ok_or(SecretsError::TooLarge)?;
+        let value = self
+            .vault
+            .seal(key.as_bytes(), &plain)
+            .map_err(|source| SecretsError::Vault { record: key.clone(), source })?;
+        Ok(Write::Put { key, value, expect: Expect::Any })
+    }
+
+    /// Seals and writes a connection's secrets. Replaces all earlier ones.
+    ///
+    /// # Errors
+    /// Those of [`Secrets::sealing`] and of the store.
+    pub async fn put(
+        &self,
+        tenant: &Name,
+        connection: &Name,
+        fields: &BTreeMap<String, Secret>,
+    ) -> Result<Revision, SecretsError> {
+        Ok(self.store.write(vec![self.sealing(tenant, connection, fields)?]).await?)
+    }
+
+    /// Checks that every sealed record was sealed with a key of the vault. To be called before serving: with a lost key it is
+    /// better not to start than to refuse call by call.
+    ///
+    /// # Errors
+    /// Names the first record whose key is not there.
+    pub async fn verify(&self) -> Result<(), SecretsError> {
+        for record in scan_all(&*self.store, keys::SECRETS).await? {
+            let check = self.vault.check(&record.value);
+            check.map_err(|source| SecretsError::Vault { record: record.key.to_string(), source })?;
+        }
+        Ok(())
+    }
+
+    /// Seals again what is sealed with a key that only opens, and answers how many records that were. Calls go on meanwhile;
+    /// a record that is replaced meanwhile is sealed with the new key anyway.
+    ///
+    /// # Errors
+    /// Those of the store, and of a record that does not open.
+    pub async fn rotate(&self) -> Result<usize, SecretsError> {
+        let mut sealed = 0;
+        for record in scan_all(&*self.store, keys::SECRETS).await? {
+            if !self.vault.is_stale(&record.value) {
+                continue;
+            }
+            let wrong = |source| SecretsError::Vault { record: record.key.to_string(), source };
+            let plain = self.vault.unseal(record.key.as_bytes(), &record.value).map_err(wrong)?;
+            let value = self.vault.seal(record.key.as_bytes(), &plain).map_err(wrong)?;
+            let expect = Expect::Is(record.revision);
+            match self.store.write(vec![Write::Put { key: record.key.to_string(), value, expect }]).await {
+                Ok(_) => sealed += 1,
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(sealed)
+    }
+
+    /// Opens all sealed secrets. One that does not open is left out and logged: its connection lacks its secrets, the others
+    /// work. `known` are those of last time, which are not opened again where they are the same.
+    pub(crate) async fn all(
+        &self,
+        known: &BTreeMap<(Name, Name), Opened>,
+    ) -> Result<BTreeMap<(Name, Name), Opened>, StoreError> {
+        let mut all = BTreeMap::new();
+        for record in scan_all(&*self.store, keys::SECRETS).await? {
+            let Some(key) = keys::parse_secret(&record.key) else { continue };
+            if let Some(same) = known.get(&key).filter(|k| k.revision == record.revision) {
+                all.insert(key, same.clone());
+                continue;
+            }
+            let opened = self.vault.unseal(record.key.as_bytes(), &record.value);
+            match opened
+                .map_err(|e| e.to_string())
+                .and_then(|plain| unpack(&plain).ok_or_else(|| "it is cut off".to_owned()))
+            {
+                Ok(fields) => {
+                    all.insert(key, Opened { revision: record.revision, fields: Arc::new(fields) });
+                }
+                Err(error) => tracing::error!(record = &*record.key, error, "a connection's secrets can't be opened"),
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secrets({:?})", self.vault)
+    }
+}
+
+/// Reads a secret that lies outside the store. Blocks while reading a file.
+///
+/// # Errors
+/// A sentence that names the source and never what is in it.
+pub fn read_source(source: &SecretSource) -> Result<Secret, String> {
+    let bytes = match source {
+        SecretSource::Env(name) => {
+            let value = std::env::var_os(name).ok_or_else(|| format!("the variable {name} is not set"))?;
+            Zeroizing::new(std::os::unix::ffi::OsStringExt::into_vec(value))
+        }
+        SecretSource::File(path) => {
+            let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
+            let file = File::open(path).map_err(|e| format!("the file {path} can't be opened: {}", e.kind()))?;
+            let limit = u64::try_from(MAX_FIELD_BYTES + 2).unwrap_or(u64::MAX);
+            file.take(limit)
+                .read_to_end(&mut bytes)
+                .map_err(|e| format!("the file {path} can't be read: {}", e.kind()))?;
+            if bytes.last() == Some(&b'\n') {
+                bytes.pop();
+                if bytes.last() == Some(&b'\r') {
+                    bytes.pop();
+                }
+            }
+            bytes
+        }
+    };
+    let place = match source {
+        SecretSource::Env(name) => format!("the variable {name}"),
+        SecretSource::File(path) => format!("the file {path}"),
+    };
+    match bytes.len() {
+        0 => Err(format!("{place} is empty")),
+        n if n > MAX_FIELD_BYTES => Err(format!("{place} holds more than {MAX_FIELD_BYTES} bytes")),
+        _ => Ok(Secret::new(bytes.as_slice())),
+    }
+}
+
+/// Fields one after another, each as name and value with their lengths (4 bytes, big endian) before them.
+fn pack(fields: &BTreeMap<String, Secret>) -> Option<Secret> {
+    if fields.len() > MAX_FIELDS {
+        return None;
+    }
+    let size = fields.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(size));
+    for (name, value) in fields {
+        if name.len() > 256 || value.len() > MAX_FIELD_BYTES {
+            return None;
+        }
+        for part in [name.as_bytes(), value.expose()] {
+            bytes.extend_from_slice(&u32::try_from(part.len()).ok()?.to_be_bytes());
+            bytes.extend_from_slice(part);
+        }
+    }
+    Some(Secret::new(bytes.as_slice()))
+}
+
+fn unpack(plain: &Secret) -> Option<BTreeMap<String, Secret>> {
+    fn part<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+        let (length, tail) = rest.split_first_chunk::<4>()?;
+        let (part, tail) = tail.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+        *rest = tail;
+        Some(part)
+    }
+    let mut rest = plain.expose();
+    let mut fields = BTreeMap::new();
+    while !rest.is_empty() {
+        let name = std::str::from_utf8(part(&mut rest)?).ok()?.to_owned();
+        fields.insert(name, Secret::new(part(&mut rest)?));
+    }
+    Some(fields)
+}
