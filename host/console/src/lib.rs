@@ -1,1 +1,6 @@
 //! The admin doors: the admin API on a Unix socket, its client, and the watched files.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod api;
+pub mod documents;
+pub mod files;
