@@ -65,7 +65,8 @@ impl Cache {
     pub(crate) fn put(&self, digest: &str, component: &Component) {
         let written = component.serialize().map_err(|e| e.to_string()).and_then(|code| {
             let path = self.path(digest);
-            let temporary = self.dir.join(format!("{digest}.{}.{:x}", std::process::id(), getrandom::u64().unwrap_or(0)));
+            let temporary =
+                self.dir.join(format!("{digest}.{}.{:x}", std::process::id(), getrandom::u64().unwrap_or(0)));
             let write = || -> io::Result<()> {
                 let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
                 file.write_all(&code)?;

@@ -128,11 +128,14 @@ impl Plugin {
         let lent =
             Lent::Policy { principal: Arc::clone(principal), request: request.clone(), call: None, outcome: None };
         let index = self.component().exports.list_filter.as_ref();
-        let owned = items.iter().map(|i| list_filter::Item { server: i.server.to_owned(), name: i.name.to_owned() }).collect();
+        let owned =
+            items.iter().map(|i| list_filter::Item { server: i.server.to_owned(), name: i.name.to_owned() }).collect();
         let (kept, _) = self.run::<Filter, Vec<u32>>(index, lent, (lend(), kind.to_owned(), owned)).await?;
         let ascending = kept.windows(2).all(|pair| pair[0] < pair[1]);
         if !ascending || kept.last().is_some_and(|last| *last as usize >= items.len()) {
-            return Err(self.refuse(PluginFailure::Invalid("positions that are not in the list, or not ascending".into())));
+            return Err(
+                self.refuse(PluginFailure::Invalid("positions that are not in the list, or not ascending".into()))
+            );
         }
         Ok(kept)
     }
@@ -186,10 +189,8 @@ impl Plugin {
     /// # Errors
     /// Why there is no answer. An answer that asserts what was not granted is [`PluginFailure::Invalid`].
     pub async fn authenticate(&self, request: &AuthRequest) -> Result<Verdict, PluginFailure> {
-        let lent = Lent::Authenticate(Box::new(Authenticating {
-            request: request.clone(),
-            draft: IdentityDraft::default(),
-        }));
+        let lent =
+            Lent::Authenticate(Box::new(Authenticating { request: request.clone(), draft: IdentityDraft::default() }));
         let index = self.component().exports.provider.as_ref();
         let (outcome, left) = self.run::<Authenticate, provider::Outcome>(index, lent, (lend(), lend())).await?;
         match outcome {
@@ -278,7 +279,9 @@ impl From<WitError> for PluginError {
             WitError::Denied(denial) => Self::Denied { code: word(&denial.code), message: sentence(&denial.message) },
             WitError::NotFound => Self::NotFound,
             WitError::Expired => Self::Expired,
-            WitError::NeedsConsent(info) => Self::NeedsConsent { url: sentence(&info.url), message: sentence(&info.message) },
+            WitError::NeedsConsent(info) => {
+                Self::NeedsConsent { url: sentence(&info.url), message: sentence(&info.message) }
+            }
             WitError::Upstream(e) => Self::Upstream { status: e.status, message: sentence(&e.message) },
             WitError::Timeout => Self::Timeout,
             WitError::Unavailable(why) => Self::Unavailable(sentence(&why)),

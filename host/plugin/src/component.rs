@@ -138,7 +138,8 @@ impl Host {
         let host = Arc::clone(self);
         let patience = self.compile_timeout;
         let work = async move {
-            let permit = Arc::clone(&host.compiling).acquire_owned().await.map_err(|e| LoadError::Host(e.to_string()))?;
+            let permit =
+                Arc::clone(&host.compiling).acquire_owned().await.map_err(|e| LoadError::Host(e.to_string()))?;
             let work = tokio::task::spawn_blocking(move || {
                 let _permit = permit;
                 host.compile_now(&wasm)
@@ -155,8 +156,8 @@ impl Host {
         let compiled = match cached {
             Some(compiled) => compiled,
             None => {
-                let compiled =
-                    Compiled::from_binary(&self.engine, wasm).map_err(|e| LoadError::Compile(brief(&format!("{e:#}"))))?;
+                let compiled = Compiled::from_binary(&self.engine, wasm)
+                    .map_err(|e| LoadError::Compile(brief(&format!("{e:#}"))))?;
                 if let Some(cache) = &self.cache {
                     cache.put(&digest, &compiled);
                 }

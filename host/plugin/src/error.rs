@@ -17,7 +17,9 @@ pub enum LoadError {
     #[error("not a WebAssembly component: {0}")]
     NotAComponent(&'static str),
     /// Native code, which only our own cache may hold.
-    #[error("a precompiled component (.cwasm) is native code and not accepted; give the .wasm component it was made of")]
+    #[error(
+        "a precompiled component (.cwasm) is native code and not accepted; give the .wasm component it was made of"
+    )]
     Precompiled,
     /// More of something than is compiled.
     #[error("the component has more than {max} {what}")]

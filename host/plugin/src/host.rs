@@ -1,10 +1,6 @@
 //! One engine, one linker, one pool for all plugins.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 use wasmtime::{
@@ -78,7 +74,10 @@ impl Host {
         let mut linker = Linker::<State>::new(&engine);
         Everything::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state).map_err(failed)?;
         let cache = match &options.cache_dir {
-            Some(dir) => Some(Cache::open(dir, &engine).map_err(|e| LoadError::Host(format!("the cache of compiled plugins: {e}")))?),
+            Some(dir) => Some(
+                Cache::open(dir, &engine)
+                    .map_err(|e| LoadError::Host(format!("the cache of compiled plugins: {e}")))?,
+            ),
             None => None,
         };
         start_ticker(&engine)?;

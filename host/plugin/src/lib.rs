@@ -14,6 +14,7 @@ mod error;
 mod facts;
 mod host;
 mod imports;
+pub mod manager;
 mod meter;
 mod plugin;
 mod secrets;

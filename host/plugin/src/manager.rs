@@ -190,7 +190,9 @@ async fn read(path: &str, base: Option<&Path>, sha256: Option<&str>) -> Result<A
     let full = base.map_or_else(|| PathBuf::from(path), |base| base.join(path));
     let size = tokio::fs::metadata(&full).await.map_err(|e| format!("can't read {}: {e}", full.display()))?.len();
     if size > MAX_BYTES as u64 {
-        return Err(LoadError::TooLarge { size: usize::try_from(size).unwrap_or(usize::MAX), max: MAX_BYTES }.to_string());
+        return Err(
+            LoadError::TooLarge { size: usize::try_from(size).unwrap_or(usize::MAX), max: MAX_BYTES }.to_string()
+        );
     }
     let bytes = tokio::fs::read(&full).await.map_err(|e| format!("can't read {}: {e}", full.display()))?;
     if let Some(wanted) = sha256 {

@@ -81,7 +81,10 @@ pub struct Plugin {
 
 impl std::fmt::Debug for Plugin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Plugin").field("name", &self.fixed.name).field("component", &self.component).finish_non_exhaustive()
+        f.debug_struct("Plugin")
+            .field("name", &self.fixed.name)
+            .field("component", &self.component)
+            .finish_non_exhaustive()
     }
 }
 
@@ -141,8 +144,20 @@ fn check(plan: &LoadPlan) -> Result<Fixed, LoadError> {
     type Need<'a> = (&'a str, &'a [&'a str], &'static str, bool, bool);
     let needs: [Need<'_>; 5] = [
         ("portcullis:auth/tokens", &["lookup"], "tokens: true", grants.tokens, services.tokens.is_some()),
-        ("portcullis:auth/jwt", &["verify", "unverified-issuer"], "issuers: [..]", !grants.issuers.is_empty(), services.jwt.is_some()),
-        ("portcullis:credential/connections", &["list"], "connections: true", grants.connections, services.connections.is_some()),
+        (
+            "portcullis:auth/jwt",
+            &["verify", "unverified-issuer"],
+            "issuers: [..]",
+            !grants.issuers.is_empty(),
+            services.jwt.is_some(),
+        ),
+        (
+            "portcullis:credential/connections",
+            &["list"],
+            "connections: true",
+            grants.connections,
+            services.connections.is_some(),
+        ),
         ("portcullis:host/http", &["send"], "http: [..]", !grants.http.is_empty(), services.http.is_some()),
         ("portcullis:host/reveal", &["reveal"], "reveal: true", grants.reveal, services.audit.is_some()),
     ];
@@ -155,7 +170,8 @@ fn check(plan: &LoadPlan) -> Result<Fixed, LoadError> {
             return Err(LoadError::Unavailable(used.to_owned()));
         }
     }
-    let not_an_origin = |text: &str| LoadError::Invalid(format!("\"{text}\" is not an origin such as https://idp.example.com"));
+    let not_an_origin =
+        |text: &str| LoadError::Invalid(format!("\"{text}\" is not an origin such as https://idp.example.com"));
     let http_origins: Result<Vec<_>, _> =
         grants.http.iter().map(|o| OriginPattern::parse(o).ok_or_else(|| not_an_origin(o))).collect();
     let mut secrets = BTreeMap::new();
@@ -243,8 +259,7 @@ impl Plugin {
     }
 
     fn fresh(&self, permit: OwnedSemaphorePermit, cpu: Duration) -> Running {
-        let state =
-            State::new(Arc::clone(&self.fixed), Meter::new(cpu), Limiter::new(self.limits.memory.as_usize()));
+        let state = State::new(Arc::clone(&self.fixed), Meter::new(cpu), Limiter::new(self.limits.memory.as_usize()));
         let mut store = Store::new(&self.host.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.epoch_deadline_callback(|mut context| Ok(context.data_mut().meter.tick()));
@@ -389,10 +404,8 @@ impl Plugin {
 
     /// Instantiates once and loads every hook with its types.
     async fn trial(&self) -> Result<(), LoadError> {
-        let permit = Arc::clone(&self.host.permits)
-            .acquire_owned()
-            .await
-            .map_err(|e| LoadError::Host(e.to_string()))?;
+        let permit =
+            Arc::clone(&self.host.permits).acquire_owned().await.map_err(|e| LoadError::Host(e.to_string()))?;
         let mut running = self.fresh(permit, self.limits.cpu.get().max(TRIAL_CPU));
         let wall = self.limits.wall.get().max(Duration::from_secs(2));
         running.store.set_epoch_deadline(1);

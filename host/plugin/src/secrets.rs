@@ -22,6 +22,7 @@ impl OriginPattern {
         let below = text.contains("://*.");
         let url = Url::parse(&text.replacen("://*.", "://", 1)).ok()?;
         let plain = matches!(url.scheme(), "http" | "https")
+            && !url.host_str()?.contains('*')
             && url.path() == "/"
             && url.query().is_none()
             && url.fragment().is_none()
@@ -79,7 +80,8 @@ impl Allowed {
 
     /// Whether a request to `url` may carry it; `target` is the URL of the server that a resolver answers for.
     pub fn at(&self, url: &Url, target: Option<&Url>) -> bool {
-        self.origins.iter().any(|o| o.matches(url)) || (self.target && target.is_some_and(|t| t.origin() == url.origin()))
+        self.origins.iter().any(|o| o.matches(url))
+            || (self.target && target.is_some_and(|t| t.origin() == url.origin()))
     }
 
     /// Whether it may stand in this header.
@@ -212,7 +214,15 @@ mod tests {
         assert!(below.matches(&url("https://a.b.example.com/")));
         assert!(!below.matches(&url("https://example.com/")));
         assert!(!below.matches(&url("https://evilexample.com/")));
-        for bad in ["https://*.com", "https://*", "ftp://a.b", "https://a.b/path", "https://u:p@a.b", "a.b", "https://*.127.0.0.1"] {
+        for bad in [
+            "https://*.com",
+            "https://*",
+            "ftp://a.b",
+            "https://a.b/path",
+            "https://u:p@a.b",
+            "a.b",
+            "https://*.127.0.0.1",
+        ] {
             assert!(OriginPattern::parse(bad).is_none(), "{bad}");
         }
     }
@@ -239,6 +249,8 @@ mod tests {
         let s = Guarded::secret(Secret::new("a b&c"), Allowed::nowhere(), "s");
         assert_eq!(s.base64().value().expose(), b"YSBiJmM=");
         assert_eq!(s.form_encoded().value().expose(), b"a+b%26c");
-        assert!(!s.base64().allowed().expect("secret").at(&url("https://x.example/"), Some(&url("https://x.example/"))));
+        assert!(
+            !s.base64().allowed().expect("secret").at(&url("https://x.example/"), Some(&url("https://x.example/")))
+        );
     }
 }

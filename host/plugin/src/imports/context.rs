@@ -124,7 +124,8 @@ impl types::context::HostCall for State {
         Ok(self.call_facts()?.arguments.len() as u64)
     }
     fn argument(&mut self, _: Resource<Call>, pointer: String) -> Result<Option<String>> {
-        let arguments = std::str::from_utf8(&self.call_facts()?.arguments).map_err(|_| Error::msg("arguments are no UTF-8"))?;
+        let arguments =
+            std::str::from_utf8(&self.call_facts()?.arguments).map_err(|_| Error::msg("arguments are no UTF-8"))?;
         Ok(json::point(arguments, &pointer).map(str::to_owned))
     }
     fn deadline_ms(&mut self, _: Resource<Call>) -> Result<u64> {

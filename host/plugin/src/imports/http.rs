@@ -143,7 +143,8 @@ impl wit::Host for State {
             Ok(response) if response.body.len() > MAX_BODY => Ok(Err(HttpError::TooLarge)),
             Ok(response) => {
                 // What a token endpoint gives may go back there, and to the server that is being resolved.
-                let allowed = Allowed { origins: origin.into_iter().collect(), target: true, headers: None, body: true };
+                let allowed =
+                    Allowed { origins: origin.into_iter().collect(), target: true, headers: None, body: true };
                 let hidden = sent.secrets && !self.fixed.grants.reveal;
                 let label = format!("an answer of {from}");
                 let answered = Answered { response, hidden, json: None, allowed, label };
@@ -189,7 +190,11 @@ impl wit::HostResponse for State {
         let answered = self.answered(&response)?;
         Ok(if answered.hidden { Vec::new() } else { answered.response.body.to_vec() })
     }
-    fn take_secret(&mut self, response: Resource<Response>, pointer: String) -> Result<Option<Resource<secrets::Secret>>> {
+    fn take_secret(
+        &mut self,
+        response: Resource<Response>,
+        pointer: String,
+    ) -> Result<Option<Resource<secrets::Secret>>> {
         let answered = self.answered(&response)?;
         let (allowed, label) = (answered.allowed.clone(), answered.label.clone());
         let found = answered.json().and_then(|json| json.pointer(&pointer)).and_then(Value::as_str).map(Secret::new);

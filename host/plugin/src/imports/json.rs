@@ -13,8 +13,8 @@ pub(crate) fn to_wit(value: &Value) -> Wit {
         Value::String(text) => Wit::Text(text.clone()),
         Value::Bool(truth) => Wit::Truth(*truth),
         Value::Number(number) => match number.as_f64() {
-            // Beyond 2^53 a double names another number than the text does.
-            Some(n) if n.abs() <= 9_007_199_254_740_992.0 => Wit::Number(n),
+            // From 2^53 on a double names another number than the text does.
+            Some(n) if n.abs() < 9_007_199_254_740_992.0 => Wit::Number(n),
             _ => Wit::Other(number.to_string()),
         },
         Value::Array(items) if items.iter().all(Value::is_string) => {
