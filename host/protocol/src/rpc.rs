@@ -80,7 +80,7 @@ pub fn discover(id: &str, capabilities: &str, info: &ServerInfo<'_>, instruction
 }
 
 /// One page of a list: `member` is `tools`, `prompts`, `resources` or `resourceTemplates`, `items` the raw JSON of each.
-/// A modern page says how long it may be kept, by this caller only.
+/// A modern page says how long it may be kept, by this caller only. `meta` is a JSON object.
 pub fn list_page<'i>(
     id: &str,
     member: &str,
@@ -88,6 +88,7 @@ pub fn list_page<'i>(
     next_cursor: Option<&str>,
     era: Era,
     ttl_ms: u64,
+    meta: Option<&str>,
 ) -> Bytes {
     let items = items.into_iter();
     let mut out = String::with_capacity(256 + items.size_hint().0 * 512);
@@ -110,6 +111,10 @@ pub fn list_page<'i>(
     if let Some(cursor) = next_cursor {
         out.push_str(",\"nextCursor\":");
         out.push_str(&quote(cursor));
+    }
+    if let Some(meta) = meta {
+        out.push_str(",\"_meta\":");
+        out.push_str(meta);
     }
     out.push_str("}}");
     Bytes::from(out)

@@ -35,12 +35,12 @@ fn handshakes_have_what_each_era_wants() {
 #[test]
 fn pages_hold_the_raw_items() {
     let items = [r#"{"name":"a","n":1.10}"#, r#"{"name":"b"}"#];
-    let modern = rpc::list_page("1", "tools", items, Some("cur"), Era::Modern, 5);
+    let modern = rpc::list_page("1", "tools", items, Some("cur"), Era::Modern, 5, None);
     assert!(
         String::from_utf8_lossy(&modern).contains(r#""tools":[{"name":"a","n":1.10},{"name":"b"}],"nextCursor":"cur""#)
     );
     assert_eq!(value(&modern)["result"]["cacheScope"], "private");
-    let legacy = value(&rpc::list_page("1", "tools", [], None, Era::Legacy, 5));
+    let legacy = value(&rpc::list_page("1", "tools", [], None, Era::Legacy, 5, None));
     assert_eq!(legacy["result"], json!({"tools": []}));
     assert_eq!(value(&rpc::empty("1", Era::Legacy))["result"], json!({}));
 }
