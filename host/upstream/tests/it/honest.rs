@@ -1,0 +1,116 @@
+//! Servers that keep to the protocol.
+
+use std::time::Duration;
+
+use portcullis_model::spec::Traffic;
+use portcullis_protocol::Era;
+use portcullis_upstream::{Account, Incoming, MessageKind, Sent, UpstreamError};
+
+use crate::fixture::{Server, call, eventually, peer, peer_with, pool, send, start};
+
+#[tokio::test]
+async fn both_eras_as_json_and_as_events() {
+    for (modern, sse) in [(false, false), (false, true), (true, false), (true, true)] {
+        let (server, url) = start(Server { modern, sse, ..Server::default() }).await;
+        let (_pool, peer) = peer(&url);
+        for _ in 0..3 {
+            assert_eq!(call(&peer, "echo").await.unwrap().payload_text(), r#"{"echo":{"n":1}}"#);
+        }
+        assert_eq!(peer.era(), Some(if modern { Era::Modern } else { Era::Legacy }));
+        assert_eq!(server.count("initialize"), usize::from(!modern), "one session serves all");
+        assert_eq!(server.count("notifications/initialized"), usize::from(!modern));
+        assert_eq!(server.count("server/discover"), 1, "the era is remembered");
+        assert_eq!(server.header("tools/call", "authorization").as_deref(), Some("Bearer x"));
+        assert_eq!(server.header("tools/call", "mcp-name").as_deref(), modern.then_some("echo"));
+        assert_eq!(peer.in_flight(), 0);
+    }
+}
+
+#[tokio::test]
+async fn many_first_callers_open_one_session() {
+    let (server, url) = start(Server::default()).await;
+    let (_pool, peer) = peer(&url);
+    let all = futures_util::future::join_all((0..50).map(|_| call(&peer, "echo"))).await;
+    assert!(all.into_iter().all(|r| r.is_ok()));
+    assert_eq!((server.count("server/discover"), server.count("initialize")), (1, 1));
+}
+
+#[tokio::test]
+async fn a_forgotten_session_is_opened_again_once() {
+    let (server, url) = start(Server::default()).await;
+    let (_pool, peer) = peer(&url);
+    call(&peer, "echo").await.unwrap();
+    server.sessions.lock().unwrap().clear();
+    call(&peer, "echo").await.unwrap();
+    assert_eq!(server.count("initialize"), 2);
+    assert_eq!(server.count("server/discover"), 1);
+}
+
+#[tokio::test]
+async fn accounts_share_no_session() {
+    let (server, url) = start(Server::default()).await;
+    let pool = pool();
+    for holder in ["alice", "bob"] {
+        let peer = peer_with(&url, Account::Holder(holder.into()), Traffic::default(), &pool);
+        call(&peer, "echo").await.unwrap();
+    }
+    assert_eq!(server.count("initialize"), 2);
+    assert_eq!(server.sessions.lock().unwrap().len(), 2);
+    pool.retain(|_| false);
+    eventually("both sessions are given back", || *server.deleted.lock().unwrap() == 2).await;
+}
+
+#[tokio::test]
+async fn progress_is_relayed_and_requests_are_refused() {
+    let (server, url) = start(Server::default()).await;
+    let (_pool, peer) = peer(&url);
+    // The fixture's `Params` body has no token, so the fixture's progress is nobody's: only the splice puts one in.
+    let text = br#"{"jsonrpc":"2.0","id":"c","method":"tools/call","params":{"name":"progress","_meta":{"progressToken":"t"}}}"#;
+    let message = portcullis_protocol::parse(text, &portcullis_protocol::ParseLimits::default()).unwrap();
+    let body = portcullis_upstream::Spliced { message: &message, edit: Default::default() };
+    let outgoing = portcullis_upstream::Outgoing {
+        method: "tools/call",
+        name: Some("progress"),
+        body: &body,
+        headers: &[],
+        deadline: std::time::Instant::now() + Duration::from_secs(10),
+        progress: true,
+    };
+    let Incoming::Stream { mut stream, .. } = peer.send(outgoing).await.unwrap() else { panic!("no stream") };
+    let mut kinds = Vec::new();
+    while let Some(message) = stream.next().await {
+        kinds.push(message.unwrap().kind);
+    }
+    assert_eq!(kinds, [MessageKind::Progress, MessageKind::Progress, MessageKind::Result]);
+    let refused = || server.seen.lock().unwrap().iter().any(|m| m["id"] == "q" && m["error"]["code"] == -32601);
+    eventually("the elicitation is refused", refused).await;
+    assert_eq!(server.count("notifications/cancelled"), 0);
+}
+
+#[tokio::test]
+async fn going_away_cancels() {
+    for modern in [false, true] {
+        for tool in ["hang", "hang-stream"] {
+            let (server, url) = start(Server { modern, ..Server::default() }).await;
+            let (_pool, peer) = peer(&url);
+            call(&peer, "echo").await.unwrap();
+            let sent =
+                tokio::time::timeout(Duration::from_millis(300), send(&peer, tool, Duration::from_secs(60))).await;
+            assert_eq!(sent.is_err(), tool == "hang");
+            drop(sent);
+            eventually("the stream is closed", || *server.dropped.lock().unwrap() == 1).await;
+            let told = usize::from(!modern);
+            eventually("a legacy server is told", || server.count("notifications/cancelled") == told).await;
+            assert_eq!(peer.in_flight(), 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn deadlines_hold() {
+    let (_server, url) = start(Server { modern: true, ..Server::default() }).await;
+    let (_pool, peer) = peer(&url);
+    call(&peer, "echo").await.unwrap();
+    let error = send(&peer, "hang", Duration::from_millis(100)).await.unwrap_err();
+    assert!(matches!(error, UpstreamError::Timeout { sent: Sent::Maybe }), "{error}");
+}

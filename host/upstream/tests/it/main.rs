@@ -1,0 +1,6 @@
+//! Streamable HTTP against servers of both eras, honest and not.
+#![allow(clippy::unwrap_used)]
+
+mod fixture;
+mod honest;
+mod hostile;
