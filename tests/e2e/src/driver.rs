@@ -1,0 +1,135 @@
+//! The official clients, driven by lines of JSON (`tests/fixtures/python/driver.py`, `tests/fixtures/node/driver.mjs`).
+
+use std::process::Stdio;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    time::timeout,
+};
+
+use crate::{
+    PATIENCE,
+    parts::{Parts, root},
+};
+
+/// Which client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sdk {
+    /// PyPI `mcp`.
+    Python,
+    /// npm `@modelcontextprotocol/client`.
+    Node,
+}
+
+/// A client, connected.
+pub struct Driver {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: Lines<BufReader<ChildStdout>>,
+    /// The revision that was negotiated.
+    pub version: String,
+}
+
+impl Driver {
+    /// Connects to a URL. `mode` is `legacy`, `auto` or a revision.
+    ///
+    /// # Errors
+    /// What the client says where it can't connect.
+    pub async fn connect(sdk: Sdk, url: &str, token: Option<&str>, mode: &str) -> anyhow::Result<Self> {
+        let headers = token.map_or_else(|| json!({}), |t| json!({"authorization": format!("Bearer {t}")}));
+        Self::open(sdk, &json!({"url": url, "headers": headers, "mode": mode})).await
+    }
+
+    /// Starts a server as a child and connects to it, with nothing of ours in between.
+    ///
+    /// # Errors
+    /// What the client says where it can't connect.
+    pub async fn spawn(sdk: Sdk, command: &str, args: &[String]) -> anyhow::Result<Self> {
+        let environment = json!({"PATH": std::env::var("PATH").unwrap_or_default(), "HOME": "/tmp"});
+        Self::open(sdk, &json!({"command": command, "args": args, "env": environment, "mode": "auto"})).await
+    }
+
+    async fn open(sdk: Sdk, target: &Value) -> anyhow::Result<Self> {
+        let parts = Parts::get();
+        let fixtures = root().join("tests/fixtures");
+        let mut command = match sdk {
+            Sdk::Python => {
+                let mut command = Command::new(parts.python("python"));
+                command.arg(fixtures.join("python/driver.py"));
+                command
+            }
+            Sdk::Node => {
+                let mut command = Command::new(&parts.node_bin);
+                command.arg(fixtures.join("node/driver.mjs")).env("PORTCULLIS_TEST_NODE", &parts.node);
+                command
+            }
+        };
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true).spawn()?;
+        let stdin = child.stdin.take().context("no standard input")?;
+        let stdout = BufReader::new(child.stdout.take().context("no standard output")?).lines();
+        let mut driver = Self { child, stdin, stdout, version: String::new() };
+        let hello = driver.send(target).await?;
+        driver.version = hello["version"].as_str().unwrap_or_default().to_owned();
+        Ok(driver)
+    }
+
+    /// The tools that the client sees, all pages together.
+    ///
+    /// # Errors
+    /// What the client says where listing fails.
+    pub async fn list(&mut self) -> anyhow::Result<Vec<Value>> {
+        let listed = self.send(&json!({"do": "list"})).await?;
+        listed["tools"].as_array().cloned().context("no tools in the list")
+    }
+
+    /// The names of [`Self::list`], sorted.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub async fn names(&mut self) -> anyhow::Result<Vec<String>> {
+        let mut names: Vec<String> =
+            self.list().await?.iter().filter_map(|t| t["name"].as_str().map(str::to_owned)).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Calls a tool; the result object as the client understood it.
+    ///
+    /// # Errors
+    /// A JSON-RPC error, as the client reports it. A tool's own error is a result.
+    pub async fn call(&mut self, tool: &str, arguments: Value) -> anyhow::Result<Value> {
+        self.send(&json!({"do": "call", "tool": tool, "arguments": arguments})).await
+    }
+
+    /// Ends the client as a person would, and waits for it. Dropping kills it, which leaves its own children to notice.
+    ///
+    /// # Errors
+    /// Where it does not end.
+    pub async fn close(self) -> anyhow::Result<()> {
+        let Self { mut child, stdin, .. } = self;
+        drop(stdin);
+        timeout(PATIENCE, child.wait()).await.context("the client does not end")??;
+        Ok(())
+    }
+
+    async fn send(&mut self, command: &Value) -> anyhow::Result<Value> {
+        self.stdin.write_all(format!("{command}\n").as_bytes()).await?;
+        self.stdin.flush().await?;
+        let line = timeout(3 * PATIENCE, self.stdout.next_line()).await.context("the client does not answer")??;
+        let answer: Value = serde_json::from_str(&line.context("the client ended")?)?;
+        match answer.get("ok") {
+            Some(ok) => Ok(ok.clone()),
+            None => anyhow::bail!("{}", answer["error"]),
+        }
+    }
+}
+
+/// The texts of a tool's result, one after another.
+pub fn text(result: &Value) -> String {
+    let blocks = result["content"].as_array().cloned().unwrap_or_default();
+    blocks.iter().filter_map(|b| b["text"].as_str()).collect::<Vec<_>>().join("\n")
+}

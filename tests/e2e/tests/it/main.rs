@@ -1,0 +1,5 @@
+//! The end-to-end tests, one module an area, so that a filter picks one.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod fixtures;
+mod spine;
