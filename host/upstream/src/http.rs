@@ -321,9 +321,12 @@ impl From<UpstreamError> for Refusal {
 
 /// Tells a legacy server that nobody waits for a call any more. A modern one sees its stream close.
 pub(crate) struct Cancel {
-    armed: Option<(Arc<HttpPeer>, Arc<Session>, Vec<(HeaderName, HeaderValue)>)>,
+    armed: Option<Armed>,
     id: u64,
 }
+
+/// What it takes to tell the server: the peer, the session, the credential.
+type Armed = (Arc<HttpPeer>, Arc<Session>, Vec<(HeaderName, HeaderValue)>);
 
 impl Cancel {
     fn new(

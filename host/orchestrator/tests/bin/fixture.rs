@@ -36,6 +36,7 @@ fn send(message: &Value) {
 }
 
 /// A legacy or modern server on standard input and output. Flags change how it behaves.
+#[expect(clippy::zombie_processes, reason = "what it leaves behind is the point")]
 fn server(flags: &[String]) {
     let has = |flag: &str| flags.iter().any(|f| f == flag);
     let modern = has("modern");
