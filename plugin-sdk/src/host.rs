@@ -1,5 +1,7 @@
 //! What a plugin may ask of the host beside what its hook lends it: configuration, log lines, secrets.
 
+use std::sync::OnceLock;
+
 use serde::de::DeserializeOwned;
 
 use crate::{Error, raw};
@@ -10,6 +12,52 @@ use crate::{Error, raw};
 /// [`Error::InvalidConfig`] where it does not fit the type; `?` turns that into a refusal that names the place.
 pub fn config<T: DeserializeOwned>() -> Result<T, Error> {
     serde_json::from_str(&raw::config()).map_err(|e| Error::InvalidConfig(e.to_string()))
+}
+
+/// The plugin's `config`, read once per instance: where the operator has instances kept warm, only the first call pays.
+///
+/// ```
+/// use portcullis_sdk::ConfigCell;
+///
+/// #[derive(serde::Deserialize)]
+/// struct Limits {
+///     calls: u32,
+/// }
+///
+/// static LIMITS: ConfigCell<Limits> = ConfigCell::new();
+///
+/// # let _host = portcullis_sdk::fake::Host::new().config(r#"{"calls": 3}"#).install();
+/// let calls = LIMITS.read(|limits| Ok(limits.calls))?;
+/// assert_eq!(calls, 3);
+/// # Ok::<(), portcullis_sdk::Error>(())
+/// ```
+pub struct ConfigCell<T>(OnceLock<Result<T, Error>>);
+
+impl<T> Default for ConfigCell<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> ConfigCell<T> {
+    /// Nothing read yet.
+    pub const fn new() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<T: DeserializeOwned> ConfigCell<T> {
+    /// Hands the configuration to `with`. An instance never sees its configuration change; in a native test, where each
+    /// [`fake::Host`](crate::fake::Host) may bring another, it is read each time.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] where it does not fit the type, and what `with` returns.
+    pub fn read<R>(&self, with: impl FnOnce(&T) -> Result<R, Error>) -> Result<R, Error> {
+        if cfg!(not(target_arch = "wasm32")) {
+            return with(&config()?);
+        }
+        with(self.0.get_or_init(config).as_ref().map_err(Clone::clone)?)
+    }
 }
 
 /// How important a log line is.

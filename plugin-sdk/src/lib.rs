@@ -72,7 +72,7 @@ pub use auth::{
 pub use context::{Call, Caller, Kind, Value};
 pub use credential::{Connection, Listing, Owner, Resolution, Resolver, Target, connections};
 pub use error::{Denial, Error};
-pub use host::{Level, Part, Secret, config, log, reveal, secret};
+pub use host::{ConfigCell, Level, Part, Secret, config, log, reveal, secret};
 pub use policy::{Decision, Item, ListFilter, ToolCall, ToolOutcome, ToolResult};
 
 /// What [`export!`] expands to. Not for plugins.

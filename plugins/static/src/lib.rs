@@ -31,3 +31,40 @@ impl Resolver for Static {
 }
 
 export!(Static: Resolver);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use portcullis_sdk::fake;
+
+    use super::*;
+
+    fn resolve(target: &fake::Target, offered: &[&str]) -> fake::Resolution {
+        let connection = |host: fake::Host, id: &&str| host.connection(fake::Connection::new(id, "organization"));
+        let _host = offered.iter().fold(fake::Host::new(), connection).install();
+        let into = fake::Resolution::new();
+        Static::resolve(fake::Caller::new("user:ann").lend(), target.lend(), into.lend()).unwrap();
+        into
+    }
+
+    #[test]
+    fn uses_the_connection_that_is_named_and_no_other() {
+        let named = resolve(&fake::Target::new("github").naming("bot"), &["older", "bot"]);
+        assert_eq!((named.chosen().as_deref(), named.missed()), (Some("bot"), None));
+    }
+
+    #[test]
+    fn a_connection_that_is_gone_is_missing_by_name() {
+        let gone = resolve(&fake::Target::new("github").naming("bot"), &["older"]);
+        assert_eq!(gone.chosen(), None);
+        assert!(gone.missed().unwrap().contains("\"bot\""));
+    }
+
+    #[test]
+    fn an_assignment_without_a_connection_is_the_operators_to_mend() {
+        let unnamed = resolve(&fake::Target::new("github"), &["older"]);
+        assert_eq!(unnamed.chosen(), None);
+        assert!(unnamed.missed().unwrap().contains("names no connection"));
+    }
+}

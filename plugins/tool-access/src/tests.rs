@@ -1,0 +1,295 @@
+//! Rule sets, and what they let whom see and do.
+
+#![allow(clippy::unwrap_used)]
+
+use portcullis_sdk::{Decision, Error, Item, ListFilter, ToolCall, fake};
+use serde_json::{Value, json};
+
+use crate::ToolAccess;
+
+fn caller(subject: &str) -> fake::Caller {
+    fake::Caller::new(subject)
+}
+
+fn decide(config: &Value, caller: &fake::Caller, tool: &str, arguments: &Value) -> Result<Decision, Error> {
+    let _host = fake::Host::new().config(config).install();
+    let (server, tool) = tool.split_once('/').unwrap();
+    ToolAccess::decide(caller.lend(), fake::Call::new(server, tool).with_arguments(arguments).lend())
+}
+
+fn allowed(config: &Value, caller: &fake::Caller, tool: &str, arguments: &Value) -> bool {
+    decide(config, caller, tool, arguments).unwrap() == Decision::Allow
+}
+
+fn message(config: &Value, caller: &fake::Caller, tool: &str, arguments: &Value) -> String {
+    match decide(config, caller, tool, arguments).unwrap() {
+        Decision::Deny(denial) => {
+            assert_eq!(denial.code, "not-allowed");
+            denial.message
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn listed(config: &Value, caller: &fake::Caller, kind: &str, tools: &[&str]) -> Vec<u32> {
+    let _host = fake::Host::new().config(config).install();
+    let item = |tool: &&str| {
+        let (server, name) = tool.split_once('/').unwrap();
+        Item { server: server.into(), name: name.into() }
+    };
+    let items: Vec<Item> = tools.iter().map(item).collect();
+    ToolAccess::filter(caller.lend(), kind, &items).unwrap()
+}
+
+#[test]
+fn nothing_written_is_nothing_allowed() {
+    let nobody = caller("user:ann");
+    assert!(!allowed(&json!({}), &nobody, "github/get", &json!({})));
+    assert_eq!(listed(&json!({}), &nobody, "tools", &["github/get"]), Vec::<u32>::new());
+    assert!(allowed(&json!({"default": "allow"}), &nobody, "github/get", &json!({})));
+}
+
+#[test]
+fn principals_are_matched_by_kind() {
+    let ann = || caller("user:ann").team("blue").role("member").group("dev").group("team:x");
+    let external = || caller("external:https://idp.example#ann");
+    for (principal, who, yes) in [
+        ("*", ann(), true),
+        ("*", caller("anonymous"), true),
+        ("user:ann", ann(), true),
+        ("user:an", ann(), false),
+        ("user:*", ann(), true),
+        ("user:*", caller("agent:ci"), false),
+        ("agent:ci", caller("agent:ci"), true),
+        ("agent:*", caller("agent:ci"), true),
+        ("agent:ann", ann(), false),
+        ("team:blue", ann(), true),
+        ("team:blue", caller("team:blue"), true),
+        ("team:*", caller("user:bob"), false),
+        ("team:dev", ann(), false),
+        ("team:x", ann(), false),
+        ("role:member", ann(), true),
+        ("role:admin", ann(), false),
+        ("group:dev", ann(), true),
+        ("group:blue", ann(), false),
+        ("group:team:x", ann(), true),
+        ("organization", caller("organization"), true),
+        ("organization", ann(), false),
+        ("anonymous", caller("anonymous"), true),
+        ("anonymous", ann(), false),
+        ("external:https://idp.example#ann", external(), true),
+        ("external:https://idp.example#an", external(), false),
+        ("external:https://idp.example#*", external(), true),
+        ("external:https://idp.exampl#*", external(), false),
+        ("external:*", external(), true),
+        ("external:*", ann(), false),
+        ("user:*", external(), false),
+    ] {
+        let config = json!({"rules": [{"effect": "allow", "principals": [principal]}]});
+        assert_eq!(allowed(&config, &who, "s/t", &json!({})), yes, "{principal} {who:?}");
+        assert_eq!(!listed(&config, &who, "tools", &["s/t"]).is_empty(), yes, "the list says otherwise: {principal}");
+    }
+}
+
+#[test]
+fn the_first_rule_that_matches_decides() {
+    let config = json!({"rules": [
+        {"effect": "deny", "principals": ["team:blue"], "servers": ["github"], "tools": ["delete_*"]},
+        {"effect": "allow", "principals": ["team:blue"], "servers": ["git*"]},
+        {"effect": "deny", "servers": ["github"]},
+        {"effect": "allow", "tools": ["get_?"]},
+    ]});
+    let (blue, red) = (caller("user:ann").team("blue"), caller("user:bob").team("red"));
+    for (who, tool, yes) in [
+        (&blue, "github/delete_repo", false),
+        (&blue, "github/create_repo", true),
+        (&blue, "gitlab/delete_repo", true),
+        (&red, "github/get_a", false),
+        (&red, "gitlab/get_a", true),
+        (&red, "gitlab/get_ab", false),
+        (&blue, "time/now", false),
+    ] {
+        assert_eq!(allowed(&config, who, tool, &json!({})), yes, "{tool}");
+        assert_eq!(!listed(&config, who, "tools", &[tool]).is_empty(), yes, "{tool}");
+    }
+    let all = ["github/delete_repo", "github/create_repo", "time/now", "gitlab/x"];
+    assert_eq!(listed(&config, &blue, "tools", &all), [1, 3]);
+}
+
+#[test]
+fn conditions_judge_the_arguments() {
+    let (yes, no, refused) = (Some(true), Some(false), None);
+    // `refused`: can't be judged, so it holds in a rule that denies and does not in one that allows.
+    for (test, arguments, holds) in [
+        (json!({"equals": "prod"}), json!({"a": "prod"}), yes),
+        (json!({"equals": "prod"}), json!({"a": "dev"}), no),
+        (json!({"equals": "prod"}), json!({}), no),
+        (json!({"equals": "prod"}), json!({"a": null}), no),
+        (json!({"equals": "prod"}), json!({"a": ["prod"]}), refused),
+        (json!({"equals": 1}), json!({"a": 1.0}), yes),
+        (json!({"equals": 1}), json!({"a": "1"}), refused),
+        (json!({"equals": 9007199254740993_u64}), json!({"a": 9007199254740992_u64}), no),
+        (json!({"equals": ["x"]}), json!({"a": ["x"]}), yes),
+        (json!({"notEquals": "prod"}), json!({"a": "dev"}), yes),
+        (json!({"notEquals": "prod"}), json!({"a": "prod"}), no),
+        (json!({"notEquals": "prod"}), json!({}), refused),
+        (json!({"notEquals": "prod"}), json!({"a": ["prod"]}), refused),
+        (json!({"oneOf": ["a", "b"]}), json!({"a": "b"}), yes),
+        (json!({"oneOf": ["a", "b"]}), json!({"a": "c"}), no),
+        (json!({"oneOf": ["a", "b"]}), json!({"a": 1}), refused),
+        (json!({"startsWith": "/srv/"}), json!({"a": "/srv/x"}), yes),
+        (json!({"startsWith": "/srv/"}), json!({"a": "/etc"}), no),
+        (json!({"startsWith": "/srv/"}), json!({"a": {}}), refused),
+        (json!({"matches": "*.example"}), json!({"a": "a.example"}), yes),
+        (json!({"matches": "*.example"}), json!({"a": "a.example.evil"}), no),
+        (json!({"exists": true}), json!({"a": false}), yes),
+        (json!({"exists": true}), json!({"a": null}), no),
+        (json!({"exists": false}), json!({}), yes),
+        (json!({"exists": false}), json!({"a": 0}), no),
+        (json!({"lessThan": 10}), json!({"a": 9.5}), yes),
+        (json!({"lessThan": 10}), json!({"a": 10}), no),
+        (json!({"lessThan": 10}), json!({"a": "9"}), refused),
+        (json!({"greaterThan": 10}), json!({"a": 11}), yes),
+        (json!({"greaterThan": 10}), json!({"a": 10}), no),
+        (json!({"greaterThan": 10}), json!({}), no),
+    ] {
+        let mut condition = test.clone();
+        condition["argument"] = "/a".into();
+        let ann = caller("user:ann");
+        let allow = json!({"rules": [{"effect": "allow", "when": [condition.clone()]}]});
+        let deny = json!({"default": "allow", "rules": [{"effect": "deny", "when": [condition]}]});
+        assert_eq!(allowed(&allow, &ann, "s/t", &arguments), holds == Some(true), "allow when {test} of {arguments}");
+        assert_eq!(allowed(&deny, &ann, "s/t", &arguments), holds == Some(false), "deny when {test} of {arguments}");
+    }
+}
+
+#[test]
+fn all_conditions_of_a_rule_must_hold() {
+    let config = json!({"rules": [{"effect": "allow", "when": [
+        {"argument": "/repo/owner", "equals": "acme"},
+        {"argument": "/items/0", "lessThan": 5},
+    ]}]});
+    let ann = caller("user:ann");
+    assert!(allowed(&config, &ann, "s/t", &json!({"repo": {"owner": "acme"}, "items": [1]})));
+    assert!(!allowed(&config, &ann, "s/t", &json!({"repo": {"owner": "acme"}, "items": [9]})));
+    assert!(!allowed(&config, &ann, "s/t", &json!({"repo": {"owner": "evil"}, "items": [1]})));
+}
+
+#[test]
+fn a_list_shows_what_some_arguments_would_be_allowed_for() {
+    let when = json!([{"argument": "/env", "equals": "test"}]);
+    let ann = caller("user:ann");
+    let see = |rules: Value, default: &str| {
+        !listed(&json!({"default": default, "rules": rules}), &ann, "tools", &["s/t"]).is_empty()
+    };
+    // An allow with a condition shows, and hides nothing.
+    assert!(see(json!([{"effect": "allow", "when": when}]), "deny"));
+    assert!(see(json!([{"effect": "allow", "when": when}, {"effect": "deny"}]), "deny"));
+    assert!(see(json!([{"effect": "allow", "when": when}]), "allow"));
+    // A deny with a condition hides nothing, and shows nothing.
+    assert!(see(json!([{"effect": "deny", "when": when}, {"effect": "allow"}]), "deny"));
+    assert!(!see(json!([{"effect": "deny", "when": when}, {"effect": "deny"}]), "allow"));
+    assert!(!see(json!([{"effect": "deny", "when": when}]), "deny"));
+    // A rule without conditions before them decides.
+    assert!(!see(json!([{"effect": "deny"}, {"effect": "allow", "when": when}]), "allow"));
+}
+
+#[test]
+fn what_is_hidden_cannot_be_called_with_any_arguments() {
+    // Small rule sets at random (xorshift, fixed seed), each against all arguments that its conditions can tell apart.
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut pick = |n: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % n
+    };
+    let ann = caller("user:ann");
+    let (mut hidden, mut shown) = (0, 0);
+    for _ in 0..400 {
+        let rules: Vec<Value> = (0..pick(4))
+            .map(|_| {
+                let mut rule = json!({"effect": if pick(2) == 0 { "allow" } else { "deny" }});
+                match pick(4) {
+                    0 => rule["when"] = json!([{"argument": "/a", "equals": pick(2)}]),
+                    1 => rule["when"] = json!([{"argument": "/a", "notEquals": pick(2)}]),
+                    2 => rule["tools"] = json!([if pick(2) == 0 { "t*" } else { "u" }]),
+                    _ => {}
+                }
+                rule
+            })
+            .collect();
+        let config = json!({"default": if pick(2) == 0 { "allow" } else { "deny" }, "rules": rules});
+        let callable = [json!({}), json!({"a": 0}), json!({"a": 1}), json!({"a": 2}), json!({"a": "x"})]
+            .iter()
+            .any(|arguments| allowed(&config, &ann, "s/t", arguments));
+        let visible = !listed(&config, &ann, "tools", &["s/t"]).is_empty();
+        assert!(visible || !callable, "hidden and callable: {config}");
+        if visible { shown += 1 } else { hidden += 1 }
+    }
+    assert!(hidden > 50 && shown > 50, "{hidden} hidden, {shown} shown: the rule sets are too much alike");
+}
+
+#[test]
+fn resources_and_prompts_follow_rules_for_whole_servers() {
+    let config = json!({"rules": [
+        {"effect": "allow", "servers": ["github"], "tools": ["get_*"]},
+        {"effect": "allow", "servers": ["files"]},
+        {"effect": "allow", "servers": ["time"], "tools": ["*"]},
+    ]});
+    let items = ["github/get_x", "files/file:///a", "time/x"];
+    let ann = caller("user:ann");
+    for kind in ["resources", "templates", "prompts"] {
+        assert_eq!(listed(&config, &ann, kind, &items), [1, 2], "{kind}");
+    }
+}
+
+#[test]
+fn refusals_name_the_rule_and_nothing_else_of_the_set() {
+    let config = json!({"rules": [
+        {"effect": "allow", "principals": ["group:secret-project"], "servers": ["github"]},
+        {"effect": "deny", "tools": ["drop"], "message": "dropping tables goes through the DBA"},
+        {"effect": "deny", "tools": ["delete"]},
+        {"effect": "allow", "tools": ["put"], "when": [{"argument": "/to", "equals": "hidden-value"}]},
+    ]});
+    let ann = caller("user:ann");
+    let say = |tool: &str| message(&config, &ann, tool, &json!({"to": "x"}));
+    assert_eq!(say("db/drop"), "dropping tables goes through the DBA (rule 2)");
+    assert_eq!(say("db/delete"), "rule 3 does not let user:ann use \"delete\" of \"db\" like this: ask your operator");
+    assert_eq!(say("db/put"), "no rule lets user:ann use \"put\" of \"db\" with these arguments: ask your operator");
+    assert_eq!(say("db/get"), "no rule lets user:ann use \"get\" of \"db\": ask your operator");
+    for tool in ["db/drop", "db/delete", "db/put", "db/get"] {
+        assert!(!say(tool).contains("secret-project") && !say(tool).contains("hidden-value"));
+    }
+}
+
+#[test]
+fn a_wrong_config_refuses_calls_and_lists_and_says_where() {
+    for (config, place) in [
+        (json!({"rule": []}), "rule"),
+        (json!({"default": "maybe"}), "maybe"),
+        (json!({"rules": [{}]}), "effect"),
+        (json!({"rules": [{"effect": "allow", "tool": ["x"]}]}), "tool"),
+        (json!({"rules": [{"effect": "allow"}, {"effect": "allow", "principals": []}]}), "rules[1].principals"),
+        (json!({"rules": [{"effect": "allow", "servers": []}]}), "rules[0].servers"),
+        (json!({"rules": [{"effect": "allow", "tools": ["a", ""]}]}), "rules[0].tools[1]"),
+        (json!({"rules": [{"effect": "allow", "principals": ["ann"]}]}), "rules[0].principals[0]"),
+        (json!({"rules": [{"effect": "allow", "principals": ["user:"]}]}), "rules[0].principals[0]"),
+        (json!({"rules": [{"effect": "allow", "principals": ["external:https://idp.example"]}]}), "principals[0]"),
+        (json!({"rules": [{"effect": "allow", "when": [{"argument": "path", "exists": true}]}]}), "when[0]: argument"),
+        (json!({"rules": [{"effect": "allow", "when": [{"argument": "/path"}]}]}), "exactly one"),
+        (
+            json!({"rules": [{"effect": "allow", "when": [{"argument": "/a", "exists": true, "equals": 1}]}]}),
+            "exactly one",
+        ),
+        (json!({"rules": [{"effect": "allow", "when": [{"argument": "/a", "equals": null}]}]}), "exactly one"),
+        (json!({"rules": [{"effect": "allow", "when": [{"argument": "/a", "oneOf": []}]}]}), "oneOf"),
+    ] {
+        let outcome = decide(&config, &caller("user:ann"), "s/t", &json!({}));
+        let Err(Error::InvalidConfig(what)) = outcome else { panic!("{config}: {outcome:?}") };
+        assert!(what.contains(place), "{config}: {what}");
+        let _host = fake::Host::new().config(&config).install();
+        let list = ToolAccess::filter(caller("user:ann").lend(), "tools", &[]);
+        assert!(matches!(list, Err(Error::InvalidConfig(_))), "{config}");
+    }
+}
