@@ -1,6 +1,9 @@
 //! How the credential of an assignment's calls is chosen, compiled once with the gateway's snapshot.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::BoxFuture;
 use http::HeaderMap;
@@ -8,9 +11,12 @@ use portcullis_model::{
     Name, Principal,
     spec::{CredentialMode, McpServer},
 };
-use portcullis_plugin::{PluginFailure, Resolution, TargetFacts};
+use portcullis_plugin::{Attributes, Plugin, PluginFailure, RequestFacts, Resolution, TargetFacts};
 use portcullis_store::registry::server_origin;
 use sha2::{Digest, Sha256};
+
+/// How long a resolver may wait for others at most; its plugin's own limit is usually shorter.
+const WAIT: Duration = Duration::from_secs(30);
 
 /// Answers whose credential a call carries. Plugins do; tests bring their own.
 pub trait Resolve: Send + Sync {
@@ -21,6 +27,28 @@ pub trait Resolve: Send + Sync {
         headers: &'a Arc<HeaderMap>,
         target: &'a TargetFacts,
     ) -> BoxFuture<'a, Result<Resolution, PluginFailure>>;
+}
+
+impl Resolve for Plugin {
+    fn resolve<'a>(
+        &'a self,
+        principal: &'a Arc<Principal>,
+        headers: &'a Arc<HeaderMap>,
+        target: &'a TargetFacts,
+    ) -> BoxFuture<'a, Result<Resolution, PluginFailure>> {
+        Box::pin(async move {
+            // A resolver is lent no call: gateway, deadline and attributes are nothing that its answer may depend on, since
+            // others use the answer at other gateways and later. Its own limits bound its time.
+            let request = RequestFacts {
+                gateway: target.server.clone(),
+                request_id: Arc::from(""),
+                headers: Arc::clone(headers),
+                deadline: Instant::now() + WAIT,
+                attributes: Attributes::default(),
+            };
+            Plugin::resolve(self, principal, &request, target).await
+        })
+    }
 }
 
 /// What a plan is made of.
