@@ -1,13 +1,11 @@
 //! What a server sends: one JSON-RPC message, read just far enough to route it.
 
-use std::{borrow::Cow, fmt, ops::Range};
+use std::{fmt, ops::Range};
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
 
-use portcullis_protocol::Version;
+use portcullis_protocol::{Kind, ParseLimits, Version};
 
 use crate::{error::UpstreamError, outgoing::write_number};
 
@@ -39,64 +37,43 @@ pub struct Message {
     pub payload: Range<usize>,
     /// Where the value of `params.progressToken` stands, for [`MessageKind::Progress`].
     pub token: Option<Range<usize>>,
+    /// Whether it is a tool's result that says `isError`.
+    pub is_error: bool,
 }
 
-#[derive(Deserialize)]
-struct Scan<'a> {
-    #[serde(borrow, default)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    method: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    params: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    result: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
-}
+const PROGRESS: &str = "notifications/progress";
 
-#[derive(Deserialize)]
-struct ProgressParams<'a> {
-    #[serde(borrow, rename = "progressToken")]
-    token: &'a RawValue,
-}
+/// A server's message is bounded where it is read, by `traffic.maxResponse`.
+const LIMITS: ParseLimits = ParseLimits { max_bytes: usize::MAX, max_depth: 512 };
 
 impl Message {
-    /// Reads the envelope.
+    /// Reads the envelope, as everything in the house does: by [`portcullis_protocol::parse`].
     ///
     /// # Errors
     /// In words, when it is no JSON-RPC message: not JSON, not an object, a member twice, or neither answer nor call.
     pub fn parse(body: Bytes) -> Result<Self, String> {
-        let (kind, id, payload, token) = {
-            let scan: Scan<'_> = serde_json::from_slice(&body)
-                .map_err(|e| format!("not a JSON-RPC message ({:?} error at byte {})", e.classify(), e.column()))?;
-            let at = |raw: &RawValue| range(&body, raw.get());
-            let id = scan.id.map(at);
-            let mut token = None;
-            let (kind, payload) = match (&scan.method, scan.result, scan.error) {
-                (None, Some(result), None) => (MessageKind::Result, at(result)),
-                (None, None, Some(error)) => (MessageKind::Error, at(error)),
-                (Some(method), None, None) => {
-                    let kind = if id.is_some() {
-                        MessageKind::Request
-                    } else if method == "notifications/progress" {
-                        token = scan
-                            .params
-                            .and_then(|p| serde_json::from_str::<ProgressParams<'_>>(p.get()).ok())
-                            .map(|p| at(p.token));
-                        if token.is_some() { MessageKind::Progress } else { MessageKind::Notification }
-                    } else {
-                        MessageKind::Notification
-                    };
-                    (kind, scan.params.map(at).unwrap_or_default())
-                }
-                _ => {
-                    return Err("a message that is neither answer, request nor notification".to_owned());
-                }
+        let (kind, id, payload, token, is_error) = {
+            let message = portcullis_protocol::parse(&body, &LIMITS).map_err(|e| e.to_string())?;
+            let id = message.id.filter(|id| id.raw != "null").map(|id| id.range());
+            let params = message.params.as_ref();
+            let token = params.filter(|_| message.method() == PROGRESS).and_then(|p| p.progress_token);
+            let kind = match (message.kind, &message.error, token) {
+                (Kind::Request, ..) => MessageKind::Request,
+                (Kind::Notification, _, Some(_)) => MessageKind::Progress,
+                (Kind::Notification, ..) => MessageKind::Notification,
+                (Kind::Response, Some(_), _) => MessageKind::Error,
+                (Kind::Response, None, _) => MessageKind::Result,
             };
-            (kind, id, payload, token)
+            let payload = message
+                .result
+                .as_ref()
+                .map(|r| r.piece)
+                .or(message.error.as_ref().map(|e| e.piece))
+                .or(params.map(|p| p.piece));
+            let is_error = message.result.as_ref().is_some_and(|r| r.is_error);
+            (kind, id, payload.map(|p| p.range()).unwrap_or_default(), token.map(|t| t.range()), is_error)
         };
-        Ok(Self { body, kind, id, payload, token })
+        Ok(Self { body, kind, id, payload, token, is_error })
     }
 
     /// Whether it ends the call.
@@ -115,8 +92,9 @@ impl Message {
     }
 
     /// The method of a request or notification.
-    pub fn method(&self) -> Option<Cow<'_, str>> {
-        serde_json::from_slice::<Scan<'_>>(&self.body).ok()?.method
+    pub fn method(&self) -> Option<String> {
+        let message = portcullis_protocol::parse(&self.body, &LIMITS).ok()?;
+        message.method.map(|m| m.value.into_owned())
     }
 
     /// The id as one of ours.
@@ -157,12 +135,6 @@ impl Message {
         // The envelope was read as JSON, so it is UTF-8.
         std::str::from_utf8(&self.body[at]).unwrap_or_default()
     }
-}
-
-/// Where a part of `whole` stands in it.
-fn range(whole: &[u8], part: &str) -> Range<usize> {
-    let start = part.as_ptr() as usize - whole.as_ptr() as usize;
-    start..start + part.len()
 }
 
 /// An answer of ours to a request that a server sends: nothing was advertised, so nothing is served but `ping`.
@@ -292,21 +264,31 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":null,"error":{"code":1}}"#, MessageKind::Error),
             (r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, MessageKind::Request),
             (r#"{"jsonrpc":"2.0","method":"notifications/message"}"#, MessageKind::Notification),
-            (r#"{"method":"notifications/progress","params":{"progressToken":9,"progress":1}}"#, MessageKind::Progress),
+            (
+                r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":9,"progress":1}}"#,
+                MessageKind::Progress,
+            ),
         ] {
             assert_eq!(parse(text).unwrap().kind, kind, "{text}");
         }
         let progress =
-            parse(r#"{"method":"notifications/progress","params":{"progressToken":9,"progress":1}}"#).unwrap();
+            parse(r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":9,"progress":1}}"#)
+                .unwrap();
         assert_eq!(progress.our_token(), Some(9));
         assert!(String::from_utf8(progress.with_token("\"t\"")).unwrap().contains(r#""progressToken":"t","#));
     }
 
     #[test]
     fn refuses_what_is_no_message() {
-        for text in
-            ["", "[]", "1", "{}", r#"{"id":1,"id":2,"result":{}}"#, r#"{"id":1,"result":{},"error":{}}"#, r#"{"id":1"#]
-        {
+        for text in [
+            "",
+            "[]",
+            "1",
+            "{}",
+            r#"{"jsonrpc":"2.0","id":1,"id":2,"result":{}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#,
+            r#"{"id":1"#,
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
         assert!(Message::parse(Bytes::from_static(b"{\"id\":1,\"result\":\"\xff\"}")).is_err());
@@ -314,9 +296,9 @@ mod tests {
 
     #[test]
     fn serves_nothing_but_ping() {
-        let ping = parse(r#"{"id":"p","method":"ping"}"#).unwrap();
+        let ping = parse(r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#).unwrap();
         assert_eq!(refuse(&ping), br#"{"jsonrpc":"2.0","id":"p","result":{}}"#);
-        let sampling = parse(r#"{"id":3,"method":"sampling/createMessage","params":{}}"#).unwrap();
+        let sampling = parse(r#"{"jsonrpc":"2.0","id":3,"method":"sampling/createMessage","params":{}}"#).unwrap();
         assert!(String::from_utf8(refuse(&sampling)).unwrap().contains("-32601"));
     }
 }
