@@ -22,7 +22,7 @@ pub struct Carried {
     pub connection_revision: u64,
     /// Whose account that is, for audits: `connection alice-github of user:alice`, a principal, or `nobody`. Without a
     /// connection it tells holders of different credentials apart.
-    pub executed_as: String,
+    pub executed_as: Arc<str>,
     /// Whether the connection belongs to somebody else than the caller (audited durably, security.md 26).
     pub by_another: bool,
     /// Headers of the request; those that hold secrets are marked sensitive.
@@ -70,7 +70,7 @@ impl Carried {
         Self {
             connection: None,
             connection_revision: 0,
-            executed_as: "nobody".to_owned(),
+            executed_as: Arc::from("nobody"),
             by_another: false,
             headers: Vec::new(),
             values: BTreeMap::new(),

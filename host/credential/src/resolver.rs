@@ -134,7 +134,7 @@ impl Resolver {
         let named = plan.target.connection.as_ref();
         let mut carried = match &answer.outcome {
             Outcome::None => Carried::nothing(),
-            Outcome::Headers => Carried { executed_as: principal.subject_text.to_string(), ..Carried::nothing() },
+            Outcome::Headers => Carried { executed_as: Arc::clone(&principal.subject_text), ..Carried::nothing() },
             Outcome::Missing(need) => {
                 if let Some(name) = named
                     && self.book.suspended(principal, &plan.server, named).is_empty()
@@ -186,7 +186,7 @@ fn under(plan: &CredentialPlan, principal: &Principal, entry: &Entry) -> Result<
     let mut carried = Carried {
         connection: Some(entry.name.clone()),
         connection_revision: entry.revision,
-        executed_as: format!("connection {} of {owner}", entry.name),
+        executed_as: format!("connection {} of {owner}", entry.name).into(),
         by_another: owner != principal.subject,
         health: Some(Arc::clone(&entry.health)),
         ..Carried::nothing()

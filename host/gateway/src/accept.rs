@@ -67,8 +67,12 @@ impl Settings {
         if self.trusted_proxies.is_empty() || !trusted(&address) {
             return address;
         }
-        let forwarded: Vec<&str> =
-            headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).collect();
+        let forwarded: Vec<&str> = headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .flat_map(|v| v.split(','))
+            .collect();
         for hop in forwarded.into_iter().rev() {
             let Ok(ip) = hop.trim().parse::<IpAddr>() else { break };
             address = ip.to_canonical();
@@ -121,7 +125,8 @@ mod tests {
             pairs.extend(origin.map(|o| ("origin", o)));
             settings.check_origin(None, &headers(&pairs)).map_err(|f| f.code)
         };
-        for host in ["localhost:7777", "127.0.0.1:1", "[::1]:7777", "10.0.0.7", "MCP.example.com", "gw.example.org:443"] {
+        for host in ["localhost:7777", "127.0.0.1:1", "[::1]:7777", "10.0.0.7", "MCP.example.com", "gw.example.org:443"]
+        {
             assert_eq!(check(host, None), Ok(()), "{host}");
         }
         for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "mcp.example.com.evil"] {
@@ -137,14 +142,17 @@ mod tests {
 
     #[test]
     fn only_trusted_proxies_are_believed() {
-        let settings =
-            Settings { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()], ..Settings::default() };
+        let settings = Settings { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()], ..Settings::default() };
         let address = |peer: &str, forwarded: &str| {
             settings.client_address(peer.parse().unwrap(), &headers(&[("x-forwarded-for", forwarded)])).to_string()
         };
         assert_eq!(address("203.0.113.9:1", "1.2.3.4"), "203.0.113.9");
         assert_eq!(address("10.0.0.1:1", "1.2.3.4"), "1.2.3.4");
-        assert_eq!(address("10.0.0.1:1", "6.6.6.6, 1.2.3.4, 10.0.0.2"), "1.2.3.4", "what the client made up is not read");
+        assert_eq!(
+            address("10.0.0.1:1", "6.6.6.6, 1.2.3.4, 10.0.0.2"),
+            "1.2.3.4",
+            "what the client made up is not read"
+        );
         assert_eq!(address("10.0.0.1:1", "garbage"), "10.0.0.1");
         assert_eq!(address("[::ffff:10.0.0.1]:1", "1.2.3.4"), "1.2.3.4");
     }

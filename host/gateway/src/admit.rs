@@ -3,7 +3,10 @@
 
 use std::{
     num::NonZeroU32,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use governor::{
@@ -18,7 +21,7 @@ const REMEMBERED: usize = 50_000;
 
 /// A token bucket for each principal of a gateway.
 pub struct PrincipalRate {
-    limiter: RateLimiter<u64, DashMapStateStore<u64>, DefaultClock>,
+    limiter: RateLimiter<Arc<str>, DashMapStateStore<Arc<str>>, DefaultClock>,
     checks: AtomicU32,
 }
 
@@ -29,16 +32,16 @@ impl PrincipalRate {
         Some(Self { limiter: RateLimiter::keyed(quota), checks: AtomicU32::new(0) })
     }
 
-    /// Takes one request off the bucket of the principal whose digest this is.
+    /// Takes one request off the bucket of this principal.
     ///
     /// # Errors
     /// A fault of the caller with a retry hint when the bucket is empty.
-    pub fn check(&self, principal: u64) -> Result<(), Fault> {
+    pub fn check(&self, principal: &Arc<str>) -> Result<(), Fault> {
         // Forgetting is amortised over the checks, so that no timer is needed and the table stays bounded.
         if self.checks.fetch_add(1, Ordering::Relaxed) % 4096 == 4095 && self.limiter.len() > REMEMBERED {
             self.limiter.retain_recent();
         }
-        self.limiter.check_key(&principal).map_err(|not_until| {
+        self.limiter.check_key(principal).map_err(|not_until| {
             let wait = not_until.wait_time_from(DefaultClock::default().now());
             let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
             Fault::new(Side::Caller, "rate-limited", "too many requests by this caller at this gateway")
@@ -55,11 +58,12 @@ mod tests {
     #[test]
     fn a_principal_over_its_rate_waits_alone() {
         let rate = PrincipalRate::new(3).expect("above zero");
+        let (one, other) = (Arc::from("user:one"), Arc::from("user:other"));
         for _ in 0..3 {
-            rate.check(1).expect("within the burst");
+            rate.check(&one).expect("within the burst");
         }
-        let fault = rate.check(1).expect_err("over");
+        let fault = rate.check(&one).expect_err("over");
         assert!(fault.retry_after_ms.is_some_and(|ms| ms <= 400), "{fault}");
-        rate.check(2).expect("another principal has its own bucket");
+        rate.check(&other).expect("another principal has its own bucket");
     }
 }

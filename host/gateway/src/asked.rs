@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 use bytes::Bytes;
 use http::HeaderMap;
 use portcullis_model::Principal;
-use portcullis_protocol::{Era, Message, Version, session::Binding};
+use portcullis_protocol::{Era, Message, session::Binding};
 
 use crate::view::View;
 
@@ -14,8 +14,6 @@ use crate::view::View;
 pub struct Client {
     /// Its era.
     pub era: Era,
-    /// Its revision.
-    pub version: Version,
     /// The session of a legacy client.
     pub session: Option<[u8; 12]>,
 }

@@ -8,12 +8,8 @@ use http::StatusCode;
 use portcullis_credential::Carried;
 use portcullis_model::{Fault, Side, spec::Failure};
 use portcullis_plugin::{Attributes, CallFacts, Decision, PluginFailure, RequestFacts, ResultFacts};
-use portcullis_protocol::{
-    Era, Message, ParseLimits, parse,
-    splice::{self, MetaEdit, Raw, RequestEdit},
-    strict,
-};
-use portcullis_upstream::{Body as OutgoingBody, Incoming, MessageKind, Outgoing, Peer, UpstreamError, Wire};
+use portcullis_protocol::{Era, ParseLimits, parse, splice::RequestEdit, strict};
+use portcullis_upstream::{Incoming, MessageKind, Outgoing, Peer, Spliced, UpstreamError};
 
 use crate::{
     answer,
@@ -26,11 +22,6 @@ use crate::{
     targets,
     view::{Assigned, Policy},
 };
-
-/// Who we are towards servers of the modern era.
-const CLIENT_INFO: &str = concat!(r#"{"name":"portcullis","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#);
-/// We advertise nothing: what is behind is shared between callers (security decision 16).
-const NO_CAPABILITIES: &str = "{}";
 
 /// Calls a tool, or says why not. `underway` is how a legacy client can cancel.
 pub async fn call(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Underway>) -> Response {
@@ -110,9 +101,13 @@ impl Call<'_> {
 
         let carried = match assigned.plan_for(self.tool) {
             None => None,
-            Some(plan) => Some(self.gateways.credentials.resolve(plan, asked.principal, asked.headers).await.map_err(
-                |fault| fault.server(assigned.server.as_str()).tool(self.exposed),
-            )?),
+            Some(plan) => Some(
+                self.gateways
+                    .credentials
+                    .resolve(plan, asked.principal, asked.headers)
+                    .await
+                    .map_err(|fault| fault.server(assigned.server.as_str()).tool(self.exposed))?,
+            ),
         };
         if let (Some(record), Some(carried)) = (&mut self.record, &carried) {
             record.runs_under(carried);
@@ -172,10 +167,10 @@ impl Call<'_> {
                 tracing::debug!(policy = policy.plugin.name(), code, "denied");
                 here(Fault::new(Side::Policy, "denied", message).next("Ask your operator if you need this"))
             }
-            Ok(Decision::RequireApproval(what)) => {
-                here(Fault::new(Side::Policy, "approval-required", format!("this call needs an approval: {what}"))
-                    .next("Ask your operator"))
-            }
+            Ok(Decision::RequireApproval(what)) => here(
+                Fault::new(Side::Policy, "approval-required", format!("this call needs an approval: {what}"))
+                    .next("Ask your operator"),
+            ),
             Err(failure) => match crate::failure::meaning(&failure) {
                 Some(refusal) => here(refusal),
                 None if policy.on_error == Failure::Allow => Ok(None),
@@ -198,8 +193,15 @@ impl Call<'_> {
     ) -> Result<Response, Fault> {
         let asked = self.asked;
         let progress = asked.message.meta().and_then(|m| m.progress_token);
-        let spliced =
-            Spliced { message: asked.message, tool: self.tool, renamed: self.tool != self.exposed, arguments: &arguments };
+        let edit = RequestEdit {
+            name: (self.tool != self.exposed).then_some(self.tool),
+            arguments: match &arguments {
+                Arguments::Changed(bytes) => std::str::from_utf8(bytes).ok(),
+                Arguments::Absent | Arguments::Sent(_) => None,
+            },
+            ..RequestEdit::default()
+        };
+        let spliced = Spliced { message: asked.message, edit };
         let outgoing = Outgoing {
             method: "tools/call",
             name: Some(self.tool),
@@ -220,6 +222,9 @@ impl Call<'_> {
                 return Err(error.to_fault(self.assigned.server.as_str(), Some(self.exposed)));
             }
         };
+        if let Some(carried) = carried {
+            self.gateways.credentials.accepted(carried);
+        }
         let (Incoming::Json { version, .. } | Incoming::Stream { version, .. }) = &incoming;
         let rewrite = Rewrite {
             id: asked.id().into(),
@@ -268,7 +273,11 @@ impl Call<'_> {
     }
 
     /// Phase 10: tool-result policies see the result before the client does.
-    async fn review(&self, facts: &Facts, message: portcullis_upstream::Message) -> Result<portcullis_upstream::Message, Fault> {
+    async fn review(
+        &self,
+        facts: &Facts,
+        message: portcullis_upstream::Message,
+    ) -> Result<portcullis_upstream::Message, Fault> {
         if message.kind != MessageKind::Result {
             return Ok(message);
         }
@@ -338,47 +347,5 @@ impl Facts {
                 },
             },
         }
-    }
-}
-
-/// The client's request with our id, the server's tool name and the server's era.
-struct Spliced<'a> {
-    message: &'a Message<'a>,
-    tool: &'a str,
-    renamed: bool,
-    arguments: &'a Arguments,
-}
-
-impl OutgoingBody for Spliced<'_> {
-    fn write(&self, wire: &Wire, into: &mut Vec<u8>) {
-        let version = wire.version;
-        let edit = RequestEdit {
-            id: Some(Raw::Number(wire.id)),
-            name: self.renamed.then_some(self.tool),
-            progress_token: wire.progress.map(Raw::Number),
-            arguments: match self.arguments {
-                Arguments::Changed(bytes) => std::str::from_utf8(bytes).ok(),
-                Arguments::Absent | Arguments::Sent(_) => None,
-            },
-            meta: match version.era() {
-                Era::Modern => MetaEdit::Modern {
-                    version: version.as_str(),
-                    capabilities: NO_CAPABILITIES,
-                    client_info: Some(CLIENT_INFO),
-                },
-                Era::Legacy => MetaEdit::Legacy,
-            },
-            ..RequestEdit::default()
-        };
-        let start = into.len();
-        into.extend_from_slice(&splice::request(self.message, &edit));
-        // A line break in JSON is white space, never part of a string; on stdio it would end the message.
-        for byte in into[start..].iter_mut().filter(|b| matches!(**b, b'\n' | b'\r')) {
-            *byte = b' ';
-        }
-    }
-
-    fn size_hint(&self) -> usize {
-        self.message.source.len() + 320
     }
 }

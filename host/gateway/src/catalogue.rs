@@ -42,8 +42,6 @@ pub struct Fetched {
     pub tools: Vec<Tool>,
     /// How long the server says that this holds.
     pub ttl: Option<Duration>,
-    /// Whether the server says that it is the same for everybody.
-    pub public: bool,
 }
 
 /// Tools of one server, immutable and shared.
@@ -51,8 +49,6 @@ pub struct Fetched {
 pub struct Listing {
     /// In the server's order; the first of two with one name counts.
     pub tools: Vec<Tool>,
-    /// Whether the server says that it is the same for everybody.
-    pub public: bool,
     positions: HashMap<Arc<str>, u32>,
 }
 
@@ -67,7 +63,7 @@ impl Listing {
                 tools.push(tool);
             }
         }
-        Self { tools, public: fetched.public, positions }
+        Self { tools, positions }
     }
 
     /// The tool of this name.
@@ -85,8 +81,8 @@ pub struct Key {
     pub server: Name,
     /// The revision of its spec: another one may be another server.
     pub generation: u64,
-    /// The connection and its revision, where the server is asked with a credential.
-    pub connection: Option<(Name, u64)>,
+    /// The account (a connection and its revision), where the server is asked with a credential.
+    pub connection: Option<(Arc<str>, u64)>,
 }
 
 /// One server as one connection sees it.
@@ -193,8 +189,13 @@ impl Catalogue {
     }
 
     /// Starts a fetch in the background where the entry is due and none is under way.
-    pub fn refresh<F, E>(self: &Arc<Self>, key: &Key, entry: &Arc<Entry>, default_ttl: Duration, fetch: impl FnOnce() -> F)
-    where
+    pub fn refresh<F, E>(
+        self: &Arc<Self>,
+        key: &Key,
+        entry: &Arc<Entry>,
+        default_ttl: Duration,
+        fetch: impl FnOnce() -> F,
+    ) where
         F: Future<Output = Result<Fetched, E>> + Send + 'static,
         E: std::fmt::Display + Send + 'static,
     {
@@ -234,7 +235,6 @@ impl Catalogue {
     /// The same content is kept once, whoever sees it.
     fn share(&self, fetched: Fetched) -> Arc<Listing> {
         let mut digest = Sha256::new();
-        digest.update([u8::from(fetched.public)]);
         for tool in &fetched.tools {
             digest.update((tool.raw.len() as u64).to_le_bytes());
             digest.update(&tool.raw);
@@ -269,13 +269,13 @@ mod tests {
             tenant: name("default"),
             server: name("files"),
             generation: 1,
-            connection: connection.map(|(n, revision)| (name(n), revision)),
+            connection: connection.map(|(n, revision)| (Arc::from(n), revision)),
         }
     }
 
     fn tools(names: &[&str]) -> Fetched {
         let tool = |n: &&str| Tool { name: Arc::from(*n), raw: Bytes::from(format!("{{\"name\":\"{n}\"}}")) };
-        Fetched { tools: names.iter().map(tool).collect(), ttl: None, public: false }
+        Fetched { tools: names.iter().map(tool).collect(), ttl: None }
     }
 
     const TTL: Duration = Duration::from_secs(300);

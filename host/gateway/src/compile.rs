@@ -6,7 +6,7 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue};
-use portcullis_credential::CredentialPlan;
+use portcullis_credential::{CredentialPlan, PlanParts};
 use portcullis_identity::Provider;
 use portcullis_model::{
     Fault, Kind, Name, Resource, ResourceKey, Side, Spec,
@@ -132,15 +132,16 @@ impl Gateways {
             conditions.push(Condition { key: key.clone(), problem, fatal });
         };
         let plugin = |used: &PluginUse| {
-            let place =
-                Place { tenant: tenant.clone(), plugin: used.plugin.clone(), config: config_of(used) };
+            let place = Place { tenant: tenant.clone(), plugin: used.plugin.clone(), config: config_of(used) };
             sources.plugins.get(&place)
         };
 
         let mut providers = Vec::new();
         for used in &gateway.auth {
             match plugin(used) {
-                Ok(found) if found.hooks().provider => providers.push(Arc::new(Provider::new(found))),
+                Ok(found) if found.plugin.hooks().provider => {
+                    providers.push(Arc::new(Provider::new(found.plugin, &found.identity)));
+                }
                 Ok(_) => note(format!("auth: plugin \"{}\" is no auth provider", used.plugin), true),
                 Err(problem) => note(format!("auth: {problem}"), true),
             }
@@ -149,7 +150,7 @@ impl Gateways {
         for used in &gateway.policies {
             match plugin(used) {
                 Ok(found) => {
-                    let hooks = found.hooks();
+                    let hooks = found.plugin.hooks();
                     if !(hooks.tool_call || hooks.tool_result || hooks.list_filter) {
                         note(format!("policies: plugin \"{}\" is no policy", used.plugin), true);
                     }
@@ -162,7 +163,7 @@ impl Gateways {
                         Spec::Plugin(plugin) => Some(plugin.on_error),
                         _ => None,
                     });
-                    policies.push(Policy { plugin: found, on_error: used.on_error.or(own).unwrap_or_default() });
+                    policies.push(Policy { plugin: found.plugin, on_error: used.on_error.or(own).unwrap_or_default() });
                 }
                 Err(problem) => note(format!("policies: {problem}"), true),
             }
@@ -233,7 +234,8 @@ impl Gateways {
                     .map(|(name, value)| {
                         Ok((
                             name.parse::<HeaderName>().map_err(|_| format!("\"{name}\" is no header name"))?,
-                            HeaderValue::from_str(value).map_err(|_| format!("the header {name} has an invalid value"))?,
+                            HeaderValue::from_str(value)
+                                .map_err(|_| format!("the header {name} has an invalid value"))?,
                         ))
                     })
                     .collect::<Result<_, String>>()?;
@@ -248,11 +250,18 @@ impl Gateways {
         };
         let plan = |mode: &CredentialMode| -> Result<Arc<CredentialPlan>, String> {
             let place = Place { tenant: tenant.clone(), plugin: mode.mode.clone(), config: None };
-            let plugin = sources.plugins.get(&place)?;
-            if !plugin.hooks().resolver {
+            let in_use = sources.plugins.get(&place)?;
+            if !in_use.plugin.hooks().resolver {
                 return Err(format!("plugin \"{}\" is no credential resolver", mode.mode));
             }
-            CredentialPlan::new(tenant, resource, mode, plugin).map(Arc::new)
+            Ok(CredentialPlan::new(PlanParts {
+                tenant: tenant.clone(),
+                server: assignment.server.clone(),
+                spec: server,
+                mode,
+                resolver: in_use.plugin,
+                resolver_identity: in_use.identity.to_string(),
+            }))
         };
         let default_mode = assignment.credential.as_ref().or(server.credential.as_ref().map(|need| &need.mode));
         let needed = server.credential.is_some() || assignment.credential.is_some();

@@ -26,7 +26,11 @@ pub fn fault(what: &str, name: &str, failure: &PluginFailure) -> Fault {
         PluginFailure::Timeout | PluginFailure::Cpu => "plugin-timeout",
         _ => "plugin-failed",
     };
-    let fault = Fault::new(Side::Gateway, code, format!("the {what} \"{name}\" failed ({}), so this is refused", failure.word()))
-        .next("Ask your operator: the gateway's log says more under this request id");
+    let fault = Fault::new(
+        Side::Gateway,
+        code,
+        format!("the {what} \"{name}\" failed ({}), so this is refused", failure.word()),
+    )
+    .next("Ask your operator: the gateway's log says more under this request id");
     if code == "plugin-busy" { fault.retry_after_ms(100) } else { fault }
 }

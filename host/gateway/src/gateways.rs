@@ -83,14 +83,19 @@ impl Gateways {
     }
 
     /// The catalogue's entry for a server under what a caller carries; a fetch is started where it is due.
-    pub(crate) fn catalogue_entry(&self, view: &View, assigned: &Assigned, carried: Option<&Arc<Carried>>) -> Arc<Entry> {
+    pub(crate) fn catalogue_entry(
+        &self,
+        view: &View,
+        assigned: &Assigned,
+        carried: Option<&Arc<Carried>>,
+    ) -> Arc<Entry> {
         if let Some(shared) = &assigned.shared {
             self.refresh_shared(assigned, shared, view);
             return Arc::clone(&shared.entry);
         }
         let connection = carried.map(|c| match &c.connection {
-            Some(name) => (name.to_string(), c.connection_revision),
-            None => (c.executed_as.clone(), 0),
+            Some(name) => (name.shared(), c.connection_revision),
+            None => (Arc::clone(&c.executed_as), 0),
         });
         let key = assigned.catalogue_key(&view.tenant, connection);
         let entry = self.catalogue.entry(&key);
@@ -117,7 +122,7 @@ impl Gateways {
 fn fetched(listing: Result<portcullis_upstream::Listing, UpstreamError>) -> Result<Fetched, UpstreamError> {
     let listing = listing?;
     let tool = |t: portcullis_upstream::Tool| catalogue::Tool { name: Arc::from(t.name), raw: t.raw };
-    Ok(Fetched { tools: listing.tools.into_iter().map(tool).collect(), ttl: listing.ttl, public: listing.public })
+    Ok(Fetched { tools: listing.tools.into_iter().map(tool).collect(), ttl: listing.ttl })
 }
 
 /// Expires what servers say has changed; the next list fetches it again.

@@ -76,7 +76,7 @@ pub fn client(gateways: &Gateways, view: &View, principal: &Principal, sent: &He
     if gateways.in_flight.has_ended(&session.nonce) {
         return Err(unknown_session());
     }
-    Ok(Client { era: Era::Legacy, version: session.version, session: Some(session.nonce) })
+    Ok(Client { era: Era::Legacy, session: Some(session.nonce) })
 }
 
 fn unknown_session() -> Fault {

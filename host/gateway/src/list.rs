@@ -10,16 +10,7 @@ use portcullis_model::{Fault, Side, spec::Failure};
 use portcullis_plugin::{Attributes, Item, RequestFacts};
 use portcullis_protocol::{rpc, seal::SealError, session::Cursor, splice::quote, tool};
 
-use crate::{
-    answer,
-    asked::Asked,
-    catalogue::Listing,
-    failure,
-    gateways::Gateways,
-    legacy::now_ms,
-    targets,
-    view::Assigned,
-};
+use crate::{answer, asked::Asked, catalogue::Listing, failure, gateways::Gateways, legacy::now_ms, view::Assigned};
 
 /// How long a list waits for servers that have never been listed yet.
 const FIRST_LIST: Duration = Duration::from_secs(3);
@@ -204,9 +195,11 @@ fn connect_tool(asked: &Asked<'_>, part: &Part) -> Option<String> {
     let fault = part.connect.as_ref().filter(|f| f.code == "missing-credential")?;
     let exposure = &asked.view.exposures[part.at];
     let server = asked.view.servers[part.at].server.as_str();
-    let name = if exposure.prefix.is_empty() { format!("{server}_connect") } else { format!("{}connect", exposure.prefix) };
+    let name =
+        if exposure.prefix.is_empty() { format!("{server}_connect") } else { format!("{}connect", exposure.prefix) };
     let next = fault.next.as_deref().unwrap_or_default();
-    let description = format!("The tools of {server} are listed here once an account is connected: {}. {next}", fault.message);
+    let description =
+        format!("The tools of {server} are listed here once an account is connected: {}. {next}", fault.message);
     Some(format!(
         r#"{{"name":{},"description":{},"inputSchema":{{"type":"object","properties":{{}}}}}}"#,
         quote(&name),

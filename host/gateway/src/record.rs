@@ -50,8 +50,7 @@ impl Record {
     /// The record of a call to nothing that there is.
     pub fn outside(gateways: &Gateways, asked: &Asked<'_>, exposed: &str) -> Self {
         const OTHER: &str = portcullis_telemetry::metrics::OTHER;
-        let call =
-            gateways.metrics.call_handle(asked.view.tenant.as_str(), asked.view.name.as_str(), OTHER, OTHER);
+        let call = gateways.metrics.call_handle(asked.view.tenant.as_str(), asked.view.name.as_str(), OTHER, OTHER);
         Self::new(gateways, asked, call, None, Arc::from(&*naming::quoted(exposed)))
     }
 
@@ -91,7 +90,7 @@ impl Record {
         if let Some(event) = &mut self.event {
             event.executed_as = Some(Arc::clone(&carried.executed_as));
             event.connection = carried.connection.as_ref().map(portcullis_model::Name::shared);
-            self.borrowed = event.caller.as_ref() != event.executed_as.as_ref();
+            self.borrowed = carried.by_another;
         }
     }
 

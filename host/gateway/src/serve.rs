@@ -1,10 +1,6 @@
 //! Phases 1 to 3 and dispatch: from an HTTP request to a method of a known caller.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::Instant,
-};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use axum::{
     body::Body,
@@ -16,7 +12,7 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use portcullis_identity::Presented;
 use portcullis_model::{DEFAULT_TENANT, Fault, Principal, Side};
-use portcullis_protocol::{Era, Kind, Message, ParseLimits, Version, headers, parse, rpc};
+use portcullis_protocol::{Era, Kind, Message, ParseLimits, headers, parse, rpc};
 use portcullis_telemetry::RequestId;
 
 use crate::{
@@ -121,7 +117,11 @@ async fn serve(
     let message = if parts.method == Method::POST {
         Some(parse(&body, &limits).map_err(|problem| Refusal {
             response: Some(answer::json(
-                if problem.to_fault().code == "message-too-large" { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST },
+                if problem.to_fault().code == "message-too-large" {
+                    StatusCode::PAYLOAD_TOO_LARGE
+                } else {
+                    StatusCode::BAD_REQUEST
+                },
                 rpc::parse_fault(&problem, request_id),
             )),
             fault: problem.to_fault(),
@@ -148,9 +148,12 @@ async fn serve(
         address,
         headers: &parts.headers,
     };
-    let principal = gateways.authenticator.authenticate(&view.providers, view.anonymous, &presented).await.map_err(
-        |refusal| Refusal { challenge: refusal.challenge, fault: refusal.fault, response: None },
-    )?;
+    let authenticated = gateways.authenticator.authenticate(&view.providers, view.anonymous, &presented).await;
+    let principal = authenticated.map_err(|refusal| {
+        let id = message.as_ref().and_then(|m| m.id).map(|id| id.raw);
+        let response = answer::json(refusal.status, rpc::fault(id, &refusal.fault, request_id));
+        Refusal { challenge: refusal.challenge, fault: refusal.fault, response: Some(response) }
+    })?;
     if principal.tenant != view.tenant {
         // Another tenant's caller learns nothing, not even that the gateway is there.
         return Err(unknown_gateway().into());
@@ -165,12 +168,8 @@ async fn serve(
         return Ok(legacy::end(gateways, &client));
     };
     let client = match spoken.era {
-        Era::Modern => {
-            Client { era: Era::Modern, version: spoken.version.unwrap_or(Version::LATEST), session: None }
-        }
-        Era::Legacy if message.method() == "initialize" => {
-            Client { era: Era::Legacy, version: Version::LATEST_LEGACY, session: None }
-        }
+        Era::Modern => Client { era: Era::Modern, session: None },
+        Era::Legacy if message.method() == "initialize" => Client { era: Era::Legacy, session: None },
         Era::Legacy => legacy::client(gateways, &view, &principal, &sent)?,
     };
     let asked = Asked {
@@ -195,9 +194,7 @@ async fn dispatch(gateways: &Arc<Gateways>, asked: &Asked<'_>) -> Response {
         (Kind::Request, "tools/call", Era::Legacy) => legacy_call(gateways, asked).await,
         (Kind::Request, "tools/list", _) => list::list(gateways, asked).await,
         (Kind::Request, "initialize", Era::Legacy) => legacy::initialize(gateways, asked),
-        (Kind::Request, "ping", Era::Legacy) => {
-            answer::json(StatusCode::OK, rpc::empty(asked.id(), asked.client.era))
-        }
+        (Kind::Request, "ping", Era::Legacy) => answer::json(StatusCode::OK, rpc::empty(asked.id(), asked.client.era)),
         (Kind::Request, "server/discover", Era::Modern) => {
             let body = rpc::discover(
                 asked.id(),

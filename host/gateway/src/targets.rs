@@ -33,7 +33,7 @@ pub fn target(view: &View, assigned: &Assigned, carried: Option<&Carried>) -> Ta
         (Reach::Process(_), Some(_)) if !assigned.child_per_connection => Account::None,
         (_, Some(carried)) => match &carried.connection {
             Some(name) => Account::Connection { name: name.clone(), revision: carried.connection_revision },
-            None => Account::Holder(Arc::from(carried.executed_as.as_str())),
+            None => Account::Holder(Arc::clone(&carried.executed_as)),
         },
     };
     let endpoint = match &assigned.reach {

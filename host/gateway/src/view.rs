@@ -134,7 +134,7 @@ impl Assigned {
     }
 
     /// The catalogue's key for this server under a connection.
-    pub fn catalogue_key(&self, tenant: &Name, connection: Option<(Name, u64)>) -> Key {
+    pub fn catalogue_key(&self, tenant: &Name, connection: Option<(Arc<str>, u64)>) -> Key {
         Key { tenant: tenant.clone(), server: self.server.clone(), generation: self.generation, connection }
     }
 }

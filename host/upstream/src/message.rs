@@ -118,6 +118,15 @@ impl Message {
         }
     }
 
+    /// The message with another `result`, `error` or `params`, everything else byte for byte.
+    ///
+    /// # Errors
+    /// As [`Message::parse`].
+    pub fn with_payload(&self, payload: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(payload).map_err(|e| e.to_string())?;
+        Self::parse(Bytes::from(self.splice(&self.payload, text)))
+    }
+
     /// The progress notification with another token, everything else byte for byte. `token` is raw JSON text.
     pub fn with_token(&self, token: &str) -> Vec<u8> {
         self.token.as_ref().map_or_else(|| self.body.to_vec(), |at| self.splice(at, token))
