@@ -211,8 +211,11 @@ fn resources(upstream: SocketAddr, tools: usize) -> String {
     documents.join("---\n")
 }
 
-/// A rule set of the size that a team writes: the call below matches the last rule, after a condition on its arguments.
-const RULES: &str = "{rules: [{allow: {principals: [\"user:bench\"], tools: [\"*\"]}}]}";
+/// A rule set as a team writes it: the call that is measured matches the last rule, by a condition on its arguments.
+const RULES: &str = "{rules: [\
+    {effect: deny, principals: [\"team:suspended\"]}, \
+    {effect: deny, tools: [\"delete_*\", \"drop_*\"]}, \
+    {effect: allow, principals: [\"user:bench\"], when: [{argument: /path, startsWith: /home/bench/}]}]}";
 
 fn document(kind: &str, name: &str, spec: &str) -> String {
     format!("apiVersion: portcullis.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n")

@@ -46,6 +46,7 @@ impl Product {
             "dataDir": home.path().join("data"),
             "socket": home.path().join("admin.sock"),
             "resources": [home.path().join("resources")],
+            "drain": "5s",
         });
         for (name, value) in more.as_object().into_iter().flatten() {
             settings[name] = value.clone();

@@ -7,8 +7,8 @@ use crate::{
 
 /// Runs every check; the first that fails ends it.
 pub fn run() -> anyhow::Result<()> {
-    stage("formatting", || shell::run(cargo()?.args(["fmt", "--all", "--check"])))?;
     stage("dependencies", deny::run)?;
+    stage("formatting", || shell::run(cargo()?.args(["fmt", "--all", "--check"])))?;
     stage("clippy", || shell::run(cargo()?.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])))?;
     stage("documentation", || {
         shell::run(

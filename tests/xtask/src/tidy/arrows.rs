@@ -18,7 +18,7 @@ const HOUSE: [(&str, &[&str]); 13] = [
     ("identity", &["model", "telemetry", "store", "plugin"]),
     ("credential", &["model", "telemetry", "store", "plugin"]),
     ("orchestrator", &["model", "telemetry", "store", "protocol", "upstream", "credential", "cluster"]),
-    ("gateway", &["model", "telemetry", "protocol", "plugin", "upstream", "identity", "credential"]),
+    ("gateway", &["model", "telemetry", "store", "protocol", "plugin", "upstream", "identity", "credential"]),
     (
         "console",
         &["model", "telemetry", "store", "protocol", "plugin", "upstream", "identity", "credential", "orchestrator"],

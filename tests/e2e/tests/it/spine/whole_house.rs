@@ -27,7 +27,7 @@ fn policy(denied: &[Value]) -> Value {
 }
 
 fn secret_files() -> Value {
-    json!({"effect": "deny", "servers": ["filesystem"], "arguments": [{"pointer": "/path", "matches": "*secret*"}]})
+    json!({"effect": "deny", "servers": ["filesystem"], "when": [{"argument": "/path", "matches": "*secret*"}]})
 }
 
 fn gateways(denied: &[Value]) -> Vec<Value> {
@@ -220,8 +220,7 @@ async fn hot_reload(
     assert!(off().await.unwrap().text().contains("\"isError\":false"), "allowed before");
     let before = called.load(Ordering::Relaxed);
 
-    let more =
-        json!({"effect": "deny", "servers": ["vault"], "arguments": [{"pointer": "/message", "matches": "off"}]});
+    let more = json!({"effect": "deny", "servers": ["vault"], "when": [{"argument": "/message", "equals": "off"}]});
     let mut changed = house(echo, folder);
     changed.extend(gateways(&[secret_files(), more]));
     assert_ne!(changed, resources);
