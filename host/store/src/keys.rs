@@ -23,11 +23,7 @@ pub fn parse_resource(key: &str) -> Option<ResourceKey> {
     let (tenant, kind, name) = (parts.next()?, parts.next()?, parts.next()?);
     let kind = Kind::ALL.into_iter().find(|k| k.as_str() == kind)?;
     parts.next().is_none().then_some(())?;
-    Some(ResourceKey {
-        tenant: tenant.parse().ok()?,
-        kind,
-        name: name.parse().ok()?,
-    })
+    Some(ResourceKey { tenant: tenant.parse().ok()?, kind, name: name.parse().ok()? })
 }
 
 /// Reads [`secret`] back: tenant and connection.
@@ -42,24 +38,11 @@ mod tests {
 
     #[test]
     fn keys_survive_their_text() {
-        let key = ResourceKey {
-            tenant: "t".parse().unwrap(),
-            kind: Kind::Gateway,
-            name: "g".parse().unwrap(),
-        };
+        let key = ResourceKey { tenant: "t".parse().unwrap(), kind: Kind::Gateway, name: "g".parse().unwrap() };
         assert_eq!(resource(&key), "r/t/Gateway/g");
         assert_eq!(parse_resource("r/t/Gateway/g"), Some(key));
-        assert_eq!(
-            parse_secret("s/t/c"),
-            Some(("t".parse().unwrap(), "c".parse().unwrap()))
-        );
-        for bad in [
-            "r/t/Gateway",
-            "r/t/gateway/g",
-            "r/t/Gateway/g/h",
-            "s/t/Gateway/g",
-            "",
-        ] {
+        assert_eq!(parse_secret("s/t/c"), Some(("t".parse().unwrap(), "c".parse().unwrap())));
+        for bad in ["r/t/Gateway", "r/t/gateway/g", "r/t/Gateway/g/h", "s/t/Gateway/g", ""] {
             assert_eq!(parse_resource(bad), None, "{bad}");
         }
     }

@@ -6,9 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// A point in the store's history. Store-wide: every durable batch gets the next one, and all its records share it.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Revision(pub u64);
 
@@ -118,11 +116,7 @@ impl Change {
 
     /// Bytes that it takes in the change log.
     pub(crate) fn size(&self) -> usize {
-        let value = if let Self::Put(record) = self {
-            record.value.len()
-        } else {
-            0
-        };
+        let value = if let Self::Put(record) = self { record.value.len() } else { 0 };
         self.key().len() + value + 64
     }
 }
@@ -142,14 +136,10 @@ pub enum StoreError {
     #[error("the change log does not reach back so far; list again")]
     TooOld,
     /// The disk has less free space than the floor, so writes are refused before they can do harm.
-    #[error(
-        "the store's disk is nearly full: free some space; nothing was lost, and writes work again then"
-    )]
+    #[error("the store's disk is nearly full: free some space; nothing was lost, and writes work again then")]
     NoSpace,
     /// Another process has the store open.
-    #[error(
-        "the store is locked by another process: is another gateway running with the same directory?"
-    )]
+    #[error("the store is locked by another process: is another gateway running with the same directory?")]
     Locked,
     /// The store can't be reached or has been closed.
     #[error("the store is not available: {0}")]

@@ -113,11 +113,7 @@ impl Registry {
             writing: Mutex::new(()),
             refreshing: std::sync::Mutex::new(()),
         });
-        tokio::spawn(follow(
-            Arc::downgrade(&registry),
-            Arc::clone(&registry.store),
-            from,
-        ));
+        tokio::spawn(follow(Arc::downgrade(&registry), Arc::clone(&registry.store), from));
         Ok(registry)
     }
 
@@ -144,26 +140,15 @@ impl Registry {
     /// Resources in the order of tenant, kind and name.
     pub fn list(&self, tenant: Option<&Name>, kind: Option<Kind>) -> Vec<Arc<Resource>> {
         let fleet = self.fleet.load();
-        let wanted = |k: &ResourceKey| {
-            tenant.is_none_or(|t| *t == k.tenant) && kind.is_none_or(|w| w == k.kind)
-        };
-        fleet
-            .iter()
-            .filter(|(key, _)| wanted(key))
-            .map(|(_, resource)| Arc::clone(resource))
-            .collect()
+        let wanted = |k: &ResourceKey| tenant.is_none_or(|t| *t == k.tenant) && kind.is_none_or(|w| w == k.kind);
+        fleet.iter().filter(|(key, _)| wanted(key)).map(|(_, resource)| Arc::clone(resource)).collect()
     }
 
     /// Takes all resources or none. A resource with `metadata.revision` is taken only while that is its revision.
     ///
     /// # Errors
     /// [`RegistryError::Refused`] naming everything that is wrong, or what the store says.
-    pub async fn apply(
-        &self,
-        set: Vec<Resource>,
-        door: Door,
-        dry_run: bool,
-    ) -> Result<Vec<Applied>, RegistryError> {
+    pub async fn apply(&self, set: Vec<Resource>, door: Door, dry_run: bool) -> Result<Vec<Applied>, RegistryError> {
         self.apply_with(set, door, dry_run, Vec::new()).await
     }
 
@@ -179,12 +164,8 @@ impl Registry {
         dry_run: bool,
         also: Vec<Write>,
     ) -> Result<Vec<Applied>, RegistryError> {
-        let set: Vec<_> = set
-            .into_iter()
-            .map(|resource| (door.clone(), resource))
-            .collect();
-        self.commit(dry_run, &also, |fleet| Plan::apply(fleet, &set, None))
-            .await
+        let set: Vec<_> = set.into_iter().map(|resource| (door.clone(), resource)).collect();
+        self.commit(dry_run, &also, |fleet| Plan::apply(fleet, &set, None)).await
     }
 
     /// Makes the resources of some doors exactly `set`: what those doors brought and no longer hold is deleted. `scope` says
@@ -199,8 +180,7 @@ impl Registry {
         set: Vec<(Door, Resource)>,
         dry_run: bool,
     ) -> Result<Vec<Applied>, RegistryError> {
-        self.commit(dry_run, &[], |fleet| Plan::apply(fleet, &set, Some(scope)))
-            .await
+        self.commit(dry_run, &[], |fleet| Plan::apply(fleet, &set, Some(scope))).await
     }
 
     /// Deletes a resource, and with a connection its sealed secrets.
@@ -208,13 +188,8 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NotFound`], [`RegistryError::Refused`] for another door's resource, or what the store says.
     pub async fn delete(&self, key: &ResourceKey, door: &Door) -> Result<Applied, RegistryError> {
-        let applied = self
-            .commit(false, &[], |fleet| Plan::delete(fleet, key, door))
-            .await?;
-        applied
-            .into_iter()
-            .next()
-            .ok_or_else(|| RegistryError::NotFound(key.clone()))
+        let applied = self.commit(false, &[], |fleet| Plan::delete(fleet, key, door)).await?;
+        applied.into_iter().next().ok_or_else(|| RegistryError::NotFound(key.clone()))
     }
 
     async fn commit(
@@ -272,10 +247,7 @@ impl Registry {
 
     async fn reload(&self) -> Result<(), StoreError> {
         let fleet = load(&*self.store).await?;
-        let _turn = self
-            .refreshing
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _turn = self.refreshing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if fleet.revision >= self.fleet.load().revision {
             self.publish(fleet);
         }
@@ -283,15 +255,9 @@ impl Registry {
     }
 
     fn take(&self, news: &[Change]) -> Result<(), StoreError> {
-        let _turn = self
-            .refreshing
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _turn = self.refreshing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let now = self.fleet.load();
-        let news: Vec<_> = news
-            .iter()
-            .filter(|change| change.revision() > now.revision)
-            .collect();
+        let news: Vec<_> = news.iter().filter(|change| change.revision() > now.revision).collect();
         if !news.is_empty() {
             let next = now.with(&news)?;
             self.publish(next);
@@ -308,9 +274,7 @@ impl Registry {
 
 impl std::fmt::Debug for Registry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Registry")
-            .field("revision", &self.fleet.load().revision)
-            .finish_non_exhaustive()
+        f.debug_struct("Registry").field("revision", &self.fleet.load().revision).finish_non_exhaustive()
     }
 }
 
@@ -366,7 +330,5 @@ async fn follow(registry: Weak<Registry>, store: Arc<dyn Store>, mut from: Revis
 
 /// A condition for the record behind a resource.
 fn expect(existing: Option<&Arc<Resource>>) -> Expect {
-    existing
-        .and_then(|r| r.metadata.revision)
-        .map_or(Expect::Absent, |revision| Expect::Is(Revision(revision)))
+    existing.and_then(|r| r.metadata.revision).map_or(Expect::Absent, |revision| Expect::Is(Revision(revision)))
 }

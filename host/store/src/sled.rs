@@ -19,8 +19,8 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    BoxFuture, MAX_BATCH, MAX_BATCH_BYTES, MAX_KEY, MAX_SCAN, MAX_VALUE, Record, Revision, Store,
-    StoreError, Watch, Write,
+    BoxFuture, MAX_BATCH, MAX_BATCH_BYTES, MAX_KEY, MAX_SCAN, MAX_VALUE, Record, Revision, Store, StoreError, Watch,
+    Write,
 };
 use disk::Disk;
 use writer::{Job, Writer};
@@ -41,11 +41,7 @@ pub struct SledOptions {
 
 impl Default for SledOptions {
     fn default() -> Self {
-        Self {
-            min_free: 64 << 20,
-            cache: 32 << 20,
-            lock_patience: Duration::from_secs(5),
-        }
+        Self { min_free: 64 << 20, cache: 32 << 20, lock_patience: Duration::from_secs(5) }
     }
 }
 
@@ -89,13 +85,7 @@ impl SledStore {
             .name("store-writer".to_owned())
             .spawn(move || writer.run(jobs))
             .map_err(|e| StoreError::Unavailable(format!("no thread for the writer: {e}")))?;
-        Ok(Arc::new(Self {
-            disk,
-            directory: directory.to_owned(),
-            queue: Some(queue),
-            writer: Some(writer),
-            stats,
-        }))
+        Ok(Arc::new(Self { disk, directory: directory.to_owned(), queue: Some(queue), writer: Some(writer), stats }))
     }
 
     /// What it did since it was opened.
@@ -125,9 +115,7 @@ impl Drop for SledStore {
 async fn blocking<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(read)
-        .await
-        .map_err(|e| StoreError::Unavailable(format!("the read failed: {e}")))?
+    tokio::task::spawn_blocking(read).await.map_err(|e| StoreError::Unavailable(format!("the read failed: {e}")))?
 }
 
 impl Store for SledStore {
@@ -142,39 +130,23 @@ impl Store for SledStore {
         after: Option<&'a str>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<Record>, StoreError>> {
-        let (disk, prefix, after) = (
-            Arc::clone(&self.disk),
-            prefix.to_owned(),
-            after.map(str::to_owned),
-        );
-        Box::pin(blocking(move || {
-            disk.scan(&prefix, after.as_deref(), limit.min(MAX_SCAN))
-        }))
+        let (disk, prefix, after) = (Arc::clone(&self.disk), prefix.to_owned(), after.map(str::to_owned));
+        Box::pin(blocking(move || disk.scan(&prefix, after.as_deref(), limit.min(MAX_SCAN))))
     }
 
     fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<Revision, StoreError>> {
         Box::pin(async move {
             let sizes_fit = batch.iter().all(|write| {
-                let value = if let Write::Put { value, .. } = write {
-                    value.len()
-                } else {
-                    0
-                };
+                let value = if let Write::Put { value, .. } = write { value.len() } else { 0 };
                 !write.key().is_empty() && write.key().len() <= MAX_KEY && value <= MAX_VALUE
             });
-            if !sizes_fit
-                || batch.len() > MAX_BATCH
-                || batch.iter().map(Write::size).sum::<usize>() > MAX_BATCH_BYTES
-            {
+            if !sizes_fit || batch.len() > MAX_BATCH || batch.iter().map(Write::size).sum::<usize>() > MAX_BATCH_BYTES {
                 return Err(StoreError::TooLarge);
             }
             let closed = || StoreError::Unavailable("its writer has ended".to_owned());
             let (answer, answered) = oneshot::channel();
             let queue = self.queue.as_ref().ok_or_else(closed)?;
-            queue
-                .send(Job { batch, answer })
-                .await
-                .map_err(|_| closed())?;
+            queue.send(Job { batch, answer }).await.map_err(|_| closed())?;
             answered.await.map_err(|_| closed())?
         })
     }

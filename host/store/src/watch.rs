@@ -42,20 +42,9 @@ struct Entries {
 impl Log {
     /// A log that knows `changes`, which are all that happened after `floor`, and reaches to `revision`.
     pub(crate) fn new(floor: Revision, revision: Revision, changes: Vec<Change>) -> Arc<Self> {
-        let mut entries = Entries {
-            changes: VecDeque::new(),
-            next_sequence: 0,
-            bytes: 0,
-            floor,
-        };
+        let mut entries = Entries { changes: VecDeque::new(), next_sequence: 0, bytes: 0, floor };
         entries.extend(changes);
-        Arc::new(Self {
-            entries: RwLock::new(entries),
-            head: watch::Sender::new(Head {
-                revision,
-                closed: false,
-            }),
-        })
+        Arc::new(Self { entries: RwLock::new(entries), head: watch::Sender::new(Head { revision, closed: false }) })
     }
 
     /// The revision that is published.
@@ -65,10 +54,7 @@ impl Log {
 
     /// Adds changes that are durable now and wakes those who wait. Answers which revision the log starts after.
     pub(crate) fn publish(&self, revision: Revision, changes: Vec<Change>) {
-        self.entries
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(changes);
+        self.entries.write().unwrap_or_else(PoisonError::into_inner).extend(changes);
         self.head.send_modify(|head| head.revision = revision);
     }
 
@@ -76,13 +62,9 @@ impl Log {
     /// disk in the same batch.
     pub(crate) fn floor_after(&self, entries: usize, bytes: usize) -> Revision {
         let log = self.entries.read().unwrap_or_else(PoisonError::into_inner);
-        let (mut count, mut size, mut floor) =
-            (log.changes.len() + entries, log.bytes + bytes, log.floor);
+        let (mut count, mut size, mut floor) = (log.changes.len() + entries, log.bytes + bytes, log.floor);
         let mut at = log.changes.iter().peekable();
-        while count > LOG_ENTRIES
-            || size > LOG_BYTES
-            || at.peek().is_some_and(|(_, c)| c.revision() <= floor)
-        {
+        while count > LOG_ENTRIES || size > LOG_BYTES || at.peek().is_some_and(|(_, c)| c.revision() <= floor) {
             let Some((_, change)) = at.next() else { break };
             floor = change.revision();
             count -= 1;
@@ -97,29 +79,15 @@ impl Log {
     }
 
     /// See [`crate::Store::watch`].
-    pub(crate) fn watch(
-        self: &Arc<Self>,
-        prefix: &str,
-        from: Revision,
-    ) -> Result<Watch, StoreError> {
+    pub(crate) fn watch(self: &Arc<Self>, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
         // A revision that is still to come belongs to another store, or to one that was put back in time.
         if from < entries.floor || from > self.revision() {
             return Err(StoreError::TooOld);
         }
-        let at = entries
-            .changes
-            .partition_point(|(_, change)| change.revision() <= from);
-        let next = entries
-            .changes
-            .get(at)
-            .map_or(entries.next_sequence, |(sequence, _)| *sequence);
-        Ok(Watch {
-            log: Arc::clone(self),
-            head: self.head.subscribe(),
-            prefix: prefix.into(),
-            next,
-        })
+        let at = entries.changes.partition_point(|(_, change)| change.revision() <= from);
+        let next = entries.changes.get(at).map_or(entries.next_sequence, |(sequence, _)| *sequence);
+        Ok(Watch { log: Arc::clone(self), head: self.head.subscribe(), prefix: prefix.into(), next })
     }
 }
 
@@ -132,10 +100,7 @@ impl Entries {
         }
         while self.changes.len() > LOG_ENTRIES
             || self.bytes > LOG_BYTES
-            || self
-                .changes
-                .front()
-                .is_some_and(|(_, c)| c.revision() <= self.floor)
+            || self.changes.front().is_some_and(|(_, c)| c.revision() <= self.floor)
         {
             let Some((_, change)) = self.changes.pop_front() else {
                 break;
@@ -179,15 +144,8 @@ impl Watch {
     /// # Errors
     /// [`StoreError::TooOld`] where the reader fell behind the log.
     pub fn try_next(&mut self) -> Result<Option<Change>, StoreError> {
-        let entries = self
-            .log
-            .entries
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let first = entries
-            .changes
-            .front()
-            .map_or(entries.next_sequence, |(sequence, _)| *sequence);
+        let entries = self.log.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let first = entries.changes.front().map_or(entries.next_sequence, |(sequence, _)| *sequence);
         if self.next < first {
             return Err(StoreError::TooOld);
         }

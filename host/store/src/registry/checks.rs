@@ -10,8 +10,7 @@ use portcullis_model::{
 use super::Fleet;
 
 /// Plugins that need no `Plugin` resource.
-pub const BUILT_IN_PLUGINS: [&str; 5] =
-    ["bearer-token", "jwks", "tool-access", "call-time", "static"];
+pub const BUILT_IN_PLUGINS: [&str; 5] = ["bearer-token", "jwks", "tool-access", "call-time", "static"];
 
 /// The origin of connections whose server is a local process.
 pub const PROCESS_ORIGIN: &str = "process";
@@ -19,10 +18,7 @@ pub const PROCESS_ORIGIN: &str = "process";
 /// What a connection of this server is bound to: the origin of a remote server's URL (RFC 6454 section 6.2), or
 /// [`PROCESS_ORIGIN`]. Where it changes, connections are suspended until somebody approves again.
 pub fn server_origin(server: &McpServer) -> String {
-    server.remote.as_ref().map_or_else(
-        || PROCESS_ORIGIN.to_owned(),
-        |r| r.url.origin().ascii_serialization(),
-    )
+    server.remote.as_ref().map_or_else(|| PROCESS_ORIGIN.to_owned(), |r| r.url.origin().ascii_serialization())
 }
 
 /// Problems that refuse a resource although it is right when looked at alone.
@@ -32,11 +28,7 @@ pub(super) fn problems(fleet: &Fleet, resource: &Resource) -> Vec<Problem> {
     match &resource.spec {
         Spec::Connection(connection) => {
             if let Some(server) = fleet.server(tenant, &connection.server) {
-                for field in connection
-                    .values
-                    .keys()
-                    .filter(|f| server.spec.field(f).is_some_and(|f| f.sensitive))
-                {
+                for field in connection.values.keys().filter(|f| server.spec.field(f).is_some_and(|f| f.sensitive)) {
                     problems.push(Problem::new(
                         format!("spec.values.{field}"),
                         format!(
@@ -51,8 +43,7 @@ pub(super) fn problems(fleet: &Fleet, resource: &Resource) -> Vec<Problem> {
         Spec::User(user) => {
             for (i, identity) in user.identities.iter().enumerate() {
                 let holder = fleet.users(tenant).find(|other| {
-                    other.metadata.name != resource.metadata.name
-                        && other.spec.identities.contains(identity)
+                    other.metadata.name != resource.metadata.name && other.spec.identities.contains(identity)
                 });
                 if let Some(other) = holder {
                     problems.push(Problem::new(
@@ -73,10 +64,7 @@ pub(super) fn warnings(fleet: &Fleet, resource: &Resource) -> Vec<Problem> {
     references(resource, &mut |path, kind, name| {
         let built_in = kind == Kind::Plugin && BUILT_IN_PLUGINS.contains(&name);
         if !built_in && !exists(fleet, &resource.metadata.namespace, kind, name) {
-            found.push(Problem::new(
-                path,
-                format!("there is no {kind} \"{name}\" (yet)"),
-            ));
+            found.push(Problem::new(path, format!("there is no {kind} \"{name}\" (yet)")));
         }
     });
     if let Spec::Connection(connection) = &resource.spec
@@ -88,11 +76,8 @@ pub(super) fn warnings(fleet: &Fleet, resource: &Resource) -> Vec<Problem> {
 }
 
 fn connection_warnings(connection: &Connection, server: &McpServer, found: &mut Vec<Problem>) {
-    let given = connection
-        .values
-        .keys()
-        .map(|f| ("values", f))
-        .chain(connection.secrets.keys().map(|f| ("secrets", f)));
+    let given =
+        connection.values.keys().map(|f| ("values", f)).chain(connection.secrets.keys().map(|f| ("secrets", f)));
     for (part, field) in given {
         if server.field(field).is_none() {
             found.push(Problem::new(
@@ -129,15 +114,7 @@ pub(super) fn left_dangling(fleet: &Fleet, gone: &ResourceKey) -> Vec<Problem> {
 }
 
 fn exists(fleet: &Fleet, tenant: &Name, kind: Kind, name: &str) -> bool {
-    name.parse().is_ok_and(|name| {
-        fleet
-            .get(&ResourceKey {
-                tenant: tenant.clone(),
-                kind,
-                name,
-            })
-            .is_some()
-    })
+    name.parse().is_ok_and(|name| fleet.get(&ResourceKey { tenant: tenant.clone(), kind, name }).is_some())
 }
 
 /// Every place of a resource that names another one.
@@ -160,17 +137,11 @@ fn references(resource: &Resource, each: &mut dyn FnMut(String, Kind, &str)) {
             }
         }
         Spec::Connection(connection) => {
-            each(
-                "spec.server".to_owned(),
-                Kind::McpServer,
-                connection.server.as_str(),
-            );
+            each("spec.server".to_owned(), Kind::McpServer, connection.server.as_str());
             match &connection.owner {
                 Owner::User(name) => each("spec.owner.user".to_owned(), Kind::User, name.as_str()),
                 Owner::Team(name) => each("spec.owner.team".to_owned(), Kind::Team, name.as_str()),
-                Owner::Agent(name) => {
-                    each("spec.owner.agent".to_owned(), Kind::Agent, name.as_str())
-                }
+                Owner::Agent(name) => each("spec.owner.agent".to_owned(), Kind::Agent, name.as_str()),
                 Owner::Organization(_) => {}
             }
         }
@@ -185,24 +156,14 @@ fn references(resource: &Resource, each: &mut dyn FnMut(String, Kind, &str)) {
 }
 
 fn gateway_references(gateway: &Gateway, each: &mut dyn FnMut(String, Kind, &str)) {
-    for (part, plugins) in
-        BTreeMap::from([("auth", &gateway.auth), ("policies", &gateway.policies)])
-    {
+    for (part, plugins) in BTreeMap::from([("auth", &gateway.auth), ("policies", &gateway.policies)]) {
         for (i, used) in plugins.iter().enumerate() {
-            each(
-                format!("spec.{part}[{i}].plugin"),
-                Kind::Plugin,
-                &used.plugin,
-            );
+            each(format!("spec.{part}[{i}].plugin"), Kind::Plugin, &used.plugin);
         }
     }
     for (i, assignment) in gateway.servers.iter().enumerate() {
         let path = format!("spec.servers[{i}]");
-        each(
-            format!("{path}.server"),
-            Kind::McpServer,
-            assignment.server.as_str(),
-        );
+        each(format!("{path}.server"), Kind::McpServer, assignment.server.as_str());
         if let Some(mode) = &assignment.credential {
             mode_references(&format!("{path}.credential"), mode, each);
         }
@@ -217,10 +178,6 @@ fn gateway_references(gateway: &Gateway, each: &mut dyn FnMut(String, Kind, &str
 fn mode_references(path: &str, mode: &CredentialMode, each: &mut dyn FnMut(String, Kind, &str)) {
     each(format!("{path}.mode"), Kind::Plugin, &mode.mode);
     if let Some(connection) = &mode.connection {
-        each(
-            format!("{path}.connection"),
-            Kind::Connection,
-            connection.as_str(),
-        );
+        each(format!("{path}.connection"), Kind::Connection, connection.as_str());
     }
 }

@@ -114,11 +114,7 @@ impl Fleet {
     pub fn of_kind(&self, tenant: &Name, kind: Kind) -> impl Iterator<Item = &Arc<Resource>> {
         // "0" is a valid name and sorts before every other one.
         let first: Option<Name> = "0".parse().ok();
-        let start = first.map(|name| ResourceKey {
-            tenant: tenant.clone(),
-            kind,
-            name,
-        });
+        let start = first.map(|name| ResourceKey { tenant: tenant.clone(), kind, name });
         let tenant = tenant.clone();
         start
             .into_iter()
@@ -133,8 +129,7 @@ impl Fleet {
         tenant: &Name,
         server: &'a Name,
     ) -> impl Iterator<Item = Typed<'a, Connection>> {
-        self.connections(tenant)
-            .filter(move |c| c.spec.server == *server)
+        self.connections(tenant).filter(move |c| c.spec.server == *server)
     }
 
     pub(super) fn insert(&mut self, resource: Resource) {
@@ -147,10 +142,7 @@ impl Fleet {
 
     /// A fleet as the store holds it.
     pub(super) fn read(revision: Revision, records: &[Record]) -> Result<Self, StoreError> {
-        let mut fleet = Self {
-            revision,
-            resources: BTreeMap::new(),
-        };
+        let mut fleet = Self { revision, resources: BTreeMap::new() };
         for record in records {
             fleet.insert(resource(record)?);
         }
@@ -177,14 +169,8 @@ impl Fleet {
 }
 
 fn resource(record: &Record) -> Result<Resource, StoreError> {
-    let wrong = |why: String| {
-        StoreError::Corrupt(format!(
-            "the resource at {} can't be read: {why}",
-            record.key
-        ))
-    };
-    let mut resource: Resource =
-        serde_json::from_slice(&record.value).map_err(|e| wrong(e.to_string()))?;
+    let wrong = |why: String| StoreError::Corrupt(format!("the resource at {} can't be read: {why}", record.key));
+    let mut resource: Resource = serde_json::from_slice(&record.value).map_err(|e| wrong(e.to_string()))?;
     if keys::parse_resource(&record.key) != Some(resource.key()) {
         return Err(wrong("it belongs to another key".to_owned()));
     }

@@ -36,19 +36,10 @@ impl Plan {
                 let (door, _) = &set[*earlier];
                 problems.push(Problem::new(
                     "metadata.name",
-                    format!(
-                        "{key} is there twice: also in {door}, as number {}",
-                        earlier + 1
-                    ),
+                    format!("{key} is there twice: also in {door}, as number {}", earlier + 1),
                 ));
             }
-            problems.extend(may_edit(
-                fleet,
-                &key,
-                door,
-                resource.metadata.revision,
-                scope,
-            ));
+            problems.extend(may_edit(fleet, &key, door, resource.metadata.revision, scope));
             problems.extend(moved(fleet, resource));
             if !problems.is_empty() {
                 refusals.entry(position).or_default().extend(problems);
@@ -58,11 +49,7 @@ impl Plan {
         }
         let gone: Vec<ResourceKey> = scope.map_or_else(Vec::new, |scope| {
             let ours = |r: &Resource| r.metadata.door.as_ref().is_some_and(scope);
-            fleet
-                .iter()
-                .filter(|(key, r)| ours(r) && !places.contains_key(*key))
-                .map(|(key, _)| key.clone())
-                .collect()
+            fleet.iter().filter(|(key, r)| ours(r) && !places.contains_key(*key)).map(|(key, _)| key.clone()).collect()
         });
         for key in &gone {
             next.remove(key);
@@ -78,28 +65,15 @@ impl Plan {
         if !refusals.is_empty() {
             let refuse = |(position, problems): (usize, Vec<Problem>)| {
                 let (door, resource) = &set[position];
-                Refusal {
-                    key: resource.key(),
-                    position,
-                    door: door.clone(),
-                    problems,
-                }
+                Refusal { key: resource.key(), position, door: door.clone(), problems }
             };
-            return Err(RegistryError::Refused(
-                refusals.into_iter().map(refuse).collect(),
-            ));
+            return Err(RegistryError::Refused(refusals.into_iter().map(refuse).collect()));
         }
         let rebound = bind_connections(fleet, &mut next, &places);
-        let mut plan = Self {
-            writes: Vec::new(),
-            applied: Vec::new(),
-        };
+        let mut plan = Self { writes: Vec::new(), applied: Vec::new() };
         let mut order: Vec<_> = places.iter().collect();
         order.sort_by_key(|(_, position)| **position);
-        for key in order
-            .into_iter()
-            .map(|(key, _)| key)
-            .chain(rebound.iter().filter(|key| !places.contains_key(*key)))
+        for key in order.into_iter().map(|(key, _)| key).chain(rebound.iter().filter(|key| !places.contains_key(*key)))
         {
             plan.put(fleet, &next, key)?;
         }
@@ -110,11 +84,7 @@ impl Plan {
     }
 
     /// Plans deleting one resource.
-    pub(super) fn delete(
-        fleet: &Fleet,
-        key: &ResourceKey,
-        door: &Door,
-    ) -> Result<Self, RegistryError> {
+    pub(super) fn delete(fleet: &Fleet, key: &ResourceKey, door: &Door) -> Result<Self, RegistryError> {
         if fleet.get(key).is_none() {
             return Err(RegistryError::NotFound(key.clone()));
         }
@@ -129,10 +99,7 @@ impl Plan {
         }
         let mut next = fleet.clone();
         next.remove(key);
-        let mut plan = Self {
-            writes: Vec::new(),
-            applied: Vec::new(),
-        };
+        let mut plan = Self { writes: Vec::new(), applied: Vec::new() };
         plan.remove(fleet, &next, key);
         Ok(plan)
     }
@@ -148,51 +115,26 @@ impl Plan {
             Some(existing) => {
                 let mut before = Resource::clone(existing);
                 before.metadata.revision = None;
-                if before == stored {
-                    Outcome::Unchanged
-                } else {
-                    Outcome::Updated
-                }
+                if before == stored { Outcome::Unchanged } else { Outcome::Updated }
             }
         };
         if change != Outcome::Unchanged {
-            let value =
-                serde_json::to_vec(&stored).map_err(|e| StoreError::Unavailable(e.to_string()))?;
-            self.writes.push(Write::Put {
-                key: keys::resource(key),
-                value: value.into(),
-                expect: expect(existing),
-            });
+            let value = serde_json::to_vec(&stored).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+            self.writes.push(Write::Put { key: keys::resource(key), value: value.into(), expect: expect(existing) });
         }
         let revision = existing.and_then(|r| r.metadata.revision).map(Revision);
-        self.applied.push(Applied {
-            key: key.clone(),
-            change,
-            revision,
-            warnings: checks::warnings(next, resource),
-        });
+        self.applied.push(Applied { key: key.clone(), change, revision, warnings: checks::warnings(next, resource) });
         Ok(())
     }
 
     fn remove(&mut self, fleet: &Fleet, next: &Fleet, key: &ResourceKey) {
-        self.writes.push(Write::Delete {
-            key: keys::resource(key),
-            expect: expect(fleet.get(key)),
-        });
+        self.writes.push(Write::Delete { key: keys::resource(key), expect: expect(fleet.get(key)) });
         if key.kind == Kind::Connection {
             // A later connection of that name must not come with somebody else's secrets.
-            self.writes.push(Write::Delete {
-                key: keys::secret(&key.tenant, &key.name),
-                expect: Expect::Any,
-            });
+            self.writes.push(Write::Delete { key: keys::secret(&key.tenant, &key.name), expect: Expect::Any });
         }
         let warnings = checks::left_dangling(next, key);
-        self.applied.push(Applied {
-            key: key.clone(),
-            change: Outcome::Deleted,
-            revision: None,
-            warnings,
-        });
+        self.applied.push(Applied { key: key.clone(), change: Outcome::Deleted, revision: None, warnings });
     }
 }
 
@@ -218,17 +160,16 @@ fn may_edit(
         && owner != door
         && !scope.is_some_and(|scope| scope(owner))
     {
-        problems.push(Problem::new(
-            "metadata.door",
-            format!("{key} came by {owner}: edit it there"),
-        ));
+        problems.push(Problem::new("metadata.door", format!("{key} came by {owner}: edit it there")));
     }
     if let (Some(supposed), Some(now)) = (supposed, existing.metadata.revision)
         && supposed != now
     {
         problems.push(Problem::new(
             "metadata.revision",
-            format!("{key} was changed since: it is at revision {now}, not {supposed}. Get it again and repeat the edit"),
+            format!(
+                "{key} was changed since: it is at revision {now}, not {supposed}. Get it again and repeat the edit"
+            ),
         ));
     }
     problems
@@ -242,10 +183,7 @@ fn moved(fleet: &Fleet, resource: &Resource) -> Option<Problem> {
     match &fleet.get(&resource.key())?.spec {
         Spec::Connection(before) if before.server != *server => Some(Problem::new(
             "spec.server",
-            format!(
-                "the connection was made for {}: delete it and connect {server} under a new one",
-                before.server
-            ),
+            format!("the connection was made for {}: delete it and connect {server} under a new one", before.server),
         )),
         _ => None,
     }
@@ -257,9 +195,7 @@ fn complete(fleet: &Fleet, resource: &Resource, door: &Door) -> Resource {
     let mut resource = resource.clone();
     resource.metadata.door = Some(door.clone());
     resource.metadata.revision = existing.and_then(|r| r.metadata.revision);
-    resource.metadata.created_ms = existing
-        .and_then(|r| r.metadata.created_ms)
-        .or_else(|| Some(now_ms()));
+    resource.metadata.created_ms = existing.and_then(|r| r.metadata.created_ms).or_else(|| Some(now_ms()));
     resource
 }
 
@@ -269,11 +205,7 @@ fn complete(fleet: &Fleet, resource: &Resource, door: &Door) -> Resource {
 /// without its server, is bound to where its server is now: somebody looked at it. A set that holds the server as well
 /// approves nothing, and neither does a file, because those are read again without anybody looking.
 /// Connections that wait for a server to appear are bound when it does.
-fn bind_connections(
-    fleet: &Fleet,
-    next: &mut Fleet,
-    places: &BTreeMap<ResourceKey, usize>,
-) -> Vec<ResourceKey> {
+fn bind_connections(fleet: &Fleet, next: &mut Fleet, places: &BTreeMap<ResourceKey, usize>) -> Vec<ResourceKey> {
     let tenants: BTreeSet<_> = places.keys().map(|key| key.tenant.clone()).collect();
     let mut bound = Vec::new();
     for tenant in tenants {
@@ -316,7 +248,5 @@ fn bind_connections(
 }
 
 fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }

@@ -69,12 +69,8 @@ fn number(bytes: &[u8], at: usize) -> Option<u64> {
 pub(super) fn sort(error: sled::Error) -> StoreError {
     match error {
         sled::Error::Io(e) if e.kind() == io::ErrorKind::StorageFull => StoreError::NoSpace,
-        sled::Error::Io(e) if e.to_string().contains("could not acquire lock") => {
-            StoreError::Locked
-        }
-        sled::Error::Corruption { .. } => {
-            StoreError::Corrupt("a checksum does not match".to_owned())
-        }
+        sled::Error::Io(e) if e.to_string().contains("could not acquire lock") => StoreError::Locked,
+        sled::Error::Corruption { .. } => StoreError::Corrupt("a checksum does not match".to_owned()),
         other => StoreError::Unavailable(other.to_string()),
     }
 }
@@ -82,11 +78,7 @@ pub(super) fn sort(error: sled::Error) -> StoreError {
 impl Disk {
     pub(super) fn open(directory: &Path, options: &SledOptions) -> Result<Self, StoreError> {
         let at = |e: io::Error| StoreError::Unavailable(format!("{}: {e}", directory.display()));
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(at)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(at)?;
         let db = open_patiently(directory, options)?;
         let whole = |e: StoreError| match e {
             StoreError::Corrupt(what) => corrupt(directory, &what),
@@ -100,20 +92,11 @@ impl Disk {
         {
             return Err(corrupt(
                 directory,
-                &format!(
-                    "revision {acknowledged} was acknowledged, but the data ends at revision {revision}"
-                ),
+                &format!("revision {acknowledged} was acknowledged, but the data ends at revision {revision}"),
             ));
         }
         let log = Log::new(floor, revision, changes);
-        Ok(Self {
-            tree,
-            log,
-            db,
-            directory: directory.to_owned(),
-            witness,
-            records,
-        })
+        Ok(Self { tree, log, db, directory: directory.to_owned(), witness, records })
     }
 
     /// Makes everything that was applied durable.
@@ -149,17 +132,11 @@ impl Disk {
         let Some(value) = self.tree.get(data_key(key)).map_err(sort)? else {
             return Ok(None);
         };
-        let revision = number(&value, 0)
-            .ok_or_else(|| StoreError::Corrupt(format!("the record {key} is cut off")))?;
+        let revision = number(&value, 0).ok_or_else(|| StoreError::Corrupt(format!("the record {key} is cut off")))?;
         Ok(Some(Revision(revision)))
     }
 
-    pub(super) fn scan(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<Record>, StoreError> {
+    pub(super) fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Record>, StoreError> {
         let prefix = data_key(prefix);
         let start = match after.map(data_key) {
             // The first key that sorts after another is that one with a zero behind it.
@@ -186,13 +163,8 @@ fn text(bytes: &[u8]) -> Result<&str, StoreError> {
 }
 
 fn record(key: &str, value: &IVec) -> Result<Record, StoreError> {
-    let revision = number(value, 0)
-        .ok_or_else(|| StoreError::Corrupt(format!("the record {key} is cut off")))?;
-    Ok(Record {
-        key: key.into(),
-        value: Bytes::copy_from_slice(&value[8..]),
-        revision: Revision(revision),
-    })
+    let revision = number(value, 0).ok_or_else(|| StoreError::Corrupt(format!("the record {key} is cut off")))?;
+    Ok(Record { key: key.into(), value: Bytes::copy_from_slice(&value[8..]), revision: Revision(revision) })
 }
 
 fn corrupt(directory: &Path, what: &str) -> StoreError {
@@ -215,9 +187,7 @@ fn open_patiently(directory: &Path, options: &SledOptions) -> Result<sled::Db, S
             .map_err(|_| corrupt(directory, "it can't be read"))?
             .map_err(sort);
         match opened {
-            Err(StoreError::Locked) if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(50))
-            }
+            Err(StoreError::Locked) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
             Err(StoreError::Corrupt(what)) => return Err(corrupt(directory, &what)),
             other => return other,
         }
@@ -225,10 +195,7 @@ fn open_patiently(directory: &Path, options: &SledOptions) -> Result<sled::Db, S
 }
 
 /// Reads everything once: a store that is damaged shall say so now, not when a record is wanted.
-#[allow(
-    clippy::type_complexity,
-    reason = "used once, named where it is taken apart"
-)]
+#[allow(clippy::type_complexity, reason = "used once, named where it is taken apart")]
 fn read_all(tree: &sled::Tree) -> Result<(Revision, u64, Vec<Change>, Revision), StoreError> {
     let wrong = |what: &str| Err(StoreError::Corrupt(what.to_owned()));
     match tree.get(META_FORMAT).map_err(sort)? {
@@ -257,9 +224,7 @@ fn read_all(tree: &sled::Tree) -> Result<(Revision, u64, Vec<Change>, Revision),
         records += 1;
     }
     if records != expected {
-        return wrong(&format!(
-            "it should hold {expected} records, and holds {records}"
-        ));
+        return wrong(&format!("it should hold {expected} records, and holds {records}"));
     }
     let (changes, floor) = read_log(tree, head)?;
     Ok((head, records, changes, floor))
@@ -276,17 +241,10 @@ fn read_log(tree: &sled::Tree, head: Revision) -> Result<(Vec<Change>, Revision)
         floor.get_or_insert(Revision(revision.0.saturating_sub(1)));
         let (op, key) = what.split_first().ok_or_else(cut_off)?;
         let key = text(key)?;
-        let now = tree
-            .get(data_key(key))
-            .map_err(sort)?
-            .map(|value| record(key, &value))
-            .transpose()?;
+        let now = tree.get(data_key(key)).map_err(sort)?.map(|value| record(key, &value)).transpose()?;
         match (op, now) {
             (1, Some(record)) if record.revision == revision => changes.push(Change::Put(record)),
-            (0, None) => changes.push(Change::Deleted {
-                key: key.into(),
-                revision,
-            }),
+            (0, None) => changes.push(Change::Deleted { key: key.into(), revision }),
             _ => {}
         }
     }
@@ -294,13 +252,7 @@ fn read_log(tree: &sled::Tree, head: Revision) -> Result<(Vec<Change>, Revision)
 }
 
 fn open_witness(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 fn read_witness(file: &File) -> io::Result<Option<Revision>> {

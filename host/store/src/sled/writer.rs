@@ -46,13 +46,7 @@ struct Group {
 impl Writer {
     pub(super) fn new(disk: Arc<Disk>, stats: Arc<Stats>, min_free: u64) -> Self {
         let records = disk.records;
-        Self {
-            disk,
-            stats,
-            min_free,
-            records,
-            failed: None,
-        }
+        Self { disk, stats, min_free, records, failed: None }
     }
 
     /// Works until nobody can give it anything any more.
@@ -106,16 +100,11 @@ impl Writer {
                 }
             }
         }
-        let written = if revision == before {
-            Ok(())
-        } else {
-            self.apply(&mut group, revision, records)
-        };
+        let written = if revision == before { Ok(()) } else { self.apply(&mut group, revision, records) };
         if let Err(error) = &written {
             tracing::error!(%error, "the store failed; it takes no more writes until it is opened again");
-            self.failed = Some(StoreError::Unavailable(format!(
-                "an earlier write failed ({error}): restart the gateway"
-            )));
+            self.failed =
+                Some(StoreError::Unavailable(format!("an earlier write failed ({error}): restart the gateway")));
         }
         for (answer, at) in group.answers {
             if written.is_ok() {
@@ -135,11 +124,7 @@ impl Writer {
             return None;
         }
         count(&self.stats.no_space);
-        tracing::warn!(
-            free,
-            floor = self.min_free,
-            "a write was refused: the store's disk is nearly full"
-        );
+        tracing::warn!(free, floor = self.min_free, "a write was refused: the store's disk is nearly full");
         Some(StoreError::NoSpace)
     }
 
@@ -166,10 +151,7 @@ impl Writer {
                 Expect::Is(expected) => now == Some(expected),
             };
             if !holds {
-                return Err(StoreError::Conflict {
-                    key: key.to_owned(),
-                    actual: now,
-                });
+                return Err(StoreError::Conflict { key: key.to_owned(), actual: now });
             }
             match write {
                 Write::Put { .. } => {
@@ -188,68 +170,36 @@ impl Writer {
             let key = write.key();
             let (op, change) = match write {
                 Write::Put { value, .. } => {
-                    group
-                        .batch
-                        .insert(data_key(key), data_value(revision, value));
-                    (
-                        b"\x01",
-                        Change::Put(Record {
-                            key: key.into(),
-                            value: value.clone(),
-                            revision,
-                        }),
-                    )
+                    group.batch.insert(data_key(key), data_value(revision, value));
+                    (b"\x01", Change::Put(Record { key: key.into(), value: value.clone(), revision }))
                 }
                 Write::Delete { .. } => {
                     group.batch.remove(data_key(key));
-                    (
-                        b"\x00",
-                        Change::Deleted {
-                            key: key.into(),
-                            revision,
-                        },
-                    )
+                    (b"\x00", Change::Deleted { key: key.into(), revision })
                 }
             };
-            group
-                .batch
-                .insert(&log_key(revision, position), [op, key.as_bytes()].concat());
+            group.batch.insert(&log_key(revision, position), [op, key.as_bytes()].concat());
             group.bytes += change.size();
             group.changes.push(change);
         }
-        group
-            .overlay
-            .extend(fresh.into_iter().map(|(key, now)| (key.to_owned(), now)));
+        group.overlay.extend(fresh.into_iter().map(|(key, now)| (key.to_owned(), now)));
         *records = count;
         Ok(!effective.is_empty())
     }
 
-    fn apply(
-        &mut self,
-        group: &mut Group,
-        revision: Revision,
-        records: u64,
-    ) -> Result<(), StoreError> {
+    fn apply(&mut self, group: &mut Group, revision: Revision, records: u64) -> Result<(), StoreError> {
         let floor = self.disk.log.floor_after(group.changes.len(), group.bytes);
-        for forgotten in self
-            .disk
-            .tree
-            .range(log_key(Revision(0), 0)..log_key(Revision(floor.0.saturating_add(1)), 0))
+        for forgotten in self.disk.tree.range(log_key(Revision(0), 0)..log_key(Revision(floor.0.saturating_add(1)), 0))
         {
             group.batch.remove(forgotten.map_err(sort)?.0);
         }
         group.batch.insert(META_HEAD, head_value(revision, records));
-        self.disk
-            .tree
-            .apply_batch(std::mem::take(&mut group.batch))
-            .map_err(sort)?;
+        self.disk.tree.apply_batch(std::mem::take(&mut group.batch)).map_err(sort)?;
         self.disk.flush()?;
         count(&self.stats.flushes);
         self.disk.witness(revision);
         self.records = records;
-        self.disk
-            .log
-            .publish(revision, std::mem::take(&mut group.changes));
+        self.disk.log.publish(revision, std::mem::take(&mut group.changes));
         Ok(())
     }
 }

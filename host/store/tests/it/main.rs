@@ -1,0 +1,26 @@
+//! The store and the registry from outside.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
+mod damage;
+mod full_disk;
+mod kill;
+mod model;
+mod registry;
+mod store;
+
+use std::{path::Path, sync::Arc};
+
+use portcullis_store::{Expect, SledOptions, SledStore, Write};
+
+/// A store with a floor that any test machine is above.
+fn open(dir: &Path) -> Arc<SledStore> {
+    SledStore::open(dir, SledOptions { min_free: 0, ..SledOptions::default() }).unwrap()
+}
+
+fn put(key: &str, value: &str) -> Write {
+    Write::Put { key: key.to_owned(), value: value.to_owned().into(), expect: Expect::Any }
+}
+
+fn delete(key: &str) -> Write {
+    Write::Delete { key: key.to_owned(), expect: Expect::Any }
+}

@@ -1,0 +1,282 @@
+//! Resources: whole sets, doors, revisions, and what a connection is bound to.
+
+use std::{sync::Arc, time::Duration};
+
+use portcullis_model::{Door, Kind, Name, Resource, ResourceKey, Spec};
+use portcullis_store::{
+    Registry, Store, keys,
+    registry::{Applied, Outcome, RegistryError},
+};
+use serde_json::{Value, json};
+
+use crate::{open, put};
+
+fn resource(kind: &str, name: &str, spec: Value) -> Resource {
+    let document =
+        json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+    serde_json::from_value(document).unwrap()
+}
+
+fn server(url: &str) -> Resource {
+    let field = json!([{"name": "token", "sensitive": true, "required": true}]);
+    resource("McpServer", "github", json!({"remote": {"url": url}, "fields": field}))
+}
+
+fn connection() -> Resource {
+    resource("Connection", "mine", json!({"server": "github", "owner": {"user": "alice"}, "ownerOnly": true}))
+}
+
+fn key(kind: Kind, name: &str) -> ResourceKey {
+    ResourceKey { tenant: Name::default_tenant(), kind, name: name.parse().unwrap() }
+}
+
+fn file(name: &str) -> Door {
+    Door::File(name.to_owned())
+}
+
+fn outcomes(applied: &[Applied]) -> Vec<Outcome> {
+    applied.iter().map(|a| a.change).collect()
+}
+
+fn reasons(error: RegistryError) -> String {
+    let RegistryError::Refused(refusals) = error else { panic!("{error}") };
+    refusals.iter().flat_map(|r| r.problems.iter().map(move |p| format!("{}: {p}\n", r.key))).collect()
+}
+
+fn origin(registry: &Registry) -> Option<String> {
+    match &registry.get(&key(Kind::Connection, "mine")).unwrap().spec {
+        Spec::Connection(c) => c.origin.clone(),
+        _ => None,
+    }
+}
+
+async fn registry() -> (tempfile::TempDir, Arc<Registry>) {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::open(open(dir.path())).await.unwrap();
+    (dir, registry)
+}
+
+#[tokio::test]
+async fn what_is_applied_is_served_and_survives() {
+    let (dir, registry) = registry().await;
+    let set = vec![server("https://a.example/mcp"), connection(), resource("User", "alice", json!({}))];
+    let applied = registry.apply(set.clone(), Door::Api, true).await.unwrap();
+    assert_eq!(outcomes(&applied), [Outcome::Created; 3]);
+    assert!(registry.snapshot().is_empty(), "a dry run writes nothing");
+    registry.apply(set.clone(), Door::Api, false).await.unwrap();
+    let before = registry.store().revision();
+    let again = registry.apply(set, Door::Api, false).await.unwrap();
+    assert_eq!(outcomes(&again), [Outcome::Unchanged; 3]);
+    assert_eq!(registry.store().revision(), before);
+    let alice = registry.get(&key(Kind::User, "alice")).unwrap();
+    assert_eq!(alice.metadata.door, Some(Door::Api));
+    assert_eq!(alice.metadata.revision, Some(before.0));
+    assert!(alice.metadata.created_ms.is_some());
+    let fleet = registry.snapshot();
+    assert_eq!(fleet.connections_of(&Name::default_tenant(), &"github".parse().unwrap()).count(), 1);
+    assert_eq!(registry.list(None, Some(Kind::User)).len(), 1);
+    drop(registry);
+    drop(fleet);
+    // The task that follows lets the store go when it notices.
+    let registry = Registry::open(reopen(dir.path()).await).await.unwrap();
+    assert_eq!(registry.get(&key(Kind::User, "alice")).unwrap(), alice);
+}
+
+async fn reopen(dir: &std::path::Path) -> Arc<dyn Store> {
+    let dir = dir.to_owned();
+    tokio::task::spawn_blocking(move || open(&dir)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_set_is_taken_whole_or_not_at_all() {
+    let (_dir, registry) = registry().await;
+    let both = resource("McpServer", "both", json!({}));
+    let set = vec![resource("User", "alice", json!({})), both, resource("User", "alice", json!({}))];
+    let refused = reasons(registry.apply(set, Door::Api, false).await.unwrap_err());
+    assert!(refused.contains("McpServer/both: spec: say exactly one of remote and process"), "{refused}");
+    assert!(refused.contains("User/alice: metadata.name: User/alice is there twice"), "{refused}");
+    assert!(registry.snapshot().is_empty());
+}
+
+#[tokio::test]
+async fn another_doors_edit_is_refused_saying_where() {
+    let (_dir, registry) = registry().await;
+    let team = |title: &str| resource("Team", "blue", json!({"title": title}));
+    registry.apply(vec![team("a")], file("/etc/teams.yaml"), false).await.unwrap();
+    let refused = reasons(registry.apply(vec![team("b")], Door::Api, false).await.unwrap_err());
+    assert!(refused.contains("the file /etc/teams.yaml: edit it there"), "{refused}");
+    let refused = reasons(registry.delete(&key(Kind::Team, "blue"), &Door::Api).await.unwrap_err());
+    assert!(refused.contains("/etc/teams.yaml"), "{refused}");
+    assert!(matches!(registry.delete(&key(Kind::Team, "red"), &Door::Api).await, Err(RegistryError::NotFound(_))));
+    registry.delete(&key(Kind::Team, "blue"), &file("/etc/teams.yaml")).await.unwrap();
+    assert!(registry.snapshot().is_empty());
+}
+
+#[tokio::test]
+async fn a_revision_makes_an_edit_conditional() {
+    let (_dir, registry) = registry().await;
+    let mut team = resource("Team", "blue", json!({}));
+    team.metadata.revision = Some(7);
+    assert!(
+        reasons(registry.apply(vec![team.clone()], Door::Api, false).await.unwrap_err())
+            .contains("does not exist any more")
+    );
+    team.metadata.revision = None;
+    registry.apply(vec![team.clone()], Door::Api, false).await.unwrap();
+    let got = Resource::clone(&registry.get(&team.key()).unwrap());
+    let edit = |title: &str| {
+        let mut edited = got.clone();
+        edited.spec = resource("Team", "blue", json!({"title": title})).spec;
+        edited
+    };
+    assert_eq!(outcomes(&registry.apply(vec![edit("one")], Door::Api, false).await.unwrap()), [Outcome::Updated]);
+    let refused = reasons(registry.apply(vec![edit("two")], Door::Api, false).await.unwrap_err());
+    assert!(refused.contains("was changed since"), "{refused}");
+}
+
+#[tokio::test]
+async fn dangling_references_are_warnings() {
+    let (_dir, registry) = registry().await;
+    let gateway = json!({"servers": [{"server": "nowhere", "credential": {"mode": "static", "connection": "none"}}],
+        "policies": [{"plugin": "tool-access"}, {"plugin": "mine"}]});
+    let applied =
+        registry.apply(vec![resource("Gateway", "g", gateway), connection()], Door::Api, false).await.unwrap();
+    let warnings: Vec<_> = applied.iter().flat_map(|a| a.warnings.iter().map(ToString::to_string)).collect();
+    for wanted in
+        ["McpServer \"nowhere\"", "Connection \"none\"", "Plugin \"mine\"", "McpServer \"github\"", "User \"alice\""]
+    {
+        assert!(warnings.iter().any(|w| w.contains(wanted)), "{wanted} in {warnings:?}");
+    }
+    assert!(
+        !warnings.iter().any(|w| w.contains("tool-access") || w.contains("\"static\"")),
+        "built-ins exist: {warnings:?}"
+    );
+    registry.apply(vec![server("https://a.example/mcp")], Door::Api, false).await.unwrap();
+    let gone = registry.delete(&key(Kind::McpServer, "github"), &Door::Api).await.unwrap();
+    assert!(gone.warnings.iter().any(|w| w.message.contains("Connection/mine still names it")), "{:?}", gone.warnings);
+}
+
+#[tokio::test]
+async fn what_files_no_longer_hold_is_deleted() {
+    let (_dir, registry) = registry().await;
+    let user = |name: &str| resource("User", name, json!({}));
+    let scope = |door: &Door| matches!(door, Door::File(f) if f.starts_with("/d/"));
+    registry.apply(vec![user("by-hand")], Door::Api, false).await.unwrap();
+    let set = vec![(file("/d/a"), user("alice")), (file("/d/b"), user("bob")), (file("/d/b"), user("carol"))];
+    registry.sync_door(&scope, set, false).await.unwrap();
+    // Bob moves to another file, Carol goes; what others brought stays.
+    let set = vec![(file("/d/a"), user("alice")), (file("/d/a"), user("bob"))];
+    let applied = registry.sync_door(&scope, set.clone(), false).await.unwrap();
+    assert_eq!(outcomes(&applied), [Outcome::Unchanged, Outcome::Updated, Outcome::Deleted]);
+    let names: Vec<_> = registry.list(None, None).iter().map(|r| r.metadata.name.to_string()).collect();
+    assert_eq!(names, ["alice", "bob", "by-hand"]);
+    // A file that can't be read is out of scope, so that what it brought goes on serving.
+    let without_a = |door: &Door| scope(door) && *door != file("/d/a");
+    assert!(registry.sync_door(&without_a, vec![], false).await.unwrap().is_empty());
+    let clash = reasons(registry.sync_door(&scope, vec![(file("/d/a"), user("by-hand"))], false).await.unwrap_err());
+    assert!(clash.contains("`portcullis apply`"), "{clash}");
+}
+
+#[tokio::test]
+async fn moving_a_server_suspends_its_connections_until_somebody_approves() {
+    let (_dir, registry) = registry().await;
+    registry.apply(vec![server("https://a.example/mcp"), connection()], Door::Api, false).await.unwrap();
+    assert_eq!(origin(&registry).as_deref(), Some("https://a.example"));
+    // Another path of the same origin changes nothing; another origin does not take the connection along.
+    registry.apply(vec![server("https://a.example/v2"), connection()], Door::Api, false).await.unwrap();
+    registry.apply(vec![server("https://evil.example/mcp"), connection()], Door::Api, false).await.unwrap();
+    assert_eq!(origin(&registry).as_deref(), Some("https://a.example"), "a set that moves the server approves nothing");
+    let applied = registry.apply(vec![connection()], Door::Api, false).await.unwrap();
+    assert_eq!(outcomes(&applied), [Outcome::Updated]);
+    assert_eq!(origin(&registry).as_deref(), Some("https://evil.example"), "applied again by itself");
+    let elsewhere =
+        resource("Connection", "mine", json!({"server": "other", "owner": {"user": "alice"}, "ownerOnly": true}));
+    let refused = reasons(registry.apply(vec![elsewhere], Door::Api, false).await.unwrap_err());
+    assert!(refused.contains("made for github"), "{refused}");
+}
+
+#[tokio::test]
+async fn files_that_are_read_again_approve_nothing() {
+    let (_dir, registry) = registry().await;
+    let scope = |door: &Door| matches!(door, Door::File(_));
+    let set = |url: &str| vec![(file("a"), server(url)), (file("b"), connection())];
+    registry.sync_door(&scope, set("https://a.example/mcp"), false).await.unwrap();
+    let moved = registry.sync_door(&scope, set("https://b.example/mcp"), false).await.unwrap();
+    assert!(moved.iter().any(|a| a.warnings.iter().any(|w| w.message.contains("suspended"))), "{moved:?}");
+    registry.sync_door(&scope, set("https://b.example/mcp"), false).await.unwrap();
+    assert_eq!(origin(&registry).as_deref(), Some("https://a.example"));
+    // Written down, it is approved.
+    let mut approved = connection();
+    if let Spec::Connection(c) = &mut approved.spec {
+        c.origin = Some("https://b.example".to_owned());
+    }
+    let set = vec![(file("a"), server("https://b.example/mcp")), (file("b"), approved)];
+    registry.sync_door(&scope, set, false).await.unwrap();
+    assert_eq!(origin(&registry).as_deref(), Some("https://b.example"));
+}
+
+#[tokio::test]
+async fn a_connection_that_waits_for_its_server_is_bound_when_it_comes() {
+    let (_dir, registry) = registry().await;
+    registry.apply(vec![connection()], Door::Api, false).await.unwrap();
+    assert_eq!(origin(&registry), None);
+    registry.apply(vec![server("https://a.example/mcp")], file("a"), false).await.unwrap();
+    assert_eq!(origin(&registry).as_deref(), Some("https://a.example"));
+}
+
+#[tokio::test]
+async fn secrets_come_and_go_with_their_connection() {
+    let (_dir, registry) = registry().await;
+    let at = keys::secret(&Name::default_tenant(), &"mine".parse().unwrap());
+    registry.apply_with(vec![connection()], Door::Api, false, vec![put(&at, "sealed")]).await.unwrap();
+    assert!(registry.store().get(&at).await.unwrap().is_some());
+    registry.delete(&key(Kind::Connection, "mine"), &Door::Api).await.unwrap();
+    assert!(registry.store().get(&at).await.unwrap().is_none());
+    let open = resource(
+        "Connection",
+        "mine",
+        json!({"server": "github", "owner": {"user": "alice"}, "ownerOnly": true, "values": {"token": "x"}}),
+    );
+    let refused =
+        reasons(registry.apply(vec![server("https://a.example/mcp"), open], Door::Api, false).await.unwrap_err());
+    assert!(refused.contains("spec.values.token: is a secret"), "{refused}");
+}
+
+#[tokio::test]
+async fn one_identity_is_one_user() {
+    let (_dir, registry) = registry().await;
+    let user =
+        |name: &str| resource("User", name, json!({"identities": [{"issuer": "https://i.example", "subject": "1"}]}));
+    let refused = reasons(registry.apply(vec![user("alice"), user("bob")], Door::Api, false).await.unwrap_err());
+    assert!(refused.contains("User/bob: spec.identities[0]: is the user alice's already"), "{refused}");
+    registry.apply(vec![user("alice")], Door::Api, false).await.unwrap();
+    assert!(registry.apply(vec![user("bob")], Door::Api, false).await.is_err());
+}
+
+#[tokio::test]
+async fn what_another_process_writes_is_noticed() {
+    let (_dir, first) = registry().await;
+    let second = Registry::open(Arc::clone(first.store())).await.unwrap();
+    let mut changed = second.watch();
+    first.apply(vec![resource("User", "alice", json!({}))], Door::Api, false).await.unwrap();
+    let seen = async {
+        while second.snapshot().is_empty() {
+            changed.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), seen).await.unwrap();
+    // Both write the same names at once; each ends with one of the two, and none with an error.
+    let write = |registry: Arc<Registry>, title: &'static str| async move {
+        for i in 0..20 {
+            registry
+                .apply(vec![resource("Team", &format!("t{}", i % 3), json!({"title": title}))], Door::Api, false)
+                .await
+                .unwrap();
+        }
+    };
+    let (a, b) = (tokio::spawn(write(Arc::clone(&first), "a")), tokio::spawn(write(Arc::clone(&second), "b")));
+    a.await.unwrap();
+    b.await.unwrap();
+    first.apply(vec![], Door::Api, false).await.unwrap();
+    assert_eq!(first.list(None, Some(Kind::Team)).len(), 3);
+}
