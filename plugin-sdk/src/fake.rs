@@ -15,9 +15,11 @@ mod auth;
 mod context;
 mod credential;
 mod host;
+mod http;
 pub(crate) mod raw;
 
 pub use auth::{Identity, Request, SignedToken};
 pub use context::{Call, Caller, ToolOutcome};
 pub use credential::{Connection, Resolution, Target};
 pub use host::{Host, Installed, Secret};
+pub use http::{Response, Sent};

@@ -52,6 +52,7 @@ mod credential;
 mod error;
 mod export;
 mod host;
+pub mod http;
 mod policy;
 
 #[cfg(target_arch = "wasm32")]

@@ -9,13 +9,14 @@ pub(crate) use crate::bindings::imports::portcullis::{
         tokens::Token,
     },
     credential::{connections::Listing, resolution::Resolution, target::Target},
-    host::secrets::Secret,
+    host::{http::Response, secrets::Secret},
     policy::results::Outcome,
     types::context::{Call, Caller},
 };
 use crate::{
     Error, JwtError, Level, LookupError, Part, Value,
     bindings::imports::portcullis::{auth, credential, host, types},
+    http,
 };
 
 pub(crate) fn value(value: types::context::Value) -> Value {
@@ -82,6 +83,38 @@ pub(crate) fn secret(name: &str) -> Result<Secret, Error> {
 
 pub(crate) fn reveal(secret: &Secret) -> Result<Vec<u8>, Error> {
     host::reveal::reveal(secret).map_err(error)
+}
+
+pub(crate) fn send(request: http::Request<'_>) -> Result<Response, http::HttpError> {
+    use host::http::{Body, Header, HeaderValue, HttpError as E};
+    let headers = request.headers.iter().map(|(name, value)| Header {
+        name: name.clone(),
+        value: match value {
+            http::HeaderValue::Text(text) => HeaderValue::Text(text.clone()),
+            http::HeaderValue::Secret(secret) => HeaderValue::Secret(&secret.0),
+            http::HeaderValue::Joined(secret) => HeaderValue::Secret(&secret.0),
+        },
+    });
+    let lowered = host::http::Request {
+        method: request.method.to_owned(),
+        url: request.url,
+        headers: headers.collect(),
+        body: match request.body {
+            http::Body::Empty => Body::Empty,
+            http::Body::Bytes => Body::Bytes(request.bytes),
+            http::Body::Secret(secret) => Body::Secret(&secret.0),
+        },
+        timeout_ms: request.timeout_ms,
+    };
+    host::http::send(&lowered).map_err(|error| match error {
+        E::Denied(what) => http::HttpError::Denied(what),
+        E::Dns => http::HttpError::Dns,
+        E::Connect(why) => http::HttpError::Connect(why),
+        E::Tls(why) => http::HttpError::Tls(why),
+        E::Timeout => http::HttpError::Timeout,
+        E::TooLarge => http::HttpError::TooLarge,
+        E::Other(why) => http::HttpError::Other(why),
+    })
 }
 
 pub(crate) fn list_connections() -> Listing {

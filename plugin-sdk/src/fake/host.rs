@@ -2,8 +2,8 @@
 
 use std::{cell::RefCell, collections::BTreeMap, marker::PhantomData};
 
-use super::{Connection, SignedToken, auth::Token};
-use crate::{Level, LookupError};
+use super::{Connection, Response, Sent, SignedToken, auth::Token, http::Answers};
+use crate::{Level, LookupError, http::HttpError};
 
 thread_local! {
     static HOST: RefCell<Host> = RefCell::new(Host::new());
@@ -22,6 +22,8 @@ pub struct Host {
     pub(crate) tokens: BTreeMap<String, Result<Token, LookupError>>,
     pub(crate) signed: BTreeMap<String, SignedToken>,
     pub(crate) logs: Vec<(Level, String)>,
+    pub(crate) answers: Answers,
+    pub(crate) requests: Vec<Sent>,
 }
 
 impl Default for Host {
@@ -40,6 +42,8 @@ impl Host {
             tokens: BTreeMap::new(),
             signed: BTreeMap::new(),
             logs: Vec::new(),
+            answers: Vec::new(),
+            requests: Vec::new(),
         }
     }
 
@@ -85,6 +89,20 @@ impl Host {
         self
     }
 
+    /// The answer to requests with a method and a URL. What has none is not granted.
+    #[must_use]
+    pub fn answer(mut self, method: &str, url: &str, response: Response) -> Self {
+        self.answers.push((method.into(), url.into(), Ok(response)));
+        self
+    }
+
+    /// Requests with a method and a URL fail.
+    #[must_use]
+    pub fn failure(mut self, method: &str, url: &str, error: HttpError) -> Self {
+        self.answers.push((method.into(), url.into(), Err(error)));
+        self
+    }
+
     /// Answers on this thread until the guard is dropped.
     #[must_use = "the host is gone when the guard is dropped"]
     pub fn install(self) -> Installed {
@@ -101,6 +119,11 @@ impl Installed {
     /// The lines that the plugin logged.
     pub fn logs(&self) -> Vec<(Level, String)> {
         with_host(|host| host.logs.clone())
+    }
+
+    /// The requests that the plugin sent.
+    pub fn requests(&self) -> Vec<Sent> {
+        with_host(|host| host.requests.clone())
     }
 }
 

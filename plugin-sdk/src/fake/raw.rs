@@ -1,12 +1,14 @@
 //! The names that the wrappers expect of the host, answered by the fakes.
 
-use super::host::with_host;
 pub(crate) use super::{
     auth::{Identity, Request, Rules, SignedToken as Verified, Token},
     context::{Call, Caller, ToolOutcome as Outcome},
     credential::{Listing, Resolution, Target},
     host::Secret,
+    http::Response,
 };
+use super::{host::with_host, http::Sent};
+use crate::http::{HttpError, Request as HttpRequest};
 use crate::{Error, JwtError, Level, LookupError, Part, Value};
 
 pub(crate) fn value(value: Value) -> Value {
@@ -43,6 +45,18 @@ pub(crate) fn secret(name: &str) -> Result<Secret, Error> {
 
 pub(crate) fn reveal(secret: &Secret) -> Result<Vec<u8>, Error> {
     Ok(secret.text().as_bytes().to_vec())
+}
+
+pub(crate) fn send(request: HttpRequest<'_>) -> Result<Response, HttpError> {
+    let sent = Sent::from(request);
+    with_host(|host| {
+        let answer = host.answers.iter().find(|(method, url, _)| *method == sent.method && *url == sent.url);
+        let answer = answer.map(|(_, _, answer)| answer.clone());
+        let refused = || Err(HttpError::Denied(format!("no answer for {} {}", sent.method, sent.url)));
+        let answer = answer.unwrap_or_else(refused);
+        host.requests.push(sent);
+        answer
+    })
 }
 
 pub(crate) fn list_connections() -> Listing {

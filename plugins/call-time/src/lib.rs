@@ -4,8 +4,8 @@
 //! |---|---|
 //! | user | their own; then one of a team of theirs; then the organization's; never another person's |
 //! | team token | the team's; then a current member's personal one that is not owner-only |
-//! | organization token | the organization's; then a team's; then a personal one that is not owner-only |
-//! | agent | its own; then its owner team's |
+//! | organization token | the organization's; then a team's; then a personal one; neither if owner-only |
+//! | agent | its own; then its owner team's, unless owner-only |
 //! | external | one of a team of theirs; then the organization's |
 //!
 //! Within one step: healthy before unhealthy, then the oldest, then by name, so that the choice is the same every time.
@@ -56,11 +56,13 @@ impl Who {
     /// Which step of the caller's order a connection belongs to, from 0; none where it may not be used at all.
     fn step(&self, connection: &Connection) -> Option<u8> {
         let in_my_teams = |team: &String| self.teams.contains(team);
+        // "Owner-only" keeps a connection from tokens that stand for more than its owner. A team's members and the
+        // organization's people are its owner.
         let shared = !connection.owner_only;
         match (self.kind, &connection.owner) {
             (Kind::User, Owner::User(owner)) => (*owner == self.name).then_some(0),
-            (Kind::User | Kind::External, Owner::Team(team)) => (shared && in_my_teams(team)).then_some(1),
-            (Kind::User | Kind::External, Owner::Organization) => shared.then_some(2),
+            (Kind::User | Kind::External, Owner::Team(team)) => in_my_teams(team).then_some(1),
+            (Kind::User | Kind::External, Owner::Organization) => Some(2),
 
             (Kind::Team, Owner::Team(team)) => (*team == self.name).then_some(0),
             // Membership is the host's to know, and it offers none but current members' connections.

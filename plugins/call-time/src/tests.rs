@@ -123,10 +123,14 @@ fn ties_go_to_the_healthy_then_to_the_oldest_then_by_name() {
 }
 
 #[test]
-fn what_an_owner_keeps_for_itself_serves_nobody_else() {
-    check("user:ann blue", &["blue team:blue owner-only"], None);
-    check("user:ann", &["org organization owner-only"], None);
+fn owner_only_keeps_out_tokens_that_stand_for_more_than_the_owner() {
     check("agent:ci blue", &["blue team:blue owner-only"], None);
+    check("organization", &["blue team:blue owner-only"], None);
+    check("team:blue", &["ann user:ann owner-only"], None);
+    // Members are their team, and the organization's people are the organization.
+    check("user:ann blue", &["blue team:blue owner-only"], Some("blue"));
+    check("external:https://i.example#ann blue", &["blue team:blue owner-only"], Some("blue"));
+    check("user:ann", &["org organization owner-only"], Some("org"));
 }
 
 #[test]
