@@ -42,6 +42,11 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+// The readme's example compiles too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 // The bindings name the crate from inside as a plugin does from outside.
 #[cfg(target_arch = "wasm32")]
 extern crate self as portcullis_sdk;
