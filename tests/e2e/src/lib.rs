@@ -6,6 +6,7 @@
 pub mod driver;
 pub mod echo;
 pub mod http;
+pub mod oidc;
 pub mod parts;
 pub mod process;
 pub mod product;

@@ -3,7 +3,9 @@
 use portcullis_e2e::{
     driver::{Driver, Sdk, text},
     echo::{Echo, ODD},
-    http, servers,
+    http,
+    oidc::Oidc,
+    servers,
 };
 use serde_json::json;
 
@@ -39,4 +41,15 @@ async fn both_official_clients_speak_both_eras_to_our_own_server() {
     }
     let odd = http::call(&echo.url("modern"), None, "odd", json!({})).await.unwrap();
     assert!(odd.text().contains(ODD));
+}
+
+#[tokio::test]
+async fn the_identity_provider_signs_and_rotates() {
+    let mut provider = Oidc::start(0).await.unwrap();
+    let first = provider.token("alice", "https://gateway.example/mcp").await.unwrap();
+    assert_eq!(first.split('.').count(), 3, "{first}");
+    let before = http::get(&format!("{}/jwks", provider.issuer), &[]).await.unwrap().text();
+    provider.rotate().await.unwrap();
+    let after = http::get(&format!("{}/jwks", provider.issuer), &[]).await.unwrap().text();
+    assert_ne!(before, after);
 }
