@@ -131,6 +131,8 @@ pub struct TokenItem {
     /// Gateways that take it; all of the tenant where empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<Name>,
+    /// `active`, `expired`, `revoked`, or `orphaned` where its owner is gone.
+    pub state: String,
     /// When it was made, in milliseconds since 1970-01-01T00:00:00Z.
     pub created_ms: u64,
     /// When it ends.
@@ -189,7 +191,10 @@ impl Drop for ConnectRequest {
 
 impl fmt::Debug for ConnectRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectRequest").field("server", &self.server).field("owner", &self.owner).finish_non_exhaustive()
+        f.debug_struct("ConnectRequest")
+            .field("server", &self.server)
+            .field("owner", &self.owner)
+            .finish_non_exhaustive()
     }
 }
 
@@ -232,6 +237,9 @@ pub struct GatewayStatus {
     pub started_ms: u64,
     /// The URL that clients begin with, such as `http://127.0.0.1:7777`.
     pub url: String,
+    /// A URL on this machine, for commands that run here; the certificate may not name it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub local_url: String,
     /// Where metrics and health are served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics_url: Option<String>,

@@ -150,10 +150,12 @@ pub fn duplicates<'a>(documents: impl IntoIterator<Item = &'a Document>) -> Vec<
     for document in documents {
         let key = document.resource.key();
         match seen.get(&key) {
-            Some(earlier) => errors.push(
-                document
-                    .error_at("metadata.name", format!("{key} is already defined at {}:{}", earlier.file, earlier.line)),
-            ),
+            Some(earlier) => {
+                errors.push(document.error_at(
+                    "metadata.name",
+                    format!("{key} is already defined at {}:{}", earlier.file, earlier.line),
+                ))
+            }
             None => {
                 seen.insert(key, document);
             }

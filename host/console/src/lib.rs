@@ -2,5 +2,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod api;
+pub mod client;
 pub mod documents;
 pub mod files;
+pub mod server;
+
+pub use client::{Client, ClientError};
+pub use server::{Admin, AdminSocket, View};

@@ -30,7 +30,11 @@ struct Entry {
 
 impl Positions {
     /// Reads a document whose first line is the file's line `first_line`.
-    pub(super) fn read(text: &str, options: serde_saphyr::Options, first_line: u32) -> Result<Self, serde_saphyr::Error> {
+    pub(super) fn read(
+        text: &str,
+        options: serde_saphyr::Options,
+        first_line: u32,
+    ) -> Result<Self, serde_saphyr::Error> {
         Ok(Self { root: serde_saphyr::from_str_with_options(text, options)?, first_line })
     }
 

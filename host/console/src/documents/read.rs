@@ -209,7 +209,11 @@ fn told(file: &str, first_line: u32, error: &Error) -> DocumentError {
 struct Plain;
 
 impl serde_saphyr::Localizer for Plain {
-    fn attach_location<'a>(&self, base: std::borrow::Cow<'a, str>, _: serde_saphyr::Location) -> std::borrow::Cow<'a, str> {
+    fn attach_location<'a>(
+        &self,
+        base: std::borrow::Cow<'a, str>,
+        _: serde_saphyr::Location,
+    ) -> std::borrow::Cow<'a, str> {
         base
     }
 }

@@ -11,7 +11,8 @@ fn errors(text: &str) -> String {
     }
 }
 
-const TEAM: &str = "apiVersion: portcullis.dev/v1alpha1\nkind: Team\nmetadata: {name: blue}\nspec: {members: [alice]}\n";
+const TEAM: &str =
+    "apiVersion: portcullis.dev/v1alpha1\nkind: Team\nmetadata: {name: blue}\nspec: {members: [alice]}\n";
 
 #[test]
 fn documents_are_told_apart() {

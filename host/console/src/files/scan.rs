@@ -119,7 +119,12 @@ fn bytes(path: &Path) -> Result<Vec<u8>, String> {
 pub(super) fn stamp(path: &Path) -> Option<(u64, u64, u64, i64)> {
     use std::os::unix::fs::MetadataExt as _;
     let meta = fs::metadata(path).ok()?;
-    Some((meta.dev(), meta.ino(), meta.len(), meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec())))
+    Some((
+        meta.dev(),
+        meta.ino(),
+        meta.len(),
+        meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec()),
+    ))
 }
 
 /// Which directory a name means just now.

@@ -80,7 +80,12 @@ pub(super) async fn round(shared: &Shared, memory: &mut Memory) {
     memory.again = take(shared, &mut files, &found.blind).await.is_err();
     let status: Vec<FileStatus> = files
         .into_iter()
-        .map(|(file, seen)| FileStatus { file, resources: seen.documents.len(), errors: seen.errors, warnings: seen.warnings })
+        .map(|(file, seen)| FileStatus {
+            file,
+            resources: seen.documents.len(),
+            errors: seen.errors,
+            warnings: seen.warnings,
+        })
         .collect();
     {
         let mut known = shared.status.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,10 +120,15 @@ fn refuse_doubles(files: &mut BTreeMap<String, Seen>) {
 }
 
 /// Gives the registry the files that are right. Where it refuses one, the others are given again without it.
-async fn take(shared: &Shared, files: &mut BTreeMap<String, Seen>, blind: &BTreeMap<PathBuf, String>) -> Result<(), ()> {
+async fn take(
+    shared: &Shared,
+    files: &mut BTreeMap<String, Seen>,
+    blind: &BTreeMap<PathBuf, String>,
+) -> Result<(), ()> {
     // Each try sets one file aside at least.
     for _ in 0..=files.len() {
-        let kept: BTreeSet<String> = files.iter().filter(|(_, s)| !s.errors.is_empty()).map(|(f, _)| f.clone()).collect();
+        let kept: BTreeSet<String> =
+            files.iter().filter(|(_, s)| !s.errors.is_empty()).map(|(f, _)| f.clone()).collect();
         let unseen: Vec<PathBuf> = blind.keys().cloned().collect();
         let scope = move |door: &Door| match door {
             Door::File(file) => !kept.contains(file) && !unseen.iter().any(|p| Path::new(file).starts_with(p)),

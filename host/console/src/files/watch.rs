@@ -62,7 +62,11 @@ async fn settle(telling: &mut mpsc::Receiver<()>, shared: &Shared) {
 /// Watches the directories that are wanted. Answers whether one is new.
 ///
 /// A watch is on the directory itself, not on its name: one that was made anew under the same name is watched anew.
-fn follow(watcher: &mut RecommendedWatcher, watched: &mut BTreeMap<PathBuf, Identity>, wanted: &BTreeSet<PathBuf>) -> bool {
+fn follow(
+    watcher: &mut RecommendedWatcher,
+    watched: &mut BTreeMap<PathBuf, Identity>,
+    wanted: &BTreeSet<PathBuf>,
+) -> bool {
     let stale = |path: &PathBuf, identity: &Identity| !wanted.contains(path) || scan::identity(path) != *identity;
     let gone: Vec<PathBuf> = watched.iter().filter(|(p, i)| stale(p, i)).map(|(p, _)| p.clone()).collect();
     for path in gone {

@@ -46,7 +46,10 @@ async fn a_bad_file_is_refused_and_what_was_serving_goes_on() {
 
     fs::write(files.join("a.yaml"), team("a", "three")).unwrap();
     fs::write(files.join("b.yaml"), team("b", "b")).unwrap();
-    eventually("both are taken", || title(&registry, "a").as_deref() == Some("three") && title(&registry, "b").is_some()).await;
+    eventually("both are taken", || {
+        title(&registry, "a").as_deref() == Some("three") && title(&registry, "b").is_some()
+    })
+    .await;
     eventually("no error is left", || door.status().iter().all(|f| f.errors.is_empty())).await;
 }
 

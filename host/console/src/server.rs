@@ -1,0 +1,191 @@
+//! The admin API: HTTP over a Unix socket that only its owner and root may use.
+//!
+//! Whoever holds the store serves it; the command line's verbs are its clients (security.md 27). Every change is in the
+//! audit stream before it is answered.
+
+mod connect;
+mod describe;
+mod overview;
+mod processes;
+mod reply;
+mod resources;
+mod socket;
+mod tokens;
+
+use std::{path::Path, sync::Arc};
+
+use axum::{
+    Router,
+    extract::{ConnectInfo, DefaultBodyLimit, FromRequestParts},
+    http::request::Parts,
+    routing::{delete, get, post},
+};
+use portcullis_credential::{ConnectionBook, Secrets};
+use portcullis_identity::{Directories, TokenService};
+use portcullis_model::{Name, ResourceKey, Side};
+use portcullis_orchestrator::Orchestrator;
+use portcullis_store::{BoxFuture, Registry};
+use portcullis_telemetry::{Audit, AuditEvent, Metrics};
+
+use crate::{
+    api::{ApiError, Condition, Finding, GatewayStatus, MAX_BODY},
+    files::FileDoor,
+};
+
+pub use socket::{AdminSocket, Peer, SocketError};
+
+/// What the admin API works on.
+#[derive(Clone)]
+pub struct Admin {
+    /// Resources.
+    pub registry: Arc<Registry>,
+    /// Tokens.
+    pub tokens: Arc<TokenService>,
+    /// People, as tokens see them.
+    pub directories: Arc<Directories>,
+    /// Sealed secrets of connections.
+    pub secrets: Secrets,
+    /// Connections, as calls see them.
+    pub book: Arc<ConnectionBook>,
+    /// Servers that run here.
+    pub orchestrator: Orchestrator,
+    /// Watched files, where there are some.
+    pub files: Option<Arc<FileDoor>>,
+    /// Where changes are recorded.
+    pub audit: Arc<Audit>,
+    /// Where changes are counted.
+    pub metrics: Arc<Metrics>,
+    /// What only the assembled gateway knows.
+    pub view: Arc<dyn View>,
+}
+
+/// What only the assembled gateway knows.
+pub trait View: Send + Sync {
+    /// Version, addresses, and what keeps it from being ready. Revision, counts and files are filled in by the API.
+    fn status(&self) -> GatewayStatus;
+    /// What is true of a resource as it is served now, such as whether its plugin is loaded.
+    fn conditions(&self, key: &ResourceKey) -> Vec<Condition>;
+    /// What is not as it should be, beyond what the resources themselves say.
+    fn findings(&self) -> Vec<Finding>;
+    /// Waits until calls see what the store holds now, but not for long.
+    fn settle(&self) -> BoxFuture<'_, ()>;
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
+
+/// The API's routes.
+pub fn router(admin: Admin) -> Router {
+    Router::new()
+        .route("/v1/status", get(overview::status))
+        .route("/v1/doctor", get(overview::doctor))
+        .route("/v1/apply", post(resources::apply))
+        .route("/v1/resources", get(resources::list))
+        .route("/v1/resources/{kind}/{name}", get(resources::get).delete(resources::delete))
+        .route("/v1/resources/{kind}/{name}/describe", get(describe::describe))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{id}", delete(tokens::revoke))
+        .route("/v1/connections", post(connect::connect))
+        .route("/v1/servers/{name}/logs", get(processes::logs))
+        .route("/v1/servers/{name}/restart", post(processes::restart))
+        .fallback(|| async {
+            reply::error(ApiError::new(Side::Caller, "unknown-path", "the admin API has no such path"))
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(admin)
+}
+
+/// Serves the API until `until` ends; requests in flight may end, log followers are cut off.
+///
+/// # Errors
+/// Where the socket fails for good.
+pub async fn serve(
+    socket: AdminSocket,
+    admin: Admin,
+    until: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), std::io::Error> {
+    let path = socket.path().to_owned();
+    let service = router(admin).into_make_service_with_connect_info::<Peer>();
+    let served = axum::serve(socket, service).with_graceful_shutdown(until).await;
+    remove(&path);
+    served
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::debug!(%error, path = %path.display(), "the admin socket was not removed");
+    }
+}
+
+/// The tenant that a request names.
+struct Tenant(Name);
+
+impl<S: Send + Sync> FromRequestParts<S> for Tenant {
+    type Rejection = axum::response::Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let query = parts.uri.query().unwrap_or("");
+        let named = url::form_urlencoded::parse(query.as_bytes()).find(|(k, _)| k == "tenant").map(|(_, v)| v);
+        match named {
+            None => Ok(Self(Name::default_tenant())),
+            Some(text) => text
+                .parse()
+                .map(Self)
+                .map_err(|e| reply::error(ApiError::new(Side::Caller, "invalid-tenant", format!("tenant: {e}")))),
+        }
+    }
+}
+
+/// Who asks, for the audit stream.
+struct Who(Arc<str>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Who {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let peer = ConnectInfo::<Peer>::from_request_parts(parts, state).await.ok();
+        Ok(Self(peer.map_or_else(|| "local".into(), |ConnectInfo(p)| format!("local:uid={}", p.uid).into())))
+    }
+}
+
+impl Admin {
+    /// Makes what was just written visible to tokens, connections and calls, so that whoever is answered "done" finds it
+    /// done.
+    async fn settle(&self) {
+        self.directories.refresh();
+        if let Err(error) = self.book.refresh().await {
+            tracing::error!(%error, "the connections could not be read again; those that were known go on serving");
+        }
+        self.view.settle().await;
+    }
+
+    /// Writes down what somebody did, before it is answered.
+    async fn record(
+        &self,
+        who: &Who,
+        verb: &'static str,
+        tenant: &Name,
+        what: &str,
+        outcome: &'static str,
+    ) -> Result<(), ApiError> {
+        let event = AuditEvent {
+            tenant: Some(tenant.as_str().into()),
+            caller: Some(Arc::clone(&who.0)),
+            method: Some(verb.into()),
+            tool: Some(what.into()),
+            outcome: Some(outcome.into()),
+            ..AuditEvent::new("administration")
+        };
+        self.audit.record_durable(event).await.map_err(|e| {
+            ApiError::new(
+                Side::Gateway,
+                "audit-failed",
+                format!("{verb} ended as {outcome}, but could not be recorded: {e}"),
+            )
+            .next("Look at the audit file and the space on its disk.")
+        })
+    }
+}

@@ -1,0 +1,143 @@
+//! What is known about a resource beyond what was written.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use portcullis_model::{Kind, Resource, ResourceKey, Spec, Subject};
+use portcullis_orchestrator::State as Process;
+use portcullis_store::Fleet;
+
+use super::{
+    Admin, Tenant,
+    reply::{Answer, not_found},
+    resources::key,
+};
+use crate::api::{Condition, Described, Status};
+
+pub(super) async fn describe(
+    State(admin): State<Admin>,
+    Tenant(tenant): Tenant,
+    Path((kind, name)): Path<(String, String)>,
+) -> Answer<Described> {
+    let key = key(tenant, &kind, &name)?;
+    let fleet = admin.registry.snapshot();
+    let resource = fleet.get(&key).ok_or_else(|| not_found(&key))?;
+    let status = status(&admin, &fleet, &key, resource);
+    Ok(Json(Described { resource: Resource::clone(resource), status }))
+}
+
+pub(super) fn status(admin: &Admin, fleet: &Fleet, key: &ResourceKey, resource: &Resource) -> Status {
+    let mut status = Status { conditions: admin.view.conditions(key), ..Status::default() };
+    let tenant = &key.tenant;
+    let mut fact = |name: &str, value: String| status.facts.insert(name.to_owned(), value);
+    if let Some(door) = &resource.metadata.door {
+        fact("came by", door.to_string());
+    }
+    match &resource.spec {
+        Spec::McpServer(server) => {
+            let connections = fleet.connections_of(tenant, &key.name).count();
+            fact("connections", connections.to_string());
+            if server.process.is_some() {
+                let (running, conditions) = processes(admin, key);
+                fact("processes", running.to_string());
+                status.conditions.extend(conditions);
+            }
+        }
+        Spec::Connection(connection) => {
+            fact("owner", connection.owner.subject().to_string());
+            status.conditions.extend(connection_conditions(admin, key));
+        }
+        Spec::Gateway(_) => {
+            let base = admin.view.status().url;
+            let path = match tenant.as_str() {
+                portcullis_model::DEFAULT_TENANT => format!("/mcp/{}", key.name),
+                _ => format!("/t/{tenant}/mcp/{}", key.name),
+            };
+            fact("url", format!("{}{path}", base.trim_end_matches('/')));
+        }
+        Spec::User(_) => {
+            let teams: Vec<String> = fleet
+                .teams(tenant)
+                .filter(|t| t.spec.members.contains(&key.name))
+                .map(|t| t.metadata.name.to_string())
+                .collect();
+            fact("teams", if teams.is_empty() { "none".to_owned() } else { teams.join(", ") });
+            fact("tokens", tokens(admin, key, Subject::User(key.name.clone())));
+        }
+        Spec::Team(_) => {
+            fact("tokens", tokens(admin, key, Subject::Team(key.name.clone())));
+        }
+        Spec::Agent(_) => {
+            fact("tokens", tokens(admin, key, Subject::Agent(key.name.clone())));
+        }
+        Spec::Plugin(_) | Spec::Role(_) => {}
+    }
+    status.conditions.sort_by_key(|c| c.status);
+    status
+}
+
+fn tokens(admin: &Admin, key: &ResourceKey, owner: Subject) -> String {
+    let all = admin.tokens.list(&key.tenant, Some(&owner));
+    let active = all.iter().filter(|t| admin.tokens.status(t) == portcullis_identity::TokenStatus::Active).count();
+    format!("{active} active")
+}
+
+/// The processes of a server, and what is true of them.
+fn processes(admin: &Admin, key: &ResourceKey) -> (usize, Vec<Condition>) {
+    let all = admin.orchestrator.status();
+    let ours = all.iter().filter(|s| s.key.tenant == key.tenant && s.key.server == key.name);
+    let mut running = 0;
+    let mut conditions = Vec::new();
+    for process in ours {
+        running += usize::from(process.pid.is_some());
+        let (status, reason, message) = match &process.state {
+            Process::Pending => continue,
+            Process::Starting => (false, "Starting", "it is running and has not answered yet".to_owned()),
+            Process::Ready => (true, "Ready", String::new()),
+            Process::Idle => (true, "Idle", "it is not running; the next call starts it".to_owned()),
+            Process::Degraded(why) => (false, "Degraded", why.clone()),
+            Process::Failed(why) => (false, "Failed", why.clone()),
+            Process::Stopped => (false, "Stopped", "somebody stopped it".to_owned()),
+        };
+        let text = process.key.to_string();
+        let under = text.split_once(" under ").map_or_else(String::new, |(_, account)| format!(" under {account}"));
+        conditions.push(Condition {
+            kind: format!("Process{under}"),
+            status,
+            reason: reason.to_owned(),
+            message: if process.starts > 1 && !status {
+                format!("{message}; started {} times", process.starts)
+            } else {
+                message
+            },
+        });
+    }
+    (running, conditions)
+}
+
+fn connection_conditions(admin: &Admin, key: &ResourceKey) -> Vec<Condition> {
+    debug_assert_eq!(key.kind, Kind::Connection);
+    let condition = |status, reason: &str, message: String| Condition {
+        kind: "Usable".to_owned(),
+        status,
+        reason: reason.to_owned(),
+        message,
+    };
+    let Some(now) = admin.book.status(&key.tenant, &key.name) else {
+        return vec![condition(false, "NoServer", "the server that it connects does not exist".to_owned())];
+    };
+    let mut found = Vec::new();
+    if now.suspended {
+        let message = "the server moved to another origin since: connect it again to approve".to_owned();
+        found.push(condition(false, "Suspended", message));
+    }
+    found.extend(now.unreadable.into_iter().map(|why| condition(false, "Unreadable", why)));
+    if !now.healthy {
+        found.push(condition(false, "Rejected", "the server refused it the last time it was used".to_owned()));
+    }
+    if found.is_empty() {
+        found.push(condition(true, "Ready", String::new()));
+    }
+    found
+}

@@ -1,0 +1,141 @@
+//! Resources: list, get, apply, delete.
+
+use axum::{
+    Json,
+    extract::{Path, Query, State, rejection::QueryRejection},
+};
+use portcullis_model::{Door, Kind, Name, Resource, ResourceKey, Side};
+use portcullis_store::registry::Applied;
+use serde::Deserialize;
+
+use super::{
+    Admin, Tenant, Who,
+    reply::{Answer, Body, complaint, not_found},
+};
+use crate::api::{ApiError, AppliedItem, ApplyAnswer, ApplyRequest, MAX_PAGE, Page};
+
+/// The most resources of one request.
+const MAX_SET: usize = 4096;
+
+#[derive(Deserialize)]
+pub(super) struct ListQuery {
+    kind: Option<String>,
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn list(
+    State(admin): State<Admin>,
+    Tenant(tenant): Tenant,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Answer<Page<Resource>> {
+    let Query(query) = query.map_err(ApiError::from)?;
+    let kind = query.kind.as_deref().map(parse_kind).transpose()?;
+    let limit = query.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
+    let after = query.after.as_deref().map(|text| parse_after(&tenant, text)).transpose()?;
+    let mut found = admin.registry.list(Some(&tenant), kind);
+    if let Some(after) = after {
+        found.retain(|r| r.key() > after);
+    }
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more).map(|r| format!("{}/{}", r.spec.kind(), r.metadata.name));
+    Ok(Json(Page { items: found.iter().map(|r| Resource::clone(r)).collect(), next }))
+}
+
+pub(super) async fn get(
+    State(admin): State<Admin>,
+    Tenant(tenant): Tenant,
+    Path((kind, name)): Path<(String, String)>,
+) -> Answer<Resource> {
+    let key = key(tenant, &kind, &name)?;
+    let resource = admin.registry.get(&key).ok_or_else(|| not_found(&key))?;
+    Ok(Json(Resource::clone(&resource)))
+}
+
+pub(super) async fn apply(
+    State(admin): State<Admin>,
+    Tenant(tenant): Tenant,
+    who: Who,
+    Body(request): Body<ApplyRequest>,
+) -> Answer<ApplyAnswer> {
+    if request.resources.len() > MAX_SET {
+        return Err(
+            ApiError::new(Side::Caller, "too-large", format!("{MAX_SET} resources are the most at once")).into()
+        );
+    }
+    let what = summary(&request.resources);
+    match admin.registry.apply(request.resources, Door::Api, request.dry_run).await {
+        Ok(applied) => {
+            if !request.dry_run {
+                admin.metrics.config_loaded("api", "applied");
+                admin.settle().await;
+                admin.record(&who, "apply", &tenant, &what, "done").await?;
+            }
+            let items = applied.iter().enumerate().map(|(i, a)| item(i, a)).collect();
+            Ok(Json(ApplyAnswer { items, dry_run: request.dry_run }))
+        }
+        Err(error) => {
+            if !request.dry_run {
+                admin.metrics.config_loaded("api", "refused");
+                admin.record(&who, "apply", &tenant, &what, "refused").await?;
+            }
+            Err(error.into())
+        }
+    }
+}
+
+pub(super) async fn delete(
+    State(admin): State<Admin>,
+    Tenant(tenant): Tenant,
+    who: Who,
+    Path((kind, name)): Path<(String, String)>,
+) -> Answer<AppliedItem> {
+    let key = key(tenant, &kind, &name)?;
+    let deleted = admin.registry.delete(&key, &Door::Api).await;
+    let outcome = if deleted.is_ok() { "done" } else { "refused" };
+    admin.record(&who, "delete", &key.tenant, &key.to_string(), outcome).await?;
+    let deleted = deleted?;
+    admin.settle().await;
+    Ok(Json(item(0, &deleted)))
+}
+
+pub(super) fn item(position: usize, applied: &Applied) -> AppliedItem {
+    AppliedItem {
+        resource: applied.key.to_string(),
+        change: applied.change.as_str().to_owned(),
+        revision: applied.revision.map(|r| r.0),
+        warnings: applied.warnings.iter().map(|w| complaint(&applied.key, position, w)).collect(),
+    }
+}
+
+/// What the audit stream says of a set: each resource of a small one, the number of a large one.
+fn summary(resources: &[Resource]) -> String {
+    const NAMED: usize = 16;
+    let mut names: Vec<String> = resources.iter().take(NAMED).map(|r| r.key().to_string()).collect();
+    if resources.len() > NAMED {
+        names.push(format!("and {} more", resources.len() - NAMED));
+    }
+    names.join(" ")
+}
+
+pub(super) fn parse_kind(text: &str) -> Result<Kind, ApiError> {
+    text.parse().map_err(|e: portcullis_model::resource::InvalidKind| {
+        ApiError::new(Side::Caller, "invalid-kind", e.to_string())
+    })
+}
+
+pub(super) fn parse_name(text: &str) -> Result<Name, ApiError> {
+    text.parse()
+        .map_err(|e: portcullis_model::name::InvalidName| ApiError::new(Side::Caller, "invalid-name", e.to_string()))
+}
+
+pub(super) fn key(tenant: Name, kind: &str, name: &str) -> Result<ResourceKey, ApiError> {
+    Ok(ResourceKey { tenant, kind: parse_kind(kind)?, name: parse_name(name)? })
+}
+
+fn parse_after(tenant: &Name, text: &str) -> Result<ResourceKey, ApiError> {
+    let wrong = || ApiError::new(Side::Caller, "invalid-request", "after: not what an earlier page said");
+    let (kind, name) = text.split_once('/').ok_or_else(wrong)?;
+    key(tenant.clone(), kind, name).map_err(|_| wrong())
+}

@@ -1,0 +1,308 @@
+//! The admin API: a real socket, a real store, the typed client.
+
+use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc};
+
+use portcullis_console::{
+    Admin, AdminSocket, Client, ClientError, View,
+    api::{Condition, ConnectRequest, Finding, GatewayStatus, Grade, TokenRequest},
+    documents, server,
+};
+use portcullis_credential::{ConnectionBook, KeySource, Secrets, Vault};
+use portcullis_identity::{Directories, TokenOptions, TokenService};
+use portcullis_model::{Kind, Name, Resource, ResourceKey, Secret};
+use portcullis_orchestrator::{Options, Orchestrator};
+use portcullis_plugin::Tokens as _;
+use portcullis_store::{BoxFuture, Registry, keys};
+use portcullis_telemetry::{Audit, Metrics, audit::AuditOptions};
+use tokio::sync::oneshot;
+
+struct Still;
+
+impl View for Still {
+    fn status(&self) -> GatewayStatus {
+        GatewayStatus { url: "http://127.0.0.1:7777".to_owned(), ..GatewayStatus::default() }
+    }
+    fn conditions(&self, _: &ResourceKey) -> Vec<Condition> {
+        Vec::new()
+    }
+    fn findings(&self) -> Vec<Finding> {
+        Vec::new()
+    }
+    fn settle(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+struct House {
+    dir: tempfile::TempDir,
+    registry: Arc<Registry>,
+    tokens: Arc<TokenService>,
+    client: Client,
+    _stop: oneshot::Sender<()>,
+}
+
+impl House {
+    async fn open() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = crate::support::registry(&dir.path().join("store")).await;
+        let directories = Directories::follow(&registry);
+        let tokens =
+            TokenService::open(Arc::clone(registry.store()), Arc::clone(&directories), TokenOptions::default())
+                .await
+                .unwrap();
+        let vault = Vault::open(&KeySource::File { path: dir.path().join("key"), create: true }).unwrap();
+        let secrets = Secrets::new(Arc::clone(registry.store()), Arc::new(vault));
+        let book = ConnectionBook::open(Arc::clone(&registry), secrets.clone()).await.unwrap();
+        let metrics = Metrics::new();
+        let admin = Admin {
+            registry: Arc::clone(&registry),
+            tokens: Arc::clone(&tokens),
+            directories,
+            secrets,
+            book,
+            orchestrator: Orchestrator::new(Options::new(dir.path().join("run"))).unwrap(),
+            files: None,
+            audit: Audit::open(AuditOptions::new(dir.path()), Arc::clone(&metrics)).unwrap(),
+            metrics,
+            view: Arc::new(Still),
+        };
+        let socket = AdminSocket::bind(&dir.path().join("run/admin.sock")).unwrap();
+        let client = Client::new(socket.path(), Name::default_tenant());
+        let (stop, until) = oneshot::channel::<()>();
+        tokio::spawn(server::serve(socket, admin, async move {
+            let _ = until.await;
+        }));
+        Self { dir, registry, tokens, client, _stop: stop }
+    }
+
+    fn audit(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("audit.jsonl")).unwrap()
+    }
+}
+
+fn resources(text: &str) -> Vec<Resource> {
+    documents::read("-", text.as_bytes()).unwrap().into_iter().map(|d| d.resource).collect()
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+const PEOPLE: &str = "\
+apiVersion: portcullis.dev/v1alpha1
+kind: User
+metadata: {name: alice}
+spec: {}
+---
+apiVersion: portcullis.dev/v1alpha1
+kind: McpServer
+metadata: {name: github}
+spec:
+  remote: {url: 'https://mcp.example.com/mcp'}
+  fields: [{name: token, sensitive: true, required: true}, {name: site}]
+  credential: {place: [{field: token, header: Authorization, prefix: 'Bearer '}]}
+";
+
+fn refused(error: ClientError) -> portcullis_console::api::ApiError {
+    match error {
+        ClientError::Api(error) => error,
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn resources_are_applied_listed_described_and_deleted() {
+    let house = House::open().await;
+    let dry = house.client.apply(resources(PEOPLE), true).await.unwrap();
+    assert_eq!((dry.items[0].change.as_str(), dry.dry_run), ("created", true));
+    assert!(house.registry.snapshot().is_empty(), "a dry run changes nothing");
+
+    let done = house.client.apply(resources(PEOPLE), false).await.unwrap();
+    assert_eq!(done.items.iter().map(|i| i.resource.as_str()).collect::<Vec<_>>(), ["User/alice", "McpServer/github"]);
+    let again = house.client.apply(resources(PEOPLE), false).await.unwrap();
+    assert!(again.items.iter().all(|i| i.change == "unchanged"));
+    assert_eq!(house.client.list(None).await.unwrap().len(), 2);
+    assert_eq!(house.client.list(Some(Kind::User)).await.unwrap().len(), 1);
+    let page = house.client.list_page(None, Some("User/alice")).await.unwrap();
+    assert!(page.items.len() < 2, "a page begins after what it was told");
+
+    let got = house.client.resource(Kind::McpServer, &name("github")).await.unwrap();
+    let round = resources(&documents::write(&[got]).unwrap());
+    assert_eq!(house.client.apply(round, false).await.unwrap().items[0].change, "unchanged");
+
+    let described = house.client.describe(Kind::User, &name("alice")).await.unwrap();
+    assert_eq!(described.status.facts["tokens"], "0 active");
+    house.client.delete(Kind::User, &name("alice")).await.unwrap();
+    let gone = refused(house.client.resource(Kind::User, &name("alice")).await.unwrap_err());
+    assert_eq!((gone.code.as_str(), gone.side.as_str()), ("not-found", "caller"));
+    let audit = house.audit();
+    for verb in ["\"apply\"", "\"delete\""] {
+        assert!(audit.contains(verb), "{audit}");
+    }
+}
+
+#[tokio::test]
+async fn a_set_is_taken_whole_or_not_at_all() {
+    let house = House::open().await;
+    let mut set = resources(PEOPLE);
+    set[1].metadata.revision = Some(7);
+    let error = refused(house.client.apply(set, false).await.unwrap_err());
+    assert_eq!(error.code, "refused");
+    assert_eq!((error.problems[0].position, error.problems[0].path.as_str()), (1, "metadata.revision"));
+    assert!(house.registry.snapshot().is_empty());
+    assert!(house.audit().contains("refused"));
+}
+
+#[tokio::test]
+async fn pages_go_on_where_the_last_one_ended() {
+    let house = House::open().await;
+    let many: String = (0..1203)
+        .map(|i| {
+            format!("---\napiVersion: portcullis.dev/v1alpha1\nkind: User\nmetadata: {{name: u{i}}}\nspec: {{}}\n")
+        })
+        .collect();
+    house.client.apply(resources(&many), false).await.unwrap();
+    let first = house.client.list_page(None, None).await.unwrap();
+    assert_eq!(first.items.len(), 500);
+    assert!(first.next.is_some());
+    let mut all: Vec<String> =
+        house.client.list(None).await.unwrap().iter().map(|r| r.metadata.name.to_string()).collect();
+    assert_eq!(all.len(), 1203);
+    all.dedup();
+    assert_eq!(all.len(), 1203);
+}
+
+#[tokio::test]
+async fn tokens_are_made_for_who_exists_and_revoked_at_once() {
+    let house = House::open().await;
+    let request = |owner: &str| TokenRequest {
+        owner: owner.to_owned(),
+        name: Some("laptop".to_owned()),
+        gateways: Vec::new(),
+        expires_in_s: Some(3600),
+    };
+    let nobody = refused(house.client.create_token(&request("user:alice")).await.unwrap_err());
+    assert_eq!(nobody.code, "not-found");
+    house.client.apply(resources(PEOPLE), false).await.unwrap();
+    let token = house.client.create_token(&request("user:alice")).await.unwrap();
+    assert!(token.token.starts_with("pcl_"));
+    let secret = Secret::new(token.token.clone());
+    let valid = || house.tokens.lookup(&Name::default_tenant(), &name("main"), &secret).is_ok();
+    assert!(valid());
+    let listed = house.client.tokens(Some("user:alice")).await.unwrap();
+    assert_eq!((listed.len(), listed[0].state.as_str()), (1, "active"));
+    house.client.revoke_token(&token.item.id).await.unwrap();
+    assert!(!valid());
+    assert_eq!(refused(house.client.revoke_token("no such/id").await.unwrap_err()).code, "not-found");
+    assert!(!house.audit().contains(&token.token), "no token in the audit stream");
+}
+
+fn connect(secret: &str) -> ConnectRequest {
+    ConnectRequest {
+        server: name("github"),
+        owner: "user:alice".to_owned(),
+        name: None,
+        values: BTreeMap::new(),
+        secrets: BTreeMap::from([("token".to_owned(), secret.to_owned())]),
+        owner_only: true,
+    }
+}
+
+#[tokio::test]
+async fn a_connection_comes_with_its_sealed_secret() {
+    let house = House::open().await;
+    house.client.apply(resources(PEOPLE), false).await.unwrap();
+    let done = house.client.connect(&connect("hunter2-hunter2")).await.unwrap();
+    assert_eq!((done.connection.as_str(), done.change.as_str()), ("github-alice", "created"));
+    assert_eq!(done.origin, "https://mcp.example.com");
+    let key = keys::secret(&Name::default_tenant(), &name("github-alice"));
+    let sealed = house.registry.store().get(&key).await.unwrap().unwrap();
+    assert!(!sealed.value.windows(7).any(|w| w == b"hunter2"), "sealed");
+    let resource = house.client.resource(Kind::Connection, &name("github-alice")).await.unwrap();
+    assert!(!serde_json::to_string(&resource).unwrap().contains("hunter2"));
+    assert!(!house.audit().contains("hunter2"));
+    let described = house.client.describe(Kind::Connection, &name("github-alice")).await.unwrap();
+    assert!(described.status.conditions.iter().all(|c| c.status), "{described:?}");
+
+    assert_eq!(house.client.connect(&connect("other")).await.unwrap().change, "updated");
+    // The server moves: what was connected is suspended until somebody approves.
+    let moved = PEOPLE.replace("mcp.example.com", "evil.example.com");
+    house.client.apply(resources(&moved), false).await.unwrap();
+    let findings = house.client.doctor().await.unwrap();
+    let found = findings
+        .iter()
+        .any(|f| f.grade == Grade::Error && f.subject == "Connection/github-alice" && f.message.contains("Suspended"));
+    assert!(found, "{findings:?}");
+}
+
+#[tokio::test]
+async fn what_is_connected_has_to_be_asked_for() {
+    let house = House::open().await;
+    house.client.apply(resources(PEOPLE), false).await.unwrap();
+    let code = async |request: ConnectRequest| {
+        let error = refused(house.client.connect(&request).await.unwrap_err());
+        let problems: Vec<String> = error.problems.iter().map(|p| format!("{} {}", p.path, p.message)).collect();
+        format!("{}: {}", error.code, problems.join("; "))
+    };
+    let mut missing = connect("x");
+    missing.secrets.clear();
+    assert_eq!(code(missing).await, "invalid-request: token is missing");
+    let mut open = connect("x");
+    open.values.insert("token".to_owned(), "x".to_owned());
+    assert!(code(open).await.contains("token is a secret"));
+    let mut unknown = connect("x");
+    unknown.values.insert("colour".to_owned(), "x".to_owned());
+    assert_eq!(
+        code(unknown).await,
+        "invalid-request: colour the server asks for no such field; it asks for: token, site"
+    );
+    let mut nobody = connect("x");
+    nobody.owner = "user:bob".to_owned();
+    assert_eq!(code(nobody).await, "not-found: ");
+    house.client.connect(&connect("x")).await.unwrap();
+    let mut taken = connect("x");
+    taken.owner = "organization".to_owned();
+    taken.name = Some(name("github-alice"));
+    assert_eq!(code(taken).await, "conflict: ");
+}
+
+#[tokio::test]
+async fn the_socket_is_its_owners() {
+    let house = House::open().await;
+    let path: PathBuf = house.client.socket().to_owned();
+    let mode = |p: &std::path::Path| std::fs::metadata(p).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&path), 0o600);
+    assert_eq!(mode(path.parent().unwrap()), 0o700);
+    assert!(matches!(AdminSocket::bind(&path), Err(server::SocketError::InUse(_))), "a second gateway is refused");
+    let nowhere = Client::new(house.dir.path().join("no.sock"), Name::default_tenant());
+    assert!(matches!(nowhere.status().await, Err(ClientError::Unreachable { .. })));
+
+    // A socket that nobody answers at is left over from a gateway that was killed.
+    let stale = house.dir.path().join("run/stale.sock");
+    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    AdminSocket::bind(&stale).unwrap();
+    let plain = house.dir.path().join("run/plain");
+    std::fs::write(&plain, "").unwrap();
+    assert!(matches!(AdminSocket::bind(&plain), Err(server::SocketError::NotASocket(_))));
+}
+
+#[tokio::test]
+async fn only_processes_have_logs_and_restarts() {
+    let house = House::open().await;
+    let process = "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: p}\nspec: {process: {command: 'true'}}\n";
+    house.client.apply(resources(&format!("{PEOPLE}---\n{process}")), false).await.unwrap();
+    house.client.restart(&name("p"), None).await.unwrap();
+    let mut lines = 0;
+    house
+        .client
+        .logs(&name("p"), 10, false, |_| {
+            lines += 1;
+            Ok(())
+        })
+        .await
+        .unwrap();
+    assert_eq!(lines, 0);
+    let error = refused(house.client.restart(&name("github"), None).await.unwrap_err());
+    assert_eq!(error.code, "not-a-process");
+    assert_eq!(refused(house.client.restart(&name("nothing"), None).await.unwrap_err()).code, "not-found");
+}
