@@ -16,6 +16,7 @@ mod host;
 mod imports;
 pub mod manager;
 mod meter;
+mod outbound;
 mod plugin;
 mod secrets;
 mod services;
@@ -31,6 +32,7 @@ pub use facts::{
 };
 pub use host::{Host, HostOptions};
 pub use meter::{BUCKETS_US, Counters, Counts};
+pub use outbound::Http;
 pub use plugin::{GrantedSecret, LoadPlan, Plugin};
 pub use secrets::{Allowed, Guarded, MAX_SECRET_BYTES, OriginPattern};
 pub use services::{

@@ -1,11 +1,12 @@
 //! Which addresses a server's name may resolve to: the guard against requests that are lured into the own network.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     task::{Context, Poll},
 };
 
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
+use portcullis_model::address::is_public;
 use tower::Service;
 use url::Url;
 
@@ -57,48 +58,6 @@ fn refusal() -> String {
     "the server's name resolves to a private address, which its registry entry does not allow (allowPrivate)".to_owned()
 }
 
-/// Whether an address belongs to the public internet (IANA special-purpose registries, RFC 6890).
-fn is_public(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => is_public_v4(ip),
-        IpAddr::V6(ip) => is_public_v6(ip),
-    }
-}
-
-fn is_public_v4(ip: Ipv4Addr) -> bool {
-    let [a, b, c, _] = ip.octets();
-    !(ip.is_private()
-        || ip.is_loopback()
-        || ip.is_link_local()
-        || ip.is_documentation()
-        || a == 0
-        || a >= 224
-        || (a == 100 && (64..128).contains(&b))
-        || (a == 192 && b == 0 && c == 0)
-        || (a == 192 && b == 88 && c == 99)
-        || (a == 198 && (18..20).contains(&b)))
-}
-
-fn is_public_v6(ip: Ipv6Addr) -> bool {
-    if let Some(v4) = ip.to_ipv4_mapped() {
-        return is_public_v4(v4);
-    }
-    let s = ip.segments();
-    let embedded = |high: u16, low: u16| {
-        let [a, b] = high.to_be_bytes();
-        let [c, d] = low.to_be_bytes();
-        is_public_v4(Ipv4Addr::new(a, b, c, d))
-    };
-    match s {
-        // NAT64 and 6to4 carry an IPv4 address, which is what is reached.
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
-        [0x2002, high, low, ..] => embedded(high, low),
-        // Global unicast is 2000::/3; documentation and Teredo are parts of it that lead nowhere public.
-        [0x2001, 0xdb8, ..] | [0x2001, 0, ..] => false,
-        [first, ..] => first & 0xe000 == 0x2000,
-    }
-}
-
 /// The system's resolver, with what is not allowed left out.
 #[derive(Clone)]
 pub(crate) struct GuardedResolver {
@@ -138,38 +97,6 @@ impl Service<Name> for GuardedResolver {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn knows_public_addresses() {
-        for good in ["1.1.1.1", "8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8"] {
-            assert!(is_public(good.parse().unwrap()), "{good}");
-        }
-        for bad in [
-            "127.0.0.1",
-            "10.0.0.1",
-            "172.16.0.1",
-            "192.168.1.1",
-            "169.254.169.254",
-            "100.64.0.1",
-            "0.0.0.0",
-            "224.0.0.1",
-            "255.255.255.255",
-            "198.18.0.1",
-            "192.0.2.1",
-            "::1",
-            "::",
-            "fe80::1",
-            "fd00::1",
-            "ff02::1",
-            "::ffff:127.0.0.1",
-            "64:ff9b::7f00:1",
-            "2002:7f00:1::",
-            "2001:db8::1",
-            "2001::1",
-        ] {
-            assert!(!is_public(bad.parse().unwrap()), "{bad}");
-        }
-    }
 
     #[test]
     fn a_url_says_what_it_may_reach() {
