@@ -1,1 +1,19 @@
-//! Callers: tokens, principals, teams, and the auth plugins' host side.
+//! Callers: who there is, which tokens they hold, and the host's side of the auth plugins.
+//!
+//! [`Directories`] knows users, teams, roles and agents; [`TokenService`] issues, revokes and looks up tokens of ours;
+//! [`JwtService`] verifies tokens of others; [`Authenticator`] asks a gateway's auth providers who is calling and remembers
+//! what they said. Nothing here reads the store while a call waits.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod authenticator;
+mod clock;
+pub mod directory;
+pub mod jwt;
+pub mod token;
+
+pub use authenticator::{
+    AuthOptions, AuthRefusal, Authenticator, LimitOptions, Presented, Provider, ProviderAnswer, ProviderHook,
+};
+pub use directory::{Ambiguous, Directories, Directory};
+pub use jwt::{JwtOptions, JwtService};
+pub use token::{Created, Lifetime, NewToken, TokenError, TokenOptions, TokenRecord, TokenService, TokenStatus};

@@ -1,0 +1,348 @@
+//! Who is calling: a gateway's auth providers in order, and what they said, remembered.
+//!
+//! The warm path hashes the credential once, looks one entry up and reads two atomics; it asks no plugin, takes no lock and
+//! waits for nothing. Whatever goes wrong on the cold path refuses.
+
+mod limit;
+mod provider;
+mod refusal;
+mod verdicts;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use http::{HeaderMap, header::AUTHORIZATION};
+use portcullis_model::{Name, Principal, Secret};
+use portcullis_plugin::{Asserted, AssertedPrincipal, AuthRequest, PluginError, PluginFailure, Read, Verdict};
+
+pub use limit::LimitOptions;
+pub use provider::{Provider, ProviderAnswer, ProviderHook};
+pub use refusal::AuthRefusal;
+
+use crate::{
+    clock::{millis, now_ms},
+    directory::{Directories, Directory},
+    token::{TokenService, Validity},
+};
+use limit::Failures;
+use verdicts::{Basis, Dependences, Entry, Verdicts, presents_credential};
+
+/// How verdicts are remembered, and failures limited.
+#[derive(Clone, Debug)]
+pub struct AuthOptions {
+    /// The longest that a verdict on somebody of an identity provider is used; security wants 60 seconds at most.
+    pub external: Duration,
+    /// The longest that a verdict on a token of ours is used before its provider is asked again. Expiry, revocation and
+    /// changes of teams hold at once in any case.
+    pub own: Duration,
+    /// How long a refusal is repeated without asking.
+    pub refused: Duration,
+    /// Bytes that remembered verdicts may take.
+    pub verdict_bytes: u64,
+    /// The most refusals that are remembered.
+    pub refusals: usize,
+    /// How many failures a client address may have.
+    pub limit: LimitOptions,
+}
+
+impl Default for AuthOptions {
+    fn default() -> Self {
+        Self {
+            external: Duration::from_secs(60),
+            own: Duration::from_secs(300),
+            refused: Duration::from_secs(5),
+            verdict_bytes: 32 << 20,
+            refusals: 4096,
+            limit: LimitOptions::default(),
+        }
+    }
+}
+
+/// What a client sent to prove who it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Presented<'a> {
+    /// The tenant whose gateway was asked.
+    pub tenant: &'a Name,
+    /// The gateway that was asked.
+    pub gateway: &'a Name,
+    /// The HTTP method.
+    pub method: &'a str,
+    /// The path, without query.
+    pub path: &'a str,
+    /// The client's address, behind trusted proxies.
+    pub address: IpAddr,
+    /// The request's headers.
+    pub headers: &'a HeaderMap,
+}
+
+/// Asks auth providers, and remembers.
+pub struct Authenticator {
+    directories: Arc<Directories>,
+    tokens: Arc<TokenService>,
+    options: AuthOptions,
+    verdicts: Verdicts,
+    failures: Failures,
+}
+
+impl Authenticator {
+    /// One that has asked nobody yet.
+    pub fn new(directories: Arc<Directories>, tokens: Arc<TokenService>, options: AuthOptions) -> Arc<Self> {
+        let verdicts = Verdicts::new(options.verdict_bytes, options.refusals);
+        let failures = Failures::new(&options.limit);
+        Arc::new(Self { directories, tokens, options, verdicts, failures })
+    }
+
+    /// Who is calling. Providers are asked in order: `not-mine` goes to the next one, everything else is final. Nobody's
+    /// caller is `anonymous` where the gateway allows that and no credential was sent.
+    ///
+    /// # Errors
+    /// [`AuthRefusal`], ready to be answered.
+    pub async fn authenticate(
+        &self,
+        providers: &[Arc<Provider>],
+        anonymous: bool,
+        presented: &Presented<'_>,
+    ) -> Result<Arc<Principal>, AuthRefusal> {
+        let now = now_ms();
+        let base = verdicts::base_key(providers, presented);
+        if let Some(principal) = self.remembered(&base, presented, now) {
+            return Ok(principal);
+        }
+        let credential = presents_credential(presented.headers);
+        if !credential && providers.is_empty() && anonymous {
+            return Ok(Arc::new(Principal::anonymous(presented.tenant.clone())));
+        }
+        if let Some(wait) = self.failures.wait(presented.address) {
+            return Err(AuthRefusal::limited(wait));
+        }
+        // Taken before anybody is asked: what changes meanwhile makes the verdict be made again.
+        let directory = self.directories.load_full();
+        if let Some(refusal) = self.verdicts.refused(&base, directory.generation(), now) {
+            self.failures.note(presented.address);
+            return Err(refusal);
+        }
+        let answer = self.ask(providers, anonymous && !credential, presented, &base, &directory).await;
+        if let Err(refusal) = &answer
+            && refusal.fault.side != portcullis_model::Side::Gateway
+        {
+            // Who sends no credential learns how to get one, and is no attacker for asking.
+            if credential {
+                self.failures.note(presented.address);
+                let until = now.saturating_add(millis(self.options.refused));
+                self.verdicts.refuse(base, refusal.clone(), directory.generation(), until);
+            }
+        }
+        answer
+    }
+
+    /// The warm path.
+    fn remembered(&self, base: &[u8; 32], presented: &Presented<'_>, now: u64) -> Option<Arc<Principal>> {
+        let entry = self.verdicts.get(base, presented)?;
+        if now >= entry.expires_ms {
+            return None;
+        }
+        let directory = self.directories.load();
+        if let Basis::Token(live) = &entry.basis {
+            if !live.still_valid(now) {
+                return None;
+            }
+            if let Some(principal) = entry.principal(directory.generation()) {
+                live.touch(now);
+                return Some(principal);
+            }
+            if live.validity(Some(presented.gateway), now, &directory) != Validity::Valid {
+                return None;
+            }
+        } else if let Some(principal) = entry.principal(directory.generation()) {
+            return Some(principal);
+        }
+        // People changed since: who this is stays, what it belongs to is read again. No provider needs to be asked.
+        let principal = build(&entry.basis, &entry.asserted, presented.tenant, &directory).ok()?;
+        Some(entry.renew(directory.generation(), principal))
+    }
+
+    async fn ask(
+        &self,
+        providers: &[Arc<Provider>],
+        anonymous: bool,
+        presented: &Presented<'_>,
+        base: &[u8; 32],
+        directory: &Arc<Directory>,
+    ) -> Result<Arc<Principal>, AuthRefusal> {
+        let request = request(presented);
+        let mut dependences = Dependences::default();
+        for provider in providers {
+            let ProviderAnswer { verdict, reads } = match provider.hook.ask(&request).await {
+                Ok(answer) => answer,
+                Err(failure) => return Err(failed(provider, presented, &failure)),
+            };
+            dependences.add(reads.as_deref());
+            match verdict {
+                Verdict::NotMine { .. } => {}
+                Verdict::Anonymous { .. } => {
+                    return if anonymous {
+                        Ok(Arc::new(Principal::anonymous(presented.tenant.clone())))
+                    } else {
+                        Err(AuthRefusal::nobody())
+                    };
+                }
+                Verdict::Challenge { parameters, message } => return Err(AuthRefusal::invalid(message, &parameters)),
+                Verdict::Refused(message) => return Err(AuthRefusal::invalid(message, "error=\"invalid_token\"")),
+                Verdict::Accepted { principal, expires_ms, vary, .. } => {
+                    let vary: Vec<Read> = vary.into_iter().map(|h| Read::Header(h.to_ascii_lowercase())).collect();
+                    dependences.add(Some(&vary));
+                    return self.accept(*principal, expires_ms, dependences, presented, base, directory);
+                }
+            }
+        }
+        if anonymous {
+            return Ok(Arc::new(Principal::anonymous(presented.tenant.clone())));
+        }
+        Err(if presents_credential(presented.headers) { AuthRefusal::unknown() } else { AuthRefusal::nobody() })
+    }
+
+    fn accept(
+        &self,
+        asserted: AssertedPrincipal,
+        expires_ms: Option<u64>,
+        dependences: Dependences,
+        presented: &Presented<'_>,
+        base: &[u8; 32],
+        directory: &Arc<Directory>,
+    ) -> Result<Arc<Principal>, AuthRefusal> {
+        let now = now_ms();
+        let (basis, most) = match &asserted.who {
+            Asserted::Token(facts) => {
+                // The provider's word is not enough: it may have kept it for a while, or made it up.
+                let live = self.tokens.live(presented.tenant, &facts.id).ok_or_else(AuthRefusal::unknown)?;
+                match live.validity(Some(presented.gateway), now, directory) {
+                    Validity::Valid => {}
+                    Validity::Expired => return Err(AuthRefusal::ended("the token has expired")),
+                    Validity::Revoked | Validity::Orphaned => {
+                        return Err(AuthRefusal::ended("the token was revoked"));
+                    }
+                    Validity::WrongGateway => return Err(AuthRefusal::ended("the token is not for this gateway")),
+                }
+                live.touch(now);
+                (Basis::Token(live), self.options.own)
+            }
+            Asserted::External { issuer, subject } => {
+                (Basis::External { issuer: issuer.clone(), subject: subject.clone() }, self.options.external)
+            }
+        };
+        let expires = expires_ms.unwrap_or(u64::MAX).min(now.saturating_add(millis(most)));
+        let principal = build(&basis, &asserted, presented.tenant, directory)?;
+        // Nobody says from when on it is over, or it is over already: it holds for this request and is not remembered.
+        if expires > now {
+            let entry = Arc::new(Entry::new(basis, asserted, expires, directory.generation(), Arc::clone(&principal)));
+            self.verdicts.put(base, presented, &dependences, entry);
+        }
+        Ok(principal)
+    }
+}
+
+/// The principal that a verdict means under this directory.
+fn build(
+    basis: &Basis,
+    asserted: &AssertedPrincipal,
+    tenant: &Name,
+    directory: &Directory,
+) -> Result<Arc<Principal>, AuthRefusal> {
+    let mut principal = match basis {
+        Basis::Token(live) => {
+            let owner = directory.principal(tenant, &live.record.owner);
+            let mut principal = owner.ok_or_else(|| AuthRefusal::ended("the token's owner does not exist"))?;
+            principal.token = Some(live.record.id.clone());
+            principal.groups.clone_from(&asserted.groups);
+            principal
+        }
+        Basis::External { issuer, subject } => directory
+            .external(tenant, issuer, subject, asserted.groups.clone())
+            .map_err(|e| AuthRefusal::denied(e.to_string()))?,
+    };
+    if principal.display_name.is_none() {
+        principal.display_name.clone_from(&asserted.display_name);
+    }
+    principal.roles.extend(asserted.roles.iter().cloned());
+    principal.roles.sort();
+    principal.roles.dedup();
+    principal.claims = asserted.claims.iter().cloned().collect();
+    Ok(Arc::new(principal))
+}
+
+/// What a plugin may know of the request. Made on the cold path only, because it copies.
+fn request(presented: &Presented<'_>) -> AuthRequest {
+    AuthRequest {
+        tenant: presented.tenant.clone(),
+        gateway: presented.gateway.clone(),
+        method: presented.method.into(),
+        path: presented.path.into(),
+        peer: presented.address.to_string().into(),
+        headers: Arc::new(presented.headers.clone()),
+        bearer: bearer(presented.headers),
+    }
+}
+
+/// The token of `Authorization: Bearer` (RFC 6750 section 2.1); none where there are several such headers, because a
+/// proxy in front may have believed another one.
+fn bearer(headers: &HeaderMap) -> Option<Secret> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let value = values.next()?.as_bytes();
+    if values.next().is_some() {
+        return None;
+    }
+    let (scheme, token) = value.split_at_checked(6)?;
+    let token = token.strip_prefix(b" ")?.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"bearer") && !token.is_empty()).then(|| Secret::new(token))
+}
+
+/// A provider without an answer refuses. What it says in words of its own may be read; why it broke is for operators.
+fn failed(provider: &Provider, presented: &Presented<'_>, failure: &PluginFailure) -> AuthRefusal {
+    match failure {
+        PluginFailure::Error(PluginError::Denied { message, .. }) => AuthRefusal::denied(message.clone()),
+        PluginFailure::Error(PluginError::NeedsConsent { url, message }) => AuthRefusal::consent(message, url),
+        PluginFailure::Error(PluginError::NotFound) => AuthRefusal::unknown(),
+        PluginFailure::Error(PluginError::Expired) => AuthRefusal::ended("the credential has expired"),
+        _ => {
+            let plugin = provider.hook.name();
+            let (tenant, gateway) = (presented.tenant, presented.gateway);
+            tracing::error!(%plugin, %tenant, %gateway, error = %failure, "an auth provider has no answer; the request is refused");
+            let passing = matches!(
+                failure,
+                PluginFailure::PoolFull
+                    | PluginFailure::Timeout
+                    | PluginFailure::Error(
+                        PluginError::Timeout | PluginError::Unavailable(_) | PluginError::Upstream { .. }
+                    )
+            );
+            AuthRefusal::unavailable(passing)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bearer_token_is_read_as_the_rfc_says() {
+        let check = |values: &[&str], expected: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(AUTHORIZATION, value.parse().unwrap());
+            }
+            let token = bearer(&headers);
+            let found = token.as_ref().map(|t| std::str::from_utf8(t.expose()).unwrap());
+            assert_eq!(found, expected, "{values:?}");
+        };
+        check(&["Bearer abc"], Some("abc"));
+        check(&["bearer abc"], Some("abc"));
+        check(&["BEARER  abc "], Some("abc"));
+        check(&["Bearer"], None);
+        check(&["Bearer "], None);
+        check(&["Bearerabc"], None);
+        check(&["Basic abc"], None);
+        check(&["é"], None);
+        check(&[], None);
+        check(&["Bearer a", "Bearer b"], None);
+    }
+}

@@ -1,0 +1,275 @@
+//! Verdicts that are remembered, and what they depend on.
+//!
+//! The key of a verdict is everything that its providers could have seen: tenant, gateway, the providers themselves, the
+//! credential, and each header or fact that one of them read (security 8). What was read is learned: the first look-up,
+//! by everything but that, finds the list of what else belongs into the key.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+use http::{
+    HeaderMap, HeaderName,
+    header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
+};
+use portcullis_model::Principal;
+use portcullis_plugin::{AssertedPrincipal, Read};
+use quick_cache::{Weighter, sync::Cache};
+use sha2::{Digest, Sha256};
+
+use super::{AuthRefusal, Presented, Provider};
+use crate::token::Live;
+
+/// The most facts that one verdict may depend on; with more it is not remembered.
+const MAX_DEPENDENCES: usize = 16;
+
+/// Headers that can carry a credential. A session id is none: it is sealed and checked elsewhere, and no plugin sees it.
+const CREDENTIALS: [HeaderName; 5] = [
+    AUTHORIZATION,
+    PROXY_AUTHORIZATION,
+    COOKIE,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("x-forwarded-client-cert"),
+];
+
+/// SHA-256, so that nobody can make two requests that share a verdict.
+pub(super) type Key = [u8; 32];
+
+/// Whether a request carries anything that could be a credential. Cookies alone are none: browsers send them everywhere.
+pub(super) fn presents_credential(headers: &HeaderMap) -> bool {
+    CREDENTIALS.iter().any(|name| *name != COOKIE && headers.contains_key(name))
+}
+
+struct Hasher(Sha256);
+
+impl Hasher {
+    fn add(&mut self, part: &[u8]) {
+        self.0.update((part.len() as u64).to_be_bytes());
+        self.0.update(part);
+    }
+
+    /// All values of a header, so that none and an empty one differ.
+    fn add_header(&mut self, headers: &HeaderMap, name: &HeaderName) {
+        let mut count = 0_u64;
+        for value in headers.get_all(name) {
+            count += 1;
+            self.add(value.as_bytes());
+        }
+        self.0.update(count.to_be_bytes());
+    }
+}
+
+/// Of everything that is known before anybody is asked.
+pub(super) fn base_key(providers: &[Arc<Provider>], presented: &Presented<'_>) -> Key {
+    let mut hasher = Hasher(Sha256::new());
+    hasher.add(presented.tenant.as_str().as_bytes());
+    hasher.add(presented.gateway.as_str().as_bytes());
+    hasher.0.update((providers.len() as u64).to_be_bytes());
+    for provider in providers {
+        hasher.add(provider.identity.as_bytes());
+    }
+    for (index, name) in CREDENTIALS.iter().enumerate() {
+        if presented.headers.contains_key(name) {
+            hasher.0.update([u8::try_from(index).unwrap_or(u8::MAX)]);
+            hasher.add_header(presented.headers, name);
+        }
+    }
+    hasher.0.finalize().into()
+}
+
+/// What a verdict depends on beside its base key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Dependences {
+    facts: BTreeSet<Read>,
+    /// Somebody read what can't be told, or too much: the verdict can't be remembered.
+    unknown: bool,
+}
+
+impl Dependences {
+    pub(super) fn add(&mut self, reads: Option<&[Read]>) {
+        let Some(reads) = reads else {
+            self.unknown = true;
+            return;
+        };
+        for read in reads {
+            match read {
+                Read::Header(name) if CREDENTIALS.iter().any(|known| known == name.as_str()) => {}
+                Read::Header(name) if HeaderName::try_from(name.as_str()).is_err() => self.unknown = true,
+                Read::Header(_) | Read::Peer | Read::Method | Read::Path => {
+                    self.facts.insert(read.clone());
+                }
+                // A provider sees no principal and no call, so these mean nothing here.
+                Read::Claim(_) | Read::Attribute(_) | Read::Teams | Read::Roles | Read::Groups | Read::Connections => {
+                    self.unknown = true;
+                }
+            }
+        }
+        self.unknown |= self.facts.len() > MAX_DEPENDENCES;
+    }
+
+    fn key(&self, base: &Key, presented: &Presented<'_>) -> Key {
+        let mut hasher = Hasher(Sha256::new());
+        hasher.0.update(base);
+        for fact in &self.facts {
+            match fact {
+                Read::Header(name) => {
+                    hasher.add(name.as_bytes());
+                    if let Ok(name) = HeaderName::try_from(name.as_str()) {
+                        hasher.add_header(presented.headers, &name);
+                    }
+                }
+                Read::Peer => hasher.add(presented.address.to_string().as_bytes()),
+                Read::Method => hasher.add(presented.method.as_bytes()),
+                Read::Path => hasher.add(presented.path.as_bytes()),
+                _ => {}
+            }
+        }
+        hasher.0.finalize().into()
+    }
+}
+
+/// What a verdict rests on.
+#[derive(Debug)]
+pub(super) enum Basis {
+    /// A token of ours, looked at each time.
+    Token(Arc<Live>),
+    /// Somebody of an identity provider.
+    External {
+        /// The issuer.
+        issuer: String,
+        /// Its subject.
+        subject: String,
+    },
+}
+
+/// A remembered verdict.
+pub(super) struct Entry {
+    pub(super) basis: Basis,
+    pub(super) asserted: AssertedPrincipal,
+    pub(super) expires_ms: u64,
+    size: u64,
+    current: ArcSwap<(u64, Arc<Principal>)>,
+}
+
+impl Entry {
+    pub(super) fn new(
+        basis: Basis,
+        asserted: AssertedPrincipal,
+        expires_ms: u64,
+        generation: u64,
+        principal: Arc<Principal>,
+    ) -> Self {
+        let texts: usize = asserted.groups.iter().map(|g| g.len() + 24).sum::<usize>()
+            + asserted.claims.iter().map(|(name, value)| name.len() + value.to_string().len() + 64).sum::<usize>();
+        // The principal holds copies of what was asserted.
+        let size = u64::try_from(texts * 3 + 1024).unwrap_or(u64::MAX);
+        Self { basis, asserted, expires_ms, size, current: ArcSwap::from_pointee((generation, principal)) }
+    }
+
+    /// The principal, if it was made under this directory.
+    pub(super) fn principal(&self, generation: u64) -> Option<Arc<Principal>> {
+        let current = self.current.load();
+        (current.0 == generation).then(|| Arc::clone(&current.1))
+    }
+
+    /// Takes a principal that was made under a newer directory.
+    pub(super) fn renew(&self, generation: u64, principal: Arc<Principal>) -> Arc<Principal> {
+        self.current.store(Arc::new((generation, Arc::clone(&principal))));
+        principal
+    }
+}
+
+#[derive(Clone)]
+enum Slot {
+    Entry(Arc<Entry>),
+    /// Verdicts of this base depend on more.
+    Depends(Arc<Dependences>),
+}
+
+#[derive(Clone)]
+struct BySize;
+
+impl Weighter<Key, Slot> for BySize {
+    fn weight(&self, _key: &Key, slot: &Slot) -> u64 {
+        match slot {
+            Slot::Entry(entry) => entry.size,
+            Slot::Depends(on) => 256 + 64 * on.facts.len() as u64,
+        }
+    }
+}
+
+struct Refused {
+    refusal: AuthRefusal,
+    generation: u64,
+    until_ms: u64,
+}
+
+/// All remembered verdicts. Refusals are kept apart, so that whoever is refused pushes nobody out.
+pub(super) struct Verdicts {
+    good: Cache<Key, Slot, BySize>,
+    bad: Cache<Key, Arc<Refused>>,
+    /// Who learns a new dependence takes turns; who looks up does not.
+    learning: Mutex<()>,
+}
+
+impl Verdicts {
+    pub(super) fn new(bytes: u64, refusals: usize) -> Self {
+        let entries = usize::try_from(bytes / 2048).unwrap_or(usize::MAX).max(1);
+        Self {
+            good: Cache::with_weighter(entries, bytes, BySize),
+            bad: Cache::new(refusals.max(1)),
+            learning: Mutex::new(()),
+        }
+    }
+
+    pub(super) fn get(&self, base: &Key, presented: &Presented<'_>) -> Option<Arc<Entry>> {
+        match self.good.get(base)? {
+            Slot::Entry(entry) => Some(entry),
+            Slot::Depends(on) => match self.good.get(&on.key(base, presented))? {
+                Slot::Entry(entry) => Some(entry),
+                Slot::Depends(_) => None,
+            },
+        }
+    }
+
+    pub(super) fn put(&self, base: &Key, presented: &Presented<'_>, on: &Dependences, entry: Arc<Entry>) {
+        if on.unknown {
+            return;
+        }
+        let _turn = self.learning.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = match self.good.get(base) {
+            Some(Slot::Depends(known)) => known,
+            Some(Slot::Entry(_)) | None => Arc::default(),
+        };
+        let mut all = Dependences::clone(&known);
+        all.facts.extend(on.facts.iter().cloned());
+        if all.facts.is_empty() {
+            self.good.insert(*base, Slot::Entry(entry));
+            return;
+        }
+        if all.facts.len() > MAX_DEPENDENCES {
+            return;
+        }
+        // Entries under a shorter list stay unreachable until they are pushed out: their keys are not asked for again.
+        self.good.insert(all.key(base, presented), Slot::Entry(entry));
+        if all != *known {
+            self.good.insert(*base, Slot::Depends(Arc::new(all)));
+        }
+    }
+
+    pub(super) fn refused(&self, base: &Key, generation: u64, now_ms: u64) -> Option<AuthRefusal> {
+        let refused = self.bad.get(base)?;
+        (refused.generation == generation && now_ms < refused.until_ms).then(|| refused.refusal.clone())
+    }
+
+    pub(super) fn refuse(&self, base: Key, refusal: AuthRefusal, generation: u64, until_ms: u64) {
+        self.bad.insert(base, Arc::new(Refused { refusal, generation, until_ms }));
+    }
+
+    #[cfg(test)]
+    pub(super) fn refusals(&self) -> usize {
+        self.bad.len()
+    }
+}

@@ -1,0 +1,67 @@
+//! What the store keeps of a token.
+
+use portcullis_model::{Name, Subject};
+use serde::{Deserialize, Serialize};
+
+use super::TokenDigest;
+
+/// A token without its text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenRecord {
+    /// Its public id, unique in the installation.
+    pub id: String,
+    /// Its tenant.
+    pub tenant: Name,
+    /// What its owner calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Who calls with it, such as `user:alice`.
+    #[serde(with = "subject_text")]
+    pub owner: Subject,
+    /// The gateways that it is valid at; at all of the tenant where empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<Name>,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// From when on it is not valid any more, in milliseconds since 1970; never where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
+    /// When it was revoked, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked_ms: Option<u64>,
+    /// When it was last used, in milliseconds since 1970 and to about a minute. Kept in a record of its own, so that
+    /// noting a use never meets a revocation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used_ms: Option<u64>,
+    /// What it is recognised by.
+    pub(crate) digest: TokenDigest,
+}
+
+/// Whether a token works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenStatus {
+    /// It does.
+    Active,
+    /// Its time is over.
+    Expired,
+    /// It was taken back.
+    Revoked,
+    /// Its owner does not exist, or is another than the one it was made for.
+    Orphaned,
+}
+
+/// `user:alice` instead of a nested object.
+mod subject_text {
+    use portcullis_model::Subject;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(subject: &Subject, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(subject)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Subject, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
