@@ -1,1 +1,24 @@
-fn main() {}
+//! The `portcullis` binary: the command line, and the assembly of the gateway.
+
+mod assembly;
+mod cli;
+mod demo;
+mod exit;
+mod home;
+mod listener;
+mod mcp;
+mod output;
+mod settings;
+mod verbs;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    // Before anything else: a supervisor starts with each server's process, and needs nothing of what follows.
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|first| first == "supervise") {
+        portcullis_orchestrator::supervise_main(args);
+    }
+    cli::run()
+}

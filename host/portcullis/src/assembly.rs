@@ -1,0 +1,220 @@
+//! Assembly: opens everything in the order in which it depends on each other, serves, and closes in reverse.
+
+mod health;
+mod keeper;
+mod session_key;
+mod status;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::{Context, Result};
+use axum::Router;
+use portcullis_console::{
+    files::{FileDoor, FileOptions},
+    server::{Admin, AdminSocket},
+};
+use portcullis_credential::{CACHE_ENTRIES, ConnectionBook, KeySource, Resolver, Secrets, Vault};
+use portcullis_gateway::{Gateways, Parts};
+use portcullis_identity::{
+    AuthOptions, Authenticator, Directories, JwtOptions, JwtService, TokenOptions, TokenService,
+};
+use portcullis_orchestrator::Orchestrator;
+use portcullis_plugin::{
+    Host, HostOptions, Services,
+    manager::{BuiltIn, Manager},
+};
+use portcullis_store::{Registry, SledOptions, SledStore, Store};
+use portcullis_telemetry::{Audit, Metrics, audit::AuditOptions};
+use portcullis_upstream::{Options as UpstreamOptions, Upstreams};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    listener::Listener,
+    settings::{SealingKey, Settings},
+};
+use keeper::Keeper;
+use status::Assembled;
+
+/// A gateway that is open and not serving yet.
+pub struct Assembly {
+    settings: Settings,
+    metrics: Arc<Metrics>,
+    audit: Arc<Audit>,
+    orchestrator: Orchestrator,
+    keeper: Arc<Keeper>,
+    admin: Admin,
+    socket: AdminSocket,
+    data: Listener,
+    metrics_listener: Option<Listener>,
+    address: SocketAddr,
+}
+
+impl Assembly {
+    /// Opens everything. What can't be opened is named, and nothing is served.
+    ///
+    /// # Errors
+    /// The first thing that can't be opened.
+    pub async fn open(settings: Settings) -> Result<Self> {
+        let metrics = Metrics::new();
+        let state = settings.data_dir.join("state");
+        let store: Arc<dyn Store> =
+            tokio::task::spawn_blocking(move || SledStore::open(&state, SledOptions::default()))
+                .await?
+                .context("the store can't be opened")?;
+        let audit = Audit::open(AuditOptions::new(settings.data_dir.join("audit")), Arc::clone(&metrics))
+            .context("the audit stream can't be opened")?;
+        let vault = Arc::new(Vault::open(&key_source(&settings)).context("the vault can't be opened")?);
+        let sealer = session_key::sealer(&*store, &vault).await?;
+        let secrets = Secrets::new(Arc::clone(&store), vault);
+        secrets.verify().await.context("the vault can't open what is sealed in the store")?;
+        let registry = Registry::open(Arc::clone(&store)).await.context("the resources can't be read")?;
+
+        let files = if settings.resources.is_empty() {
+            None
+        } else {
+            let options = FileOptions::new(settings.resources.clone());
+            Some(Arc::new(FileDoor::open(Arc::clone(&registry), Arc::clone(&metrics), options).await))
+        };
+
+        let directories = Directories::follow(&registry);
+        let tokens = TokenService::open(Arc::clone(&store), Arc::clone(&directories), TokenOptions::default())
+            .await
+            .context("the tokens can't be read")?;
+        let book = ConnectionBook::open(Arc::clone(&registry), secrets.clone())
+            .await
+            .context("the connections can't be read")?;
+        let jwt =
+            JwtService::new(JwtOptions { allow_private: settings.allow_private_issuers, ..JwtOptions::default() });
+
+        let host = Host::new(HostOptions {
+            cache_dir: Some(settings.data_dir.join("compiled")),
+            pool_instances: settings.plugin_instances,
+            metrics: Arc::clone(&metrics),
+            ..HostOptions::default()
+        })
+        .context("the plugin host can't start")?;
+        let services = Services {
+            tokens: Some(Arc::clone(&tokens) as _),
+            jwt: Some(jwt as _),
+            connections: Some(Arc::clone(&book) as _),
+            http: Some(portcullis_plugin::Http::new().context("plugins' requests can't be set up")?),
+            audit: Some(Arc::new(status::Reveals(Arc::clone(&audit))) as _),
+        };
+        let manager = Manager::new(host, built_ins(), services);
+
+        let orchestrator = Orchestrator::new(portcullis_orchestrator::Options::new(settings.data_dir.join("run")))
+            .context("processes can't be run")?;
+        let upstreams = Upstreams::new(UpstreamOptions::new(Arc::new(orchestrator.clone())))?;
+        let gateways = Gateways::new(Parts {
+            settings: portcullis_gateway::Settings {
+                allowed_hosts: settings.allowed_hosts.clone(),
+                allowed_origins: settings.allowed_origins.clone(),
+                trusted_proxies: settings.trusted_proxies.clone(),
+                public_url: settings.public_url.clone(),
+                max_body: settings.max_body.as_usize(),
+            },
+            metrics: Arc::clone(&metrics),
+            audit: Arc::clone(&audit),
+            sealer,
+            upstreams: Arc::clone(&upstreams),
+            authenticator: Authenticator::new(Arc::clone(&directories), Arc::clone(&tokens), AuthOptions::default()),
+            credentials: Resolver::new(Arc::clone(&book), CACHE_ENTRIES),
+        });
+        let keeper =
+            Keeper::new(Arc::clone(&registry), manager, Arc::clone(&gateways), files.clone(), orchestrator.clone());
+
+        let health = health::router(Arc::clone(&keeper), Arc::clone(&metrics), settings.metrics_listen.is_none());
+        let router = gateways.router().merge(health);
+        let data = Listener::bind(settings.listen, settings.tls.as_ref(), router, settings.max_connections).await?;
+        let address = data.address()?;
+        let metrics_listener = match settings.metrics_listen {
+            None => None,
+            Some(listen) => {
+                let router: Router = health::router(Arc::clone(&keeper), Arc::clone(&metrics), true);
+                Some(Listener::bind(listen, None, router, 64).await?)
+            }
+        };
+        let socket = AdminSocket::bind(&settings.socket_path())?;
+        let admin = Admin {
+            registry,
+            directories,
+            tokens,
+            secrets,
+            book,
+            orchestrator: orchestrator.clone(),
+            files,
+            audit: Arc::clone(&audit),
+            metrics: Arc::clone(&metrics),
+            view: Arc::new(Assembled::new(&settings, address, Arc::clone(&keeper), orchestrator.clone())),
+        };
+        Ok(Self { settings, metrics, audit, orchestrator, keeper, admin, socket, data, metrics_listener, address })
+    }
+
+    /// Where clients connect: the URL without a slash at its end.
+    pub fn url(&self) -> String {
+        self.settings.base_url(self.address)
+    }
+
+    /// What the admin API works on, for those who live in the same process.
+    pub fn admin(&self) -> &Admin {
+        &self.admin
+    }
+
+    /// Loads plugins and compiles gateways once, so that the first request finds them.
+    pub async fn prepare(&self) {
+        self.keeper.round().await;
+    }
+
+    /// Serves until `stop` is cancelled; then lets calls under way end, ends children, and flushes the audit stream.
+    ///
+    /// # Errors
+    /// When the admin socket fails for good.
+    pub async fn serve(self, stop: CancellationToken) -> Result<()> {
+        self.prepare().await;
+        let drain = self.settings.drain.get();
+        let keeping = tokio::spawn(Arc::clone(&self.keeper).follow(stop.clone()));
+        let metrics = self.metrics_listener.map(|l| tokio::spawn(l.serve(stop.clone().cancelled_owned(), drain)));
+        let admin =
+            tokio::spawn(portcullis_console::server::serve(self.socket, self.admin, stop.clone().cancelled_owned()));
+        tracing::info!(url = self.settings.base_url(self.address), "serving");
+        self.data.serve(stop.clone().cancelled_owned(), drain).await;
+
+        // Whatever made the data listener end, the rest ends with it.
+        stop.cancel();
+        let _ = keeping.await;
+        if let Some(metrics) = metrics {
+            let _ = metrics.await;
+        }
+        self.orchestrator.shutdown(drain).await;
+        let admin = admin.await;
+        if let Err(error) = self.audit.flush().await {
+            tracing::error!(%error, "the last audit records could not be written");
+        }
+        drop(self.metrics);
+        admin?.context("the admin socket failed")
+    }
+}
+
+fn key_source(settings: &Settings) -> KeySource {
+    match &settings.sealing_key {
+        Some(SealingKey::Env(name)) => KeySource::Env(name.clone()),
+        Some(SealingKey::File(path)) => KeySource::File { path: path.clone(), create: false },
+        // The store is embedded and this machine's own, so its key may be made here (security decision 5).
+        None => KeySource::File { path: settings.data_dir.join("sealing.key"), create: true },
+    }
+}
+
+fn built_ins() -> Vec<BuiltIn> {
+    portcullis_plugins::built_ins()
+        .iter()
+        .map(|built_in| BuiltIn {
+            name: built_in.name,
+            wasm: built_in.wasm,
+            grants: portcullis_model::spec::Grants {
+                tokens: built_in.tokens,
+                connections: built_in.connections,
+                ..portcullis_model::spec::Grants::default()
+            },
+        })
+        .collect()
+}

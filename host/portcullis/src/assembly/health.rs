@@ -1,0 +1,44 @@
+//! `/healthz`, `/readyz` and `/metrics`.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::{ConnectInfo, State},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use portcullis_telemetry::Metrics;
+
+use super::{keeper::Keeper, status::missing};
+
+#[derive(Clone)]
+struct Health {
+    keeper: Arc<Keeper>,
+    metrics: Arc<Metrics>,
+}
+
+/// Health, and metrics where `with_metrics` says so (for loopback clients where the listener has others as well).
+pub fn router(keeper: Arc<Keeper>, metrics: Arc<Metrics>, with_metrics: bool) -> Router {
+    let router = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready));
+    let router = if with_metrics { router.route("/metrics", get(numbers)) } else { router };
+    router.with_state(Health { keeper, metrics })
+}
+
+/// 200 once gateways are compiled and every plugin that they need is loaded; else 503 with what is missing, without details
+/// that a stranger should not learn: those are in `portcullis doctor`.
+async fn ready(State(health): State<Health>) -> Response {
+    let missing = missing(&health.keeper);
+    let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(serde_json::json!({ "ready": missing.is_empty(), "missing": missing }))).into_response()
+}
+
+async fn numbers(State(health): State<Health>, ConnectInfo(peer): ConnectInfo<SocketAddr>) -> Response {
+    // What is served, how often and for which tenants is nobody's business but the operator's.
+    if !peer.ip().to_canonical().is_loopback() {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static(Metrics::CONTENT_TYPE))];
+    (kind, health.metrics.encode()).into_response()
+}

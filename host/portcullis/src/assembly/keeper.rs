@@ -1,0 +1,158 @@
+//! Keeps what is served in step with the resources: plugins first, then the gateways that name them.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use portcullis_console::files::FileDoor;
+use portcullis_gateway::{Condition, Gateways, Sources};
+use portcullis_model::{Door, Resource, Spec, spec::Source};
+use portcullis_orchestrator::Orchestrator;
+use portcullis_plugin::manager::{self, Manager, Trouble};
+use portcullis_store::{Fleet, Registry};
+use tokio_util::sync::CancellationToken;
+
+/// How soon what did not work is tried again without a change: a file may have appeared that nobody told of.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// What does not work as the resources want it.
+#[derive(Default)]
+pub struct Shortcomings {
+    /// Gateways.
+    pub conditions: Vec<Condition>,
+    /// Plugins.
+    pub troubles: Vec<Trouble>,
+}
+
+/// Compiles whenever something changes.
+pub struct Keeper {
+    registry: Arc<Registry>,
+    manager: Manager,
+    gateways: Arc<Gateways>,
+    files: Option<Arc<FileDoor>>,
+    orchestrator: Orchestrator,
+    shortcomings: ArcSwap<Shortcomings>,
+    rounds: AtomicU64,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Keeper {
+    /// One that has compiled nothing yet.
+    pub fn new(
+        registry: Arc<Registry>,
+        manager: Manager,
+        gateways: Arc<Gateways>,
+        files: Option<Arc<FileDoor>>,
+        orchestrator: Orchestrator,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            registry,
+            manager,
+            gateways,
+            files,
+            orchestrator,
+            shortcomings: ArcSwap::default(),
+            rounds: AtomicU64::new(0),
+            turn: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// What did not work at the last round.
+    pub fn shortcomings(&self) -> Arc<Shortcomings> {
+        self.shortcomings.load_full()
+    }
+
+    /// How many rounds there were; nothing is served before the first.
+    pub fn rounds(&self) -> u64 {
+        self.rounds.load(Ordering::Acquire)
+    }
+
+    /// Loads plugins and compiles gateways as the resources are now.
+    pub async fn round(&self) {
+        let _turn = self.turn.lock().await;
+        let fleet = self.registry.snapshot();
+        let resources = plugins(&fleet);
+        if let Some(files) = &self.files {
+            files.also_watch(resources.iter().filter_map(component_file).collect());
+        }
+        let places = portcullis_gateway::places(&fleet);
+        let troubles = self.manager.reconcile(&resources, &places).await;
+        for trouble in &troubles {
+            let (plugin, previous) = (&trouble.place.plugin, trouble.previous);
+            tracing::error!(plugin, tenant = %trouble.place.tenant, previous, problem = trouble.problem, "a plugin can't be loaded");
+        }
+        let conditions = self.gateways.compile(&Sources { fleet: &fleet, plugins: &self.manager });
+        for condition in &conditions {
+            tracing::warn!(resource = %condition.key, fatal = condition.fatal, problem = condition.problem, "not as written");
+        }
+        self.orchestrator.retain(|key| {
+            fleet.server(&key.tenant, &key.server).is_some_and(|s| s.metadata.revision.unwrap_or(0) == key.generation)
+        });
+        self.shortcomings.store(Arc::new(Shortcomings { conditions, troubles }));
+        self.rounds.fetch_add(1, Ordering::Release);
+    }
+
+    /// Runs a round after each change, until `stop` is cancelled.
+    pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
+        let mut changes = self.registry.watch();
+        let mut components = self.files.as_ref().map(|f| f.referred());
+        // The registry may have changed between the first round and this subscription.
+        changes.mark_changed();
+        loop {
+            let component = async {
+                match &mut components {
+                    Some(components) => components.changed().await.is_ok(),
+                    None => std::future::pending().await,
+                }
+            };
+            let retry = async {
+                if self.shortcomings.load().troubles.is_empty() {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(RETRY).await;
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = changes.changed() => if changed.is_err() { return },
+                changed = component => if !changed { return },
+                () = retry => {}
+            }
+            self.round().await;
+        }
+    }
+}
+
+/// The `Plugin` resources. Paths in a file's resource start from that file's directory.
+fn plugins(fleet: &Fleet) -> Vec<manager::Resource> {
+    let base = |resource: &Resource| match &resource.metadata.door {
+        Some(Door::File(file)) => Path::new(file).parent().map(Path::to_owned),
+        _ => None,
+    };
+    fleet
+        .iter()
+        .filter_map(|(key, resource)| match &resource.spec {
+            Spec::Plugin(spec) => Some(manager::Resource {
+                tenant: key.tenant.clone(),
+                name: key.name.clone(),
+                spec: spec.clone(),
+                base: base(resource),
+            }),
+            _ => None,
+        })
+        .collect()
+}
+
+fn component_file(resource: &manager::Resource) -> Option<PathBuf> {
+    match &resource.spec.source {
+        Source::File { path, .. } => {
+            Some(resource.base.as_deref().map_or_else(|| PathBuf::from(path), |base| base.join(path)))
+        }
+        Source::BuiltIn(_) => None,
+    }
+}

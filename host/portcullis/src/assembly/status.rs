@@ -1,0 +1,148 @@
+//! What only the assembled gateway knows, for the admin API; and the audit of `reveal`.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use portcullis_console::{
+    api::{Condition, Finding, GatewayStatus, Grade},
+    server::View,
+};
+use portcullis_model::{Kind, Name, ResourceKey};
+use portcullis_orchestrator::{Orchestrator, State};
+use portcullis_plugin::RevealAudit;
+use portcullis_telemetry::{Audit, AuditEvent};
+
+use super::keeper::Keeper;
+use crate::settings::Settings;
+
+/// Names of what keeps it from being ready.
+pub fn missing(keeper: &Keeper) -> Vec<String> {
+    if keeper.rounds() == 0 {
+        return vec!["gateways are not compiled yet".to_owned()];
+    }
+    let shortcomings = keeper.shortcomings();
+    let gateways = shortcomings.conditions.iter().filter(|c| c.fatal).map(|c| c.key.to_string());
+    let plugins = shortcomings.troubles.iter().filter(|t| !t.previous).map(|t| format!("Plugin/{}", t.place.plugin));
+    let mut missing: Vec<String> = gateways.chain(plugins).collect();
+    missing.sort();
+    missing.dedup();
+    missing
+}
+
+/// The assembled gateway, as the admin API sees it.
+pub struct Assembled {
+    status: GatewayStatus,
+    keeper: Arc<Keeper>,
+    orchestrator: Orchestrator,
+}
+
+impl Assembled {
+    /// Started now.
+    pub fn new(settings: &Settings, address: SocketAddr, keeper: Arc<Keeper>, orchestrator: Orchestrator) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let metrics = match settings.metrics_listen {
+            Some(listen) => format!("http://{listen}/metrics"),
+            None => format!("{}/metrics", settings.base_url(address)),
+        };
+        let status = GatewayStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            url: settings.base_url(address),
+            metrics_url: Some(metrics),
+            data_dir: settings.data_dir.display().to_string(),
+            ..GatewayStatus::default()
+        };
+        Self { status, keeper, orchestrator }
+    }
+}
+
+impl View for Assembled {
+    fn settle(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let keeper = Arc::clone(&self.keeper);
+        Box::pin(async move { keeper.round().await })
+    }
+
+    fn status(&self) -> GatewayStatus {
+        GatewayStatus { missing: missing(&self.keeper), ..self.status.clone() }
+    }
+
+    fn conditions(&self, key: &ResourceKey) -> Vec<Condition> {
+        let shortcomings = self.keeper.shortcomings();
+        let mut found: Vec<Condition> = Vec::new();
+        let not_ready = |reason: &str, message: String| Condition {
+            kind: "Ready".to_owned(),
+            status: false,
+            reason: reason.to_owned(),
+            message,
+        };
+        for condition in shortcomings.conditions.iter().filter(|c| c.key == *key) {
+            let reason = if condition.fatal { "NotServing" } else { "Degraded" };
+            found.push(not_ready(reason, condition.problem.clone()));
+        }
+        if key.kind == Kind::Plugin {
+            for trouble in shortcomings
+                .troubles
+                .iter()
+                .filter(|t| t.place.tenant == key.tenant && t.place.plugin == key.name.as_str())
+            {
+                let reason = if trouble.previous { "PreviousServes" } else { "NotLoaded" };
+                found.push(not_ready(reason, trouble.problem.clone()));
+            }
+        }
+        if key.kind == Kind::McpServer {
+            for status in self.orchestrator.status() {
+                if status.key.tenant == key.tenant
+                    && status.key.server == key.name
+                    && let State::Failed(reason) = &status.state
+                {
+                    found.push(not_ready("ProcessFailed", reason.clone()));
+                }
+            }
+        }
+        if found.is_empty() {
+            found.push(Condition {
+                kind: "Ready".to_owned(),
+                status: self.keeper.rounds() > 0,
+                reason: "AsWritten".to_owned(),
+                message: String::new(),
+            });
+        }
+        found
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        let shortcomings = self.keeper.shortcomings();
+        let gateways = shortcomings.conditions.iter().map(|c| Finding {
+            subject: c.key.to_string(),
+            grade: if c.fatal { Grade::Error } else { Grade::Warning },
+            message: c.problem.clone(),
+            next: Some(format!("Edit {}, then `portcullis describe {} {}`", c.key, c.key.kind.plural(), c.key.name)),
+        });
+        let plugins = shortcomings.troubles.iter().map(|t| Finding {
+            subject: format!("Plugin/{}", t.place.plugin),
+            grade: if t.previous { Grade::Warning } else { Grade::Error },
+            message: t.problem.clone(),
+            next: t.previous.then(|| "The previous one serves until this one loads".to_owned()),
+        });
+        gateways.chain(plugins).collect()
+    }
+}
+
+/// Records each use of the `reveal` grant before the bytes are handed out.
+pub struct Reveals(pub Arc<Audit>);
+
+impl RevealAudit for Reveals {
+    fn revealed(&self, tenant: &Name, plugin: &str, what: &str) -> bool {
+        let mut event = AuditEvent::new("reveal");
+        event.tenant = Some(tenant.shared());
+        event.caller = Some(Arc::from(format!("plugin:{plugin}")));
+        event.tool = Some(Arc::from(what));
+        // Blocks for one write to disk: reveals are rare, and must be on record first (security decision 26).
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(self.0.record_durable(event))).is_ok()
+    }
+}

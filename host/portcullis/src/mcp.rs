@@ -1,0 +1,164 @@
+//! A small MCP client of one gateway, for commands: the house's own transports towards our own door.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use portcullis_console::api::ApiError;
+use portcullis_model::{Name, Side, Span, spec::Traffic};
+use portcullis_upstream::{
+    Account, Endpoint, HttpEndpoint, Incoming, MessageKind, Options, Outgoing, Params, Peer, Target, TargetKey,
+    UpstreamError, Upstreams, launch::NoLauncher,
+};
+use serde_json::{Value, value::RawValue};
+use url::Url;
+use zeroize::Zeroizing;
+
+use crate::{
+    exit::{Exit, Failure},
+    home,
+};
+
+/// The file in a data directory that `quickstart` keeps its token in.
+pub const TOKEN_FILE: &str = "token";
+/// The variable that a token is read from.
+pub const TOKEN_VARIABLE: &str = "PORTCULLIS_TOKEN";
+
+/// A client of one gateway under one token.
+pub struct Mcp {
+    _pool: Arc<Upstreams>,
+    peer: Arc<Peer>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    timeout: Duration,
+}
+
+impl Mcp {
+    /// A client. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// Where the token can't stand in a header, or TLS can't be set up.
+    pub fn new(url: Url, token: Option<&str>, timeout: Span) -> Result<Self, Failure> {
+        let mut headers = Vec::new();
+        if let Some(token) = token {
+            let text = Zeroizing::new(format!("Bearer {token}"));
+            let mut value = HeaderValue::from_str(&text)
+                .map_err(|_| Failure::usage("the token is none: it holds characters that no header may hold"))?;
+            value.set_sensitive(true);
+            headers.push((AUTHORIZATION, value));
+        }
+        let pool = Upstreams::new(Options::new(Arc::new(NoLauncher))).map_err(failure)?;
+        let target = Target {
+            key: TargetKey {
+                tenant: Name::default_tenant(),
+                server: Name::default_tenant(),
+                generation: 0,
+                account: Account::None,
+            },
+            endpoint: Endpoint::Http(Arc::new(HttpEndpoint { url, headers: Vec::new(), allow_private: true })),
+            traffic: Arc::new(Traffic { timeout, ..Traffic::default() }),
+        };
+        let peer = pool.peer(&target).map_err(failure)?;
+        Ok(Self { _pool: pool, peer, headers, timeout: timeout.get() })
+    }
+
+    /// The tools that the token's owner sees, as the gateway tells them.
+    ///
+    /// # Errors
+    /// A refusal, or why there is no answer.
+    pub async fn tools(&self) -> Result<Vec<Value>, Failure> {
+        let listing = self.peer.list_tools(&self.headers).await.map_err(failure)?;
+        listing.tools.iter().map(|tool| serde_json::from_slice(&tool.raw).map_err(odd)).collect()
+    }
+
+    /// Calls a tool. The answer is its result, whatever it says.
+    ///
+    /// # Errors
+    /// A refusal, or why there is no answer.
+    pub async fn call(&self, tool: &str, arguments: &RawValue) -> Result<Value, Failure> {
+        let name = serde_json::to_string(tool).map_err(odd)?;
+        let members = format!("\"name\":{name},\"arguments\":{}", arguments.get());
+        let incoming = self
+            .peer
+            .send(Outgoing {
+                method: "tools/call",
+                name: Some(tool),
+                body: &Params { method: "tools/call", members: &members },
+                headers: &self.headers,
+                deadline: Instant::now() + self.timeout,
+                progress: false,
+            })
+            .await
+            .map_err(failure)?;
+        let message = match incoming {
+            Incoming::Json { message, .. } => message,
+            Incoming::Stream { mut stream, .. } => stream.answer().await.map_err(failure)?,
+        };
+        let payload: Value = serde_json::from_slice(&message.body[message.payload.clone()]).map_err(odd)?;
+        if message.kind == MessageKind::Error { Err(refusal(&payload)) } else { Ok(payload) }
+    }
+}
+
+/// What an error response says.
+fn refusal(error: &Value) -> Failure {
+    let message = error["message"].as_str().unwrap_or("the gateway refused without saying why").to_owned();
+    of_fault(&error["data"], message)
+}
+
+/// What a fault of the gateway says, as `data` of an error or in a refused tool call's `_meta`.
+pub fn of_fault(data: &Value, message: String) -> Failure {
+    let text = |name: &str| data[name].as_str().map(ToOwned::to_owned);
+    let side = text("side").unwrap_or_else(|| Side::Server.as_str().to_owned());
+    let code = text("code").unwrap_or_else(|| "error".to_owned());
+    let exit = match (&*side, &*code) {
+        (_, "unknown-tool" | "unknown-gateway" | "unknown-tenant" | "not-found") => Exit::NotFound,
+        ("policy", _) => Exit::Refused,
+        (_, "unauthenticated" | "invalid-token" | "expired-token" | "revoked-token" | "forbidden") => Exit::Refused,
+        _ => Exit::Failure,
+    };
+    Failure { exit, error: ApiError { side, code, message, next: text("next"), problems: Vec::new() } }
+}
+
+fn failure(error: UpstreamError) -> Failure {
+    let text = error.to_string();
+    match error {
+        UpstreamError::Connect(_) | UpstreamError::Open { .. } => Failure::new(Exit::Unreachable, "unreachable", text)
+            .next("Is the gateway running there? See `portcullis doctor`."),
+        UpstreamError::Status { code: 401 | 403, .. } => {
+            let mut failure = Failure::new(Exit::Refused, "unauthenticated", "the gateway does not take this token")
+                .next(format!(
+                    "Make one with `portcullis token create`, and give it in {TOKEN_VARIABLE} or --token-file."
+                ));
+            failure.error.side = Side::Caller.as_str().to_owned();
+            failure
+        }
+        UpstreamError::Status { code: 404, .. } => {
+            Failure::new(Exit::NotFound, "unknown-gateway", "there is no such gateway, or not for this token")
+                .next("See `portcullis get gateways`.")
+        }
+        _ => Failure::new(Exit::Failure, "failed", text),
+    }
+}
+
+fn odd(error: serde_json::Error) -> Failure {
+    Failure::new(Exit::Failure, "answer", format!("the gateway's answer can't be read: {error}"))
+}
+
+/// A token from a file, without its line break.
+///
+/// # Errors
+/// Where the file can't be read.
+pub fn read_token(path: &Path) -> Result<Zeroizing<String>, Failure> {
+    let text = Zeroizing::new(
+        std::fs::read_to_string(path)
+            .map_err(|e| Failure::new(Exit::Failure, "io", format!("{}: {e}", path.display())))?,
+    );
+    Ok(Zeroizing::new(text.trim().to_owned()))
+}
+
+/// Where `quickstart` keeps its token, if it did.
+pub fn kept_token() -> Option<PathBuf> {
+    home::data_dir().ok().map(|dir| dir.join(TOKEN_FILE)).filter(|path| path.is_file())
+}

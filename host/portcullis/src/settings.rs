@@ -1,0 +1,188 @@
+//! Server settings: what `portcullis serve --config FILE` reads. `docs/configuration.md` explains each.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use portcullis_model::{Bytes, Span};
+use serde::Deserialize;
+use url::Url;
+
+/// Everything that is not a resource. Read once, at start.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where clients connect. Loopback unless said otherwise.
+    pub listen: SocketAddr,
+    /// Where `/metrics` is served besides; without it, `/metrics` stands on `listen`, for loopback clients only.
+    pub metrics_listen: Option<SocketAddr>,
+    /// TLS on `listen`.
+    pub tls: Option<Tls>,
+    /// Where clients reach us, where that is not `listen`.
+    pub public_url: Option<Url>,
+    /// Proxies whose `X-Forwarded-For` is believed: addresses or networks.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// Names that `Host` may hold beside IP addresses, `localhost` and that of `publicUrl`.
+    pub allowed_hosts: Vec<String>,
+    /// Origins of web pages that may send requests.
+    pub allowed_origins: Vec<String>,
+    /// Where state is kept.
+    pub data_dir: PathBuf,
+    /// The admin socket; `admin.sock` in `dataDir` where left out.
+    pub socket: Option<PathBuf>,
+    /// Files and directories of resources, watched.
+    pub resources: Vec<PathBuf>,
+    /// Where the sealing key comes from; `sealing.key` in `dataDir`, made on first start, where left out.
+    pub sealing_key: Option<SealingKey>,
+    /// Threads that serve calls; as many as there are cores where left out.
+    pub threads: Option<usize>,
+    /// The most bytes of a request.
+    pub max_body: Bytes,
+    /// The most connections at once.
+    pub max_connections: usize,
+    /// The most plugin instances at once.
+    pub plugin_instances: u32,
+    /// How long calls under way may take to end when the process is asked to.
+    pub drain: Span,
+    /// Lets issuers of tokens have loopback, private and link-local addresses.
+    pub allow_private_issuers: bool,
+    /// How logs look and what they hold.
+    pub log: Log,
+}
+
+/// A certificate and its key, PEM. Read again when the files change.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tls {
+    /// The certificate chain.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// Where the sealing key comes from: exactly one field.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SealingKey {
+    /// An environment variable.
+    Env(String),
+    /// A file, which has to exist.
+    File(PathBuf),
+}
+
+/// Logs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Log {
+    /// `pretty` or `json`.
+    pub format: String,
+    /// What is logged, such as `info,portcullis_gateway=debug`.
+    pub filter: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: "pretty".to_owned(), filter: "info".to_owned() }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7777)),
+            metrics_listen: None,
+            tls: None,
+            public_url: None,
+            trusted_proxies: Vec::new(),
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+            data_dir: PathBuf::from("portcullis-data"),
+            socket: None,
+            resources: Vec::new(),
+            sealing_key: None,
+            threads: None,
+            max_body: Bytes::mebi(4),
+            max_connections: 20_000,
+            plugin_instances: 256,
+            drain: Span::seconds(30),
+            allow_private_issuers: false,
+            log: Log::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads a file. Relative paths in it start from its directory.
+    ///
+    /// # Errors
+    /// With the file, the line and the reason.
+    pub fn read(file: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(file).with_context(|| format!("can't read {}", file.display()))?;
+        let mut settings: Self =
+            serde_saphyr::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {e}", file.display()))?;
+        let base = file.parent().unwrap_or(Path::new("."));
+        settings.data_dir = base.join(&settings.data_dir);
+        settings.socket = settings.socket.map(|p| base.join(p));
+        settings.resources = settings.resources.iter().map(|p| base.join(p)).collect();
+        if let Some(tls) = &mut settings.tls {
+            tls.certificate = base.join(&tls.certificate);
+            tls.key = base.join(&tls.key);
+        }
+        if let Some(SealingKey::File(path)) = &mut settings.sealing_key {
+            *path = base.join(&*path);
+        }
+        settings.check().with_context(|| file.display().to_string())?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.threads == Some(0) || self.max_connections == 0 {
+            bail!("threads and maxConnections must be at least 1");
+        }
+        if self.max_body.get() > 256 << 20 {
+            bail!("maxBody: 256MiB is the most");
+        }
+        Ok(())
+    }
+
+    /// Where the admin socket is.
+    pub fn socket_path(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| self.data_dir.join("admin.sock"))
+    }
+
+    /// The URL that clients begin with, without a slash at its end. `listen` is the address really bound.
+    pub fn base_url(&self, listen: SocketAddr) -> String {
+        match &self.public_url {
+            Some(url) => url.as_str().trim_end_matches('/').to_owned(),
+            None => format!("{}://{listen}", if self.tls.is_some() { "https" } else { "http" }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_setting_is_named_with_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("serve.yaml");
+        std::fs::write(&file, "listen: 127.0.0.1:0\ndatadir: x\n").unwrap();
+        let error = format!("{:#}", Settings::read(&file).unwrap_err());
+        assert!(error.contains("serve.yaml") && error.contains("datadir"), "{error}");
+        assert!(error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn relative_paths_start_from_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("serve.yaml");
+        std::fs::write(&file, "dataDir: data\nresources: [res]\n").unwrap();
+        let settings = Settings::read(&file).unwrap();
+        assert_eq!(settings.resources, [dir.path().join("res")]);
+        assert_eq!(settings.socket_path(), dir.path().join("data/admin.sock"));
+        assert_eq!(settings.base_url("127.0.0.1:9".parse().unwrap()), "http://127.0.0.1:9");
+    }
+}

@@ -1,0 +1,24 @@
+//! What can be done, a file for each verb.
+
+pub mod apply;
+pub mod call;
+pub mod connect;
+pub mod delete;
+pub mod demo_server;
+pub mod describe;
+pub mod doctor;
+pub mod get;
+pub mod logs;
+pub mod quickstart;
+pub mod restart;
+pub mod serve;
+pub mod token;
+
+use portcullis_model::Kind;
+
+use crate::exit::Failure;
+
+/// A kind as people write it.
+fn kind(text: &str) -> Result<Kind, Failure> {
+    text.parse().map_err(|e: portcullis_model::resource::InvalidKind| Failure::usage(e.to_string()))
+}

@@ -1,0 +1,175 @@
+//! `call`: a tool, through a gateway, as an MCP client would.
+
+use std::{io::Read as _, path::PathBuf, process::ExitCode};
+
+use clap::Args;
+use portcullis_console::api::TokenRequest;
+use portcullis_model::{DEFAULT_TENANT, Name, Span};
+use serde_json::{Value, value::RawValue};
+use url::Url;
+use zeroize::Zeroizing;
+
+use crate::{
+    cli::Global,
+    exit::{Exit, Failure},
+    mcp::{self, Mcp, TOKEN_VARIABLE},
+    output::{self, Format},
+};
+
+/// How long a token lives that is made for one command.
+const MINTED_S: u64 = 60;
+
+/// Call a tool through a gateway, or list the tools
+///
+/// Goes the way that every MCP client goes: over HTTP, authenticated, decided, under the caller's credential. The token
+/// comes from --as, --token-stdin, --token-file, the variable PORTCULLIS_TOKEN, or what `quickstart` kept, in this order.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  portcullis call default                                         # the tools that you see
+  portcullis call default demo__time_now '{\"utc_offset\": \"+02:00\"}'
+  portcullis call main github__search - < arguments.json          # arguments from standard input
+  portcullis call main github__search '{}' --as user:alice        # as somebody else, with a token of 60 seconds")]
+pub struct Call {
+    /// The gateway
+    #[arg(value_name = "GATEWAY")]
+    gateway: Name,
+    /// The tool, as the gateway shows it; without one, the tools are listed
+    #[arg(value_name = "TOOL")]
+    tool: Option<String>,
+    /// Its arguments, as a JSON object; - reads them from standard input
+    #[arg(value_name = "ARGUMENTS", default_value = "{}", hide_default_value = true)]
+    arguments: String,
+    /// Call as somebody else: user:NAME, team:NAME, agent:NAME or organization
+    #[arg(long = "as", value_name = "OWNER", conflicts_with_all = ["token_file", "token_stdin"])]
+    owner: Option<String>,
+    /// A file that holds the token
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Read the token from standard input
+    #[arg(long, conflicts_with = "token_file")]
+    token_stdin: bool,
+    /// The gateway's URL [default: what the gateway at the admin socket says]
+    #[arg(long, value_name = "URL")]
+    url: Option<Url>,
+    /// How long to wait
+    #[arg(long, value_name = "SPAN", default_value = "60s")]
+    timeout: Span,
+}
+
+impl Call {
+    pub async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
+        if self.token_stdin && self.arguments == "-" {
+            return Err(Failure::usage("standard input can't hold both the token and the arguments"));
+        }
+        let token = self.token(global).await?;
+        let mcp = Mcp::new(self.address(global).await?, token.as_ref().map(|t| t.as_str()), self.timeout)?;
+        let Some(tool) = &self.tool else {
+            let tools = mcp.tools().await?;
+            output::list(global.output, &tools, show_tools)?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        let result = mcp.call(tool, &*arguments(&self.arguments)?).await?;
+        let fault = &result["_meta"]["portcullis.dev/fault"];
+        if fault.is_object() {
+            return Err(mcp::of_fault(fault, texts(&result)));
+        }
+        match global.output {
+            Format::Table => output::text(&show(&result))?,
+            format => output::one(format, &result, |_| String::new())?,
+        }
+        Ok(if result["isError"] == Value::Bool(true) { ExitCode::from(Exit::Failure as u8) } else { ExitCode::SUCCESS })
+    }
+
+    async fn token(&self, global: &Global) -> Result<Option<Zeroizing<String>>, Failure> {
+        if let Some(owner) = &self.owner {
+            let request = TokenRequest {
+                owner: owner.clone(),
+                name: Some("portcullis call".to_owned()),
+                gateways: vec![self.gateway.clone()],
+                expires_in_s: Some(MINTED_S),
+            };
+            return Ok(Some(Zeroizing::new(global.client()?.create_token(&request).await?.token)));
+        }
+        if self.token_stdin {
+            let mut text = Zeroizing::new(String::new());
+            std::io::stdin().lock().take(64 << 10).read_to_string(&mut text)?;
+            return Ok(Some(Zeroizing::new(text.trim().to_owned())));
+        }
+        if let Some(file) = &self.token_file {
+            return mcp::read_token(file).map(Some);
+        }
+        if let Ok(text) = std::env::var(TOKEN_VARIABLE) {
+            return Ok(Some(Zeroizing::new(text)));
+        }
+        // Only for the gateway that it was made for.
+        match mcp::kept_token() {
+            Some(file) if self.url.is_none() && global.socket.is_none() => mcp::read_token(&file).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    async fn address(&self, global: &Global) -> Result<Url, Failure> {
+        if let Some(url) = &self.url {
+            return Ok(url.clone());
+        }
+        let status = global.client()?.status().await?;
+        let base = if status.local_url.is_empty() { status.url } else { status.local_url };
+        let base = base.trim_end_matches('/');
+        let text = match global.tenant.as_str() {
+            DEFAULT_TENANT => format!("{base}/mcp/{}", self.gateway),
+            tenant => format!("{base}/t/{tenant}/mcp/{}", self.gateway),
+        };
+        Url::parse(&text).map_err(|e| Failure::new(Exit::Failure, "answer", format!("{text}: {e}")))
+    }
+}
+
+/// Arguments as they were written: big numbers and the order of keys stay.
+fn arguments(text: &str) -> Result<Box<RawValue>, Failure> {
+    let mut input = String::new();
+    let text = if text == "-" {
+        std::io::stdin().lock().take(64 << 20).read_to_string(&mut input)?;
+        &input
+    } else {
+        text
+    };
+    let raw: Box<RawValue> =
+        serde_json::from_str(text).map_err(|e| Failure::usage(format!("the arguments are no JSON: {e}")))?;
+    if raw.get().starts_with('{') { Ok(raw) } else { Err(Failure::usage("the arguments have to be a JSON object")) }
+}
+
+fn texts(result: &Value) -> String {
+    let blocks = result["content"].as_array().map(Vec::as_slice).unwrap_or_default();
+    blocks.iter().filter_map(|b| b["text"].as_str()).collect::<Vec<_>>().join("\n")
+}
+
+fn show(result: &Value) -> String {
+    let mut out = String::new();
+    for block in result["content"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        match (block["type"].as_str(), block["text"].as_str()) {
+            (Some("text"), Some(text)) => {
+                // What a server answers could otherwise move the cursor or change the terminal's title.
+                out.extend(text.chars().filter(|c| matches!(c, '\n' | '\t') || !c.is_control()));
+                out.push('\n');
+            }
+            (kind, _) => out.push_str(&format!(
+                "[{}{}: see -o json]\n",
+                kind.unwrap_or("something"),
+                block["mimeType"].as_str().map(|m| format!(" {m}")).unwrap_or_default()
+            )),
+        }
+    }
+    out
+}
+
+fn show_tools(tools: &[Value]) -> String {
+    let rows: Vec<Vec<String>> = tools
+        .iter()
+        .map(|tool| {
+            let description = tool["description"].as_str().or(tool["title"].as_str()).unwrap_or_default();
+            let line: String = description.lines().next().unwrap_or_default().chars().take(100).collect();
+            vec![tool["name"].as_str().unwrap_or_default().to_owned(), line]
+        })
+        .collect();
+    output::table(&["TOOL", "DESCRIPTION"], &rows)
+}

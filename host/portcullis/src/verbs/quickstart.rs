@@ -1,0 +1,167 @@
+//! `quickstart`: a working gateway with a real server in it, in one command.
+
+mod texts;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use portcullis_console::{Client, api::TokenRequest};
+use portcullis_model::Span;
+use url::Url;
+
+use crate::{
+    cli::Global,
+    exit::{Exit, Failure},
+    home,
+    mcp::{self, Mcp, TOKEN_FILE},
+    output,
+    settings::{Log, Settings},
+    verbs::serve,
+};
+
+/// The file of resources, in `resources` of the data directory. It is the user's once it is there.
+const RESOURCES: &str = "quickstart.yaml";
+
+/// Serve a gateway with a small server in it, ready to use
+///
+/// Keeps everything in one directory and starts from there again the next time. What it serves is one YAML file: change it,
+/// and the change is taken at once.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  portcullis quickstart
+  portcullis quickstart --listen 127.0.0.1:8080
+  portcullis quickstart --data-dir \"$(mktemp -d)\"     # leaves nothing behind in your home")]
+pub struct Quickstart {
+    /// Where to keep everything [default: $PORTCULLIS_HOME, or portcullis in the user's data directory]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where to listen
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7777")]
+    listen: SocketAddr,
+    /// What is logged, such as info or portcullis_gateway=debug
+    #[arg(long, value_name = "FILTER", default_value = "warn")]
+    log: String,
+}
+
+impl Quickstart {
+    pub fn run(self, global: &Global) -> Result<(), Failure> {
+        if !self.listen.ip().is_loopback() {
+            return Err(Failure::usage("quickstart listens on loopback only")
+                .next("Use `portcullis serve --config FILE` for others."));
+        }
+        let data_dir = match &self.data_dir {
+            Some(dir) => std::path::absolute(dir)?,
+            None => home::data_dir()?,
+        };
+        let log = Log { filter: self.log, ..Log::default() };
+        let settings =
+            Settings { listen: self.listen, socket: global.socket.clone(), log, ..serve::personal(data_dir.clone())? };
+        let program = std::env::current_exe()?;
+        let file = data_dir.join("resources").join(RESOURCES);
+        write_resources(&file, &program)?;
+        let command = command(&program, &settings);
+        serve::run(settings, global.tenant.clone(), move |client, url| {
+            Box::pin(async move {
+                let url = format!("{url}/mcp/default");
+                let token = token(&client, &url, &data_dir).await?;
+                output::text(&texts::welcome(&texts::Welcome {
+                    url: &url,
+                    token: &token,
+                    command: &command,
+                    resources: &file,
+                    data_dir: &data_dir,
+                }))
+            })
+        })
+    }
+}
+
+/// Writes the resources where there are none. Those that are there are the user's; only the place of our own program is
+/// kept up, because a build or an update may have moved it.
+fn write_resources(file: &Path, program: &Path) -> Result<(), Failure> {
+    let program = program.to_str().ok_or_else(|| Failure::usage("the path of this program is no UTF-8"))?;
+    let quoted = serde_json::to_string(program).map_err(|e| Failure::new(Exit::Failure, "output", e.to_string()))?;
+    match fs::read_to_string(file) {
+        Ok(text) => {
+            let moved = texts::with_program(&text, &quoted);
+            if moved != text {
+                home::write_private(file, moved.as_bytes())?;
+            }
+            Ok(())
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(home::write_private(file, texts::resources(&quoted).as_bytes())?)
+        }
+        Err(error) => Err(Failure::new(Exit::Failure, "io", format!("{}: {error}", file.display()))),
+    }
+}
+
+/// The token of the last time where it still works, otherwise a new one.
+async fn token(client: &Client, url: &str, data_dir: &Path) -> Result<String, Failure> {
+    let file = data_dir.join(TOKEN_FILE);
+    if file.is_file() {
+        let kept = mcp::read_token(&file)?;
+        let url = Url::parse(url).map_err(|e| Failure::new(Exit::Failure, "url", e.to_string()))?;
+        if Mcp::new(url, Some(&kept), Span::seconds(10))?.tools().await.is_ok() {
+            return Ok(kept.to_string());
+        }
+    }
+    let request = TokenRequest {
+        owner: "user:me".to_owned(),
+        name: Some("quickstart".to_owned()),
+        gateways: Vec::new(),
+        expires_in_s: None,
+    };
+    let token = client.create_token(&request).await.map_err(|error| {
+        let failure = Failure::from(error);
+        if failure.exit == Exit::NotFound {
+            return failure
+                .next(format!("quickstart needs the user `me`; delete {RESOURCES} to have it written anew."));
+        }
+        failure
+    })?;
+    home::write_private(&file, token.token.as_bytes())?;
+    Ok(token.token)
+}
+
+/// How this program is called from here: by its name where that finds it, otherwise by its path.
+fn command(program: &Path, settings: &Settings) -> String {
+    let in_path = std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|dir| dir.join("portcullis").canonicalize().ok().as_deref() == Some(program))
+    });
+    let here = std::env::current_dir().ok();
+    let relative = here.and_then(|here| program.strip_prefix(here).ok().map(|p| format!("./{}", p.display())));
+    let name =
+        if in_path { "portcullis".to_owned() } else { relative.unwrap_or_else(|| program.display().to_string()) };
+    let socket = settings.socket_path();
+    if home::socket().is_ok_and(|usual| usual == socket) {
+        name
+    } else {
+        format!("PORTCULLIS_SOCKET={} {name}", socket.display())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_user_changed_stays_and_our_program_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(RESOURCES);
+        write_resources(&file, Path::new("/old/portcullis")).unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        portcullis_console::documents::read("q", text.as_bytes()).unwrap();
+        assert!(text.contains("command: \"/old/portcullis\""), "{text}");
+        fs::write(&file, format!("{text}# mine\n")).unwrap();
+        write_resources(&file, Path::new("/new/portcullis")).unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains("command: \"/new/portcullis\"") && text.ends_with("# mine\n"), "{text}");
+    }
+}

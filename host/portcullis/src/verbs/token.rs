@@ -1,0 +1,114 @@
+//! `token`: what clients show to the gateway.
+
+use clap::{Args, Subcommand};
+use portcullis_console::api::{NewToken, TokenItem, TokenRequest};
+use portcullis_model::{Name, Span};
+
+use crate::{cli::Global, exit::Failure, output};
+
+/// Create, list and revoke tokens
+#[derive(Args)]
+pub struct Token {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Create(Create),
+    List(List),
+    Revoke(Revoke),
+}
+
+/// Create a token; its text is shown this once
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  portcullis token create --owner user:alice --name laptop
+  portcullis token create --owner agent:ci --gateway main --expires 30d -o json")]
+struct Create {
+    /// Who calls with it: user:NAME, team:NAME, agent:NAME or organization
+    #[arg(long, value_name = "OWNER")]
+    owner: String,
+    /// What you call it
+    #[arg(long, value_name = "TEXT")]
+    name: Option<String>,
+    /// A gateway that takes it; may be repeated [default: all of the tenant]
+    #[arg(long = "gateway", value_name = "NAME")]
+    gateways: Vec<Name>,
+    /// How long it lives, such as 1h or 30d
+    #[arg(long, value_name = "SPAN")]
+    expires: Option<Span>,
+}
+
+/// List tokens, without their texts
+#[derive(Args)]
+struct List {
+    /// Those of one owner
+    #[arg(long, value_name = "OWNER")]
+    owner: Option<String>,
+}
+
+/// Revoke a token; the next call with it is refused
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  portcullis token revoke ID")]
+struct Revoke {
+    /// Its id, as `token list` shows it
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+impl Token {
+    pub async fn run(self, global: &Global) -> Result<(), Failure> {
+        let client = global.client()?;
+        match self.verb {
+            Verb::Create(create) => {
+                let request = TokenRequest {
+                    owner: create.owner,
+                    name: create.name,
+                    gateways: create.gateways,
+                    expires_in_s: create.expires.map(|s| s.get().as_secs()),
+                };
+                let token = client.create_token(&request).await?;
+                output::one(global.output, &token, created)
+            }
+            Verb::List(list) => {
+                let tokens = client.tokens(list.owner.as_deref()).await?;
+                output::list(global.output, &tokens, show)
+            }
+            Verb::Revoke(revoke) => {
+                let token = client.revoke_token(&revoke.id).await?;
+                output::one(global.output, &token, |t| format!("token {} of {} revoked\n", t.id, t.owner))
+            }
+        }
+    }
+}
+
+fn created(token: &NewToken) -> String {
+    format!(
+        "{}\n\nThis is shown once. It is {}'s, has the id {} and ends {}.\nClients send it as `Authorization: Bearer TOKEN`.\n",
+        token.token,
+        token.item.owner,
+        token.item.id,
+        output::when(token.item.expires_ms)
+    )
+}
+
+fn show(tokens: &[TokenItem]) -> String {
+    let row = |t: &TokenItem| {
+        let gateways: Vec<&str> = t.gateways.iter().map(Name::as_str).collect();
+        vec![
+            t.id.clone(),
+            t.owner.clone(),
+            t.name.clone().unwrap_or_default(),
+            if gateways.is_empty() { "all".to_owned() } else { gateways.join(",") },
+            t.state.clone(),
+            output::when(t.expires_ms),
+            output::when(t.last_used_ms),
+        ]
+    };
+    let rows: Vec<_> = tokens.iter().map(row).collect();
+    output::table(&["ID", "OWNER", "NAME", "GATEWAYS", "STATE", "ENDS", "LAST USED"], &rows)
+}
