@@ -125,9 +125,15 @@ pub enum Verdict {
         reads: Vec<Read>,
     },
     /// Nobody in particular, and that is fine here.
-    Anonymous,
+    Anonymous {
+        /// What the plugin read to say so.
+        reads: Vec<Read>,
+    },
     /// The next provider is asked.
-    NotMine,
+    NotMine {
+        /// What the plugin read to say so: belongs into the cache key of whatever a later provider answers.
+        reads: Vec<Read>,
+    },
     /// Refused; the client is told how to authenticate.
     Challenge {
         /// What stands behind the scheme in `WWW-Authenticate`; printable ASCII, checked.

@@ -81,15 +81,18 @@ impl Plugin {
         request: &RequestFacts,
         call: &CallFacts,
     ) -> Result<Decision, PluginFailure> {
-        let lent = Lent::Policy {
-            principal: Arc::clone(principal),
-            request: request.clone(),
-            call: Some(call.clone()),
-            outcome: None,
-        };
-        let index = self.component().exports.tool_call.as_ref();
-        let (decision, _) = self.run::<Decide, WitDecision>(index, lent, (lend(), lend())).await?;
-        self.checked(decision)
+        self.counted("tool-call", async {
+            let lent = Lent::Policy {
+                principal: Arc::clone(principal),
+                request: request.clone(),
+                call: Some(call.clone()),
+                outcome: None,
+            };
+            let index = self.component().exports.tool_call.as_ref();
+            let (decision, _) = self.run::<Decide, WitDecision>(index, lent, (lend(), lend())).await?;
+            self.checked(decision)
+        })
+        .await
     }
 
     /// Asks whether a result may go to the client.
@@ -103,15 +106,18 @@ impl Plugin {
         call: &CallFacts,
         outcome: &ResultFacts,
     ) -> Result<Decision, PluginFailure> {
-        let lent = Lent::Policy {
-            principal: Arc::clone(principal),
-            request: request.clone(),
-            call: Some(call.clone()),
-            outcome: Some(outcome.clone()),
-        };
-        let index = self.component().exports.tool_result.as_ref();
-        let (decision, _) = self.run::<Review, WitDecision>(index, lent, (lend(), lend(), lend())).await?;
-        self.checked(decision)
+        self.counted("tool-result", async {
+            let lent = Lent::Policy {
+                principal: Arc::clone(principal),
+                request: request.clone(),
+                call: Some(call.clone()),
+                outcome: Some(outcome.clone()),
+            };
+            let index = self.component().exports.tool_result.as_ref();
+            let (decision, _) = self.run::<Review, WitDecision>(index, lent, (lend(), lend(), lend())).await?;
+            self.checked(decision)
+        })
+        .await
     }
 
     /// Asks which entries of a list the caller may see: positions, ascending. `kind` is `tools`, `resources`, `templates` or `prompts`.
@@ -125,19 +131,22 @@ impl Plugin {
         kind: &str,
         items: &[Item<'_>],
     ) -> Result<Vec<u32>, PluginFailure> {
-        let lent =
-            Lent::Policy { principal: Arc::clone(principal), request: request.clone(), call: None, outcome: None };
-        let index = self.component().exports.list_filter.as_ref();
-        let owned =
-            items.iter().map(|i| list_filter::Item { server: i.server.to_owned(), name: i.name.to_owned() }).collect();
-        let (kept, _) = self.run::<Filter, Vec<u32>>(index, lent, (lend(), kind.to_owned(), owned)).await?;
-        let ascending = kept.windows(2).all(|pair| pair[0] < pair[1]);
-        if !ascending || kept.last().is_some_and(|last| *last as usize >= items.len()) {
-            return Err(
-                self.refuse(PluginFailure::Invalid("positions that are not in the list, or not ascending".into()))
-            );
-        }
-        Ok(kept)
+        self.counted("list-filter", async {
+            let lent =
+                Lent::Policy { principal: Arc::clone(principal), request: request.clone(), call: None, outcome: None };
+            let index = self.component().exports.list_filter.as_ref();
+            let owned = items
+                .iter()
+                .map(|i| list_filter::Item { server: i.server.to_owned(), name: i.name.to_owned() })
+                .collect();
+            let (kept, _) = self.run::<Filter, Vec<u32>>(index, lent, (lend(), kind.to_owned(), owned)).await?;
+            let ascending = kept.windows(2).all(|pair| pair[0] < pair[1]);
+            if !ascending || kept.last().is_some_and(|last| *last as usize >= items.len()) {
+                return Err(PluginFailure::Invalid("positions that are not in the list, or not ascending".into()));
+            }
+            Ok(kept)
+        })
+        .await
     }
 
     /// Asks whose credential a call carries.
@@ -150,38 +159,41 @@ impl Plugin {
         request: &RequestFacts,
         target: &TargetFacts,
     ) -> Result<Resolution, PluginFailure> {
-        let lent = Lent::Resolve(Box::new(Resolving {
-            principal: Arc::clone(principal),
-            request: request.clone(),
-            target: target.clone(),
-            draft: ResolutionDraft::default(),
-        }));
-        let index = self.component().exports.resolver.as_ref();
-        let ((), left) = self.run::<Resolve, ()>(index, lent, (lend(), lend(), lend())).await?;
-        let Lent::Resolve(resolving) = left.lent else {
-            return Err(self.refuse(PluginFailure::Invalid("no answer".into())));
-        };
-        let draft = resolving.draft;
-        if let Some(why) = draft.invalid {
-            return Err(self.refuse(PluginFailure::Invalid(why)));
-        }
-        let outcome = match draft.chosen {
-            Some(Chosen::Use(id)) => match id.parse() {
-                Ok(connection) => Outcome::Use { connection },
-                Err(_) => return Err(self.refuse(PluginFailure::Invalid("it names no connection".into()))),
-            },
-            Some(Chosen::None) => Outcome::None,
-            Some(Chosen::Missing(need)) => Outcome::Missing(need),
-            None if !draft.headers.is_empty() => Outcome::Headers,
-            None => return Err(self.refuse(PluginFailure::Invalid("it filled in nothing".into()))),
-        };
-        Ok(Resolution {
-            outcome,
-            headers: draft.headers,
-            expires_ms: draft.expires_ms,
-            vary: draft.vary,
-            reads: left.reads,
+        self.counted("resolve", async {
+            let lent = Lent::Resolve(Box::new(Resolving {
+                principal: Arc::clone(principal),
+                request: request.clone(),
+                target: target.clone(),
+                draft: ResolutionDraft::default(),
+            }));
+            let index = self.component().exports.resolver.as_ref();
+            let ((), left) = self.run::<Resolve, ()>(index, lent, (lend(), lend(), lend())).await?;
+            let Lent::Resolve(resolving) = left.lent else {
+                return Err(PluginFailure::Invalid("no answer".into()));
+            };
+            let draft = resolving.draft;
+            if let Some(why) = draft.invalid {
+                return Err(PluginFailure::Invalid(why));
+            }
+            let outcome = match draft.chosen {
+                Some(Chosen::Use(id)) => match id.parse() {
+                    Ok(connection) => Outcome::Use { connection },
+                    Err(_) => return Err(PluginFailure::Invalid("it names no connection".into())),
+                },
+                Some(Chosen::None) => Outcome::None,
+                Some(Chosen::Missing(need)) => Outcome::Missing(need),
+                None if !draft.headers.is_empty() => Outcome::Headers,
+                None => return Err(PluginFailure::Invalid("it filled in nothing".into())),
+            };
+            Ok(Resolution {
+                outcome,
+                headers: draft.headers,
+                expires_ms: draft.expires_ms,
+                vary: draft.vary,
+                reads: left.reads,
+            })
         })
+        .await
     }
 
     /// Asks who is calling.
@@ -189,47 +201,52 @@ impl Plugin {
     /// # Errors
     /// Why there is no answer. An answer that asserts what was not granted is [`PluginFailure::Invalid`].
     pub async fn authenticate(&self, request: &AuthRequest) -> Result<Verdict, PluginFailure> {
-        let lent =
-            Lent::Authenticate(Box::new(Authenticating { request: request.clone(), draft: IdentityDraft::default() }));
-        let index = self.component().exports.provider.as_ref();
-        let (outcome, left) = self.run::<Authenticate, provider::Outcome>(index, lent, (lend(), lend())).await?;
-        match outcome {
-            provider::Outcome::Accepted => {
-                let Lent::Authenticate(authenticating) = left.lent else {
-                    return Err(self.refuse(PluginFailure::Invalid("no answer".into())));
-                };
-                let draft = authenticating.draft;
-                if let Some(why) = draft.invalid {
-                    return Err(self.refuse(PluginFailure::Invalid(why)));
+        self.counted("authenticate", async {
+            let lent = Lent::Authenticate(Box::new(Authenticating {
+                request: request.clone(),
+                draft: IdentityDraft::default(),
+            }));
+            let index = self.component().exports.provider.as_ref();
+            let (outcome, left) = self.run::<Authenticate, provider::Outcome>(index, lent, (lend(), lend())).await?;
+            match outcome {
+                provider::Outcome::Accepted => {
+                    let Lent::Authenticate(authenticating) = left.lent else {
+                        return Err(PluginFailure::Invalid("no answer".into()));
+                    };
+                    let draft = authenticating.draft;
+                    if let Some(why) = draft.invalid {
+                        return Err(PluginFailure::Invalid(why));
+                    }
+                    let Some(who) = draft.who else {
+                        return Err(PluginFailure::Invalid("accepted, but nobody named".into()));
+                    };
+                    let principal = AssertedPrincipal {
+                        who,
+                        display_name: draft.display_name,
+                        groups: draft.groups,
+                        roles: draft.roles,
+                        claims: draft.claims,
+                    };
+                    Ok(Verdict::Accepted {
+                        principal: Box::new(principal),
+                        expires_ms: draft.expires_ms,
+                        vary: draft.vary,
+                        reads: left.reads,
+                    })
                 }
-                let Some(who) = draft.who else {
-                    return Err(self.refuse(PluginFailure::Invalid("accepted, but nobody named".into())));
-                };
-                let principal = AssertedPrincipal {
-                    who,
-                    display_name: draft.display_name,
-                    groups: draft.groups,
-                    roles: draft.roles,
-                    claims: draft.claims,
-                };
-                Ok(Verdict::Accepted {
-                    principal: Box::new(principal),
-                    expires_ms: draft.expires_ms,
-                    vary: draft.vary,
-                    reads: left.reads,
-                })
-            }
-            provider::Outcome::Anonymous => Ok(Verdict::Anonymous),
-            provider::Outcome::NotMine => Ok(Verdict::NotMine),
-            provider::Outcome::Challenge(challenge) => {
-                let clean = challenge.parameters.bytes().all(|b| (0x20..0x7f).contains(&b));
-                if !clean || challenge.parameters.len() > 1024 {
-                    return Err(self.refuse(PluginFailure::Invalid("the challenge is no header value".into())));
+                provider::Outcome::Anonymous => Ok(Verdict::Anonymous { reads: left.reads }),
+                provider::Outcome::NotMine => Ok(Verdict::NotMine { reads: left.reads }),
+                provider::Outcome::Challenge(challenge) => {
+                    let clean = challenge.parameters.bytes().all(|b| (0x20..0x7f).contains(&b));
+                    if !clean || challenge.parameters.len() > 1024 {
+                        return Err(PluginFailure::Invalid("the challenge is no header value".into()));
+                    }
+                    Ok(Verdict::Challenge { parameters: challenge.parameters, message: sentence(&challenge.message) })
                 }
-                Ok(Verdict::Challenge { parameters: challenge.parameters, message: sentence(&challenge.message) })
+                provider::Outcome::Other(why) => Ok(Verdict::Refused(sentence(&why))),
             }
-            provider::Outcome::Other(why) => Ok(Verdict::Refused(sentence(&why))),
-        }
+        })
+        .await
     }
 
     fn checked(&self, decision: WitDecision) -> Result<Decision, PluginFailure> {
@@ -240,25 +257,19 @@ impl Plugin {
             }
             WitDecision::Modify(Patch::Arguments(bytes)) => {
                 if bytes.len() > self.limits.output.as_usize() {
-                    return Err(self.refuse(PluginFailure::Output));
+                    return Err(PluginFailure::Output);
                 }
                 if serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&bytes).is_err() {
-                    return Err(self.refuse(PluginFailure::Invalid("the new arguments are no JSON object".into())));
+                    return Err(PluginFailure::Invalid("the new arguments are no JSON object".into()));
                 }
                 Decision::ModifyArguments(Bytes::from(bytes))
             }
             WitDecision::Modify(Patch::Other(what)) => {
-                return Err(self.refuse(PluginFailure::Invalid(format!("an unknown change: {}", word(&what)))));
+                return Err(PluginFailure::Invalid(format!("an unknown change: {}", word(&what))));
             }
             WitDecision::RequireApproval(text) => Decision::RequireApproval(sentence(&text)),
             WitDecision::Other(what) => Decision::Deny { code: "other".into(), message: sentence(&what) },
         })
-    }
-
-    /// An answer that came and is not taken.
-    fn refuse(&self, failure: PluginFailure) -> PluginFailure {
-        self.count(&failure);
-        failure
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use portcullis_telemetry::Metrics;
 use tokio::sync::Semaphore;
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig,
@@ -16,7 +17,7 @@ const TICK: Duration = Duration::from_millis(1);
 const MAX_MEMORY: usize = 64 << 20;
 
 /// How a [`Host`] is set up.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HostOptions {
     /// Where compiled components are kept; none compiles at each start. Made with mode 0700 where it is not there.
     pub cache_dir: Option<PathBuf>,
@@ -24,11 +25,23 @@ pub struct HostOptions {
     pub pool_instances: u32,
     /// The longest that anybody waits for a compilation.
     pub compile_timeout: Duration,
+    /// Where calls, times, traps, timeouts, denials and instances are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Default for HostOptions {
     fn default() -> Self {
-        Self { cache_dir: None, pool_instances: 256, compile_timeout: Duration::from_secs(60) }
+        Self { cache_dir: None, pool_instances: 256, compile_timeout: Duration::from_secs(60), metrics: Metrics::new() }
+    }
+}
+
+impl std::fmt::Debug for HostOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HostOptions")
+            .field("cache_dir", &self.cache_dir)
+            .field("pool_instances", &self.pool_instances)
+            .field("compile_timeout", &self.compile_timeout)
+            .finish_non_exhaustive()
     }
 }
 
@@ -43,6 +56,7 @@ pub struct Host {
     pub(crate) idle_permits: Arc<Semaphore>,
     pub(crate) compiling: Arc<Semaphore>,
     pub(crate) compile_timeout: Duration,
+    pub(crate) metrics: Arc<Metrics>,
     pooled: bool,
 }
 
@@ -89,6 +103,7 @@ impl Host {
             idle_permits: Arc::new(Semaphore::new(instances as usize / 2)),
             compiling: Arc::new(Semaphore::new(2)),
             compile_timeout: options.compile_timeout,
+            metrics: options.metrics,
             pooled,
         }))
     }

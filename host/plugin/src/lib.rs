@@ -31,7 +31,6 @@ pub use facts::{
     TargetFacts, carries_credential,
 };
 pub use host::{Host, HostOptions};
-pub use meter::{BUCKETS_US, Counters, Counts};
 pub use outbound::Http;
 pub use plugin::{GrantedSecret, LoadPlan, Plugin};
 pub use secrets::{Allowed, Guarded, MAX_SECRET_BYTES, OriginPattern};

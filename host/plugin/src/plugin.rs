@@ -10,6 +10,7 @@ use portcullis_model::{
     Name, Secret,
     spec::{Grants, Isolation, Limits},
 };
+use portcullis_telemetry::Metrics;
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{
     Store, Trap,
@@ -22,7 +23,7 @@ use crate::{
     component::{Component, brief},
     error::{LoadError, PluginFailure},
     host::Host,
-    meter::{Counters, Limiter, LogBudget, Meter, PollMeter, Stop},
+    meter::{Limiter, LogBudget, Meter, PollMeter, Stop},
     secrets::{Allowed, Guarded, OriginPattern},
     services::Services,
     state::{Fixed, Lent, State},
@@ -94,7 +95,24 @@ struct Running {
     instance: Option<Instance>,
     calls: u32,
     idle: Option<OwnedSemaphorePermit>,
+    _alive: Alive,
     _permit: OwnedSemaphorePermit,
+}
+
+/// Counts as an instance until it is dropped.
+struct Alive(Arc<Metrics>);
+
+impl Alive {
+    fn new(metrics: &Arc<Metrics>) -> Self {
+        metrics.plugin_instances.inc();
+        Self(Arc::clone(metrics))
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.plugin_instances.dec();
+    }
 }
 
 /// What a call leaves behind beside its answer.
@@ -110,7 +128,7 @@ impl Host {
     /// # Errors
     /// What is wrong; nothing was changed.
     pub async fn load(self: &Arc<Self>, plan: LoadPlan) -> Result<Arc<Plugin>, LoadError> {
-        let fixed = match check(&plan) {
+        let fixed = match check(&plan, &self.metrics) {
             Ok(fixed) => fixed,
             Err(error) => {
                 tracing::warn!(plugin = %plan.name, tenant = %plan.tenant, %error, "a plugin is refused");
@@ -138,7 +156,7 @@ impl Host {
 }
 
 /// Everything about a plan that can be said without running it.
-fn check(plan: &LoadPlan) -> Result<Fixed, LoadError> {
+fn check(plan: &LoadPlan, metrics: &Metrics) -> Result<Fixed, LoadError> {
     let (component, grants, services) = (&plan.component, &plan.grants, &plan.services);
     // Interface, functions that need the grant, the grant in YAML, whether it is given, whether the house has it.
     type Need<'a> = (&'a str, &'a [&'a str], &'static str, bool, bool);
@@ -189,7 +207,7 @@ fn check(plan: &LoadPlan) -> Result<Fixed, LoadError> {
         http_origins: http_origins?,
         secrets,
         services: plan.services.clone(),
-        counters: Counters::default(),
+        metrics: metrics.plugin_handle(plan.tenant.as_str(), &plan.name),
         log_budget: LogBudget::new(),
     })
 }
@@ -225,11 +243,6 @@ impl Plugin {
         self.suspends
     }
 
-    /// What it has done since it was loaded.
-    pub fn counters(&self) -> &Counters {
-        &self.fixed.counters
-    }
-
     pub(crate) fn component(&self) -> &Component {
         &self.component
     }
@@ -263,8 +276,8 @@ impl Plugin {
         let mut store = Store::new(&self.host.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.epoch_deadline_callback(|mut context| Ok(context.data_mut().meter.tick()));
-        Counters::add(&self.fixed.counters.fresh);
-        Running { store, instance: None, calls: 0, idle: None, _permit: permit }
+        let alive = Alive::new(&self.host.metrics);
+        Running { store, instance: None, calls: 0, idle: None, _alive: alive, _permit: permit }
     }
 
     /// Puts an instance back after a clean call; drops it where it may not be used again.
@@ -286,6 +299,30 @@ impl Plugin {
         }
     }
 
+    /// Counts what a hook came to: answers, failures and their kind, the time that it took.
+    pub(crate) async fn counted<T>(
+        &self,
+        hook: &'static str,
+        answer: impl Future<Output = Result<T, PluginFailure>>,
+    ) -> Result<T, PluginFailure> {
+        let started = Instant::now();
+        let result = answer.await;
+        let metrics = &self.fixed.metrics;
+        let failure = result.as_ref().err();
+        metrics.record(hook, failure.is_none_or(|f| !f.is_fault()), started.elapsed());
+        if let Some(failure) = failure {
+            match failure {
+                PluginFailure::Trap(_) | PluginFailure::Memory => metrics.trapped(),
+                PluginFailure::Cpu => metrics.timed_out(false),
+                PluginFailure::Timeout => metrics.timed_out(true),
+                _ => {}
+            }
+            let (plugin, tenant) = (&self.fixed.name, &self.fixed.tenant);
+            tracing::debug!(%plugin, %tenant, hook, %failure, "a plugin call failed");
+        }
+        result
+    }
+
     /// Runs one hook. `Err` of the guest and every failure drop the store; so does dropping the future.
     pub(crate) async fn run<P, R>(
         &self,
@@ -298,40 +335,6 @@ impl Plugin {
         R: ComponentType + Lift + Send + Sync + 'static,
     {
         let Some(index) = index else { return Err(PluginFailure::NoHook) };
-        let counters = &self.fixed.counters;
-        Counters::add(&counters.calls);
-        let started = Instant::now();
-        let result = self.run_uncounted(index, lent, params).await;
-        counters.observe(started.elapsed());
-        if let Err(failure) = &result {
-            self.count(failure);
-        }
-        result
-    }
-
-    pub(crate) fn count(&self, failure: &PluginFailure) {
-        let counters = &self.fixed.counters;
-        Counters::add(match failure {
-            PluginFailure::Trap(_) => &counters.traps,
-            PluginFailure::Timeout | PluginFailure::Cpu => &counters.timeouts,
-            PluginFailure::Memory => &counters.memory,
-            PluginFailure::Output | PluginFailure::Invalid(_) => &counters.invalid,
-            PluginFailure::PoolFull => &counters.pool_full,
-            PluginFailure::Error(_) | PluginFailure::NoHook => &counters.errors,
-        });
-        tracing::debug!(plugin = %self.fixed.name, tenant = %self.fixed.tenant, %failure, "a plugin call failed");
-    }
-
-    async fn run_uncounted<P, R>(
-        &self,
-        index: &ComponentExportIndex,
-        lent: Lent,
-        params: P,
-    ) -> Result<(R, Left), PluginFailure>
-    where
-        P: ComponentNamedList + Lower + Send + Sync + 'static,
-        R: ComponentType + Lift + Send + Sync + 'static,
-    {
         let mut running = self.take().await?;
         running.store.data_mut().lent = lent;
         running.store.set_epoch_deadline(1);

@@ -1,19 +1,17 @@
 //! What a store holds: the facts that are lent for one call, the plugin's own handles, the limits.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::Ordering::Relaxed},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use http::HeaderName;
 use portcullis_model::{Name, Principal, spec::Grants};
+use portcullis_telemetry::metrics::PluginMetrics;
 use serde_json::Value;
 use wasmtime::component::Resource;
 
 use crate::{
     answer::{Asserted, Read},
     facts::{AuthRequest, CallFacts, RequestFacts, ResultFacts, TargetFacts},
-    meter::{Counters, Limiter, LogBudget, Meter, Stop},
+    meter::{Limiter, LogBudget, Meter, Stop},
     secrets::{Allowed, Guarded, OriginPattern},
     services::{ConnectionFacts, JwtRules, OutboundResponse, Services, TokenFacts, VerifiedJwt},
 };
@@ -38,7 +36,7 @@ pub(crate) struct Fixed {
     pub(crate) http_origins: Vec<OriginPattern>,
     pub(crate) secrets: BTreeMap<String, Guarded>,
     pub(crate) services: Services,
-    pub(crate) counters: Counters,
+    pub(crate) metrics: Arc<PluginMetrics>,
     pub(crate) log_budget: LogBudget,
 }
 
@@ -205,9 +203,9 @@ impl State {
         }
     }
 
-    /// Counts a use of what was not granted.
-    pub(crate) fn denied(&self, what: &str) {
-        Counters::add(&self.fixed.counters.denied);
+    /// Counts a use of what was not granted. `what` is a fixed word of metrics.
+    pub(crate) fn denied(&self, what: &'static str) {
+        self.fixed.metrics.capability_denied(what);
         tracing::warn!(plugin = %self.fixed.name, tenant = %self.fixed.tenant, what, "a plugin was denied what it has no grant for");
     }
 
@@ -220,11 +218,8 @@ impl State {
     pub(crate) fn may_log(&mut self) -> bool {
         self.log_lines += 1;
         let verdict = if self.log_lines > MAX_LOG_LINES { Err(false) } else { self.fixed.log_budget.take() };
-        if let Err(first) = verdict {
-            self.fixed.counters.log_dropped.fetch_add(1, Relaxed);
-            if first {
-                tracing::warn!(plugin = %self.fixed.name, tenant = %self.fixed.tenant, "a plugin logs too much; lines are dropped");
-            }
+        if verdict == Err(true) {
+            tracing::warn!(plugin = %self.fixed.name, tenant = %self.fixed.tenant, "a plugin logs too much; lines are dropped");
         }
         verdict.is_ok()
     }

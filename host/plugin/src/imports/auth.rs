@@ -219,7 +219,7 @@ impl jwt::Host for State {
             return Ok(Err(jwt::JwtError::Unavailable("not available here".into())));
         };
         if !self.fixed.grants.issuers.contains(&rules.issuer) {
-            self.denied("an issuer");
+            self.denied("issuer");
             return Ok(Err(jwt::JwtError::Issuer));
         }
         let issuer = rules.issuer.clone();
@@ -264,7 +264,7 @@ impl identity::HostIdentity for State {
     }
     fn external(&mut self, _: Resource<Identity>, issuer: String, subject: String) -> Result<()> {
         if !self.fixed.grants.issuers.contains(&issuer) {
-            self.denied("an issuer");
+            self.denied("issuer");
             self.identity()?.invalid = Some("it names somebody of an issuer that it was not granted".into());
         } else if subject.is_empty() || subject.len() > 1024 {
             self.identity()?.invalid = Some("the external subject is empty or too long".into());
@@ -291,7 +291,7 @@ impl identity::HostIdentity for State {
     fn role(&mut self, _: Resource<Identity>, name: String) -> Result<()> {
         let granted: Option<Name> = self.fixed.grants.roles.iter().find(|role| role.as_str() == name).cloned();
         let Some(role) = granted else {
-            self.denied("a role");
+            self.denied("role");
             self.identity()?.invalid = Some("it gives a role that it was not granted".into());
             return Ok(());
         };

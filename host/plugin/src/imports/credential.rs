@@ -52,11 +52,11 @@ impl State {
         if let Some(allowed) = value.allowed() {
             let target = self.target_url();
             if !target.as_ref().is_some_and(|url| allowed.at(url, Some(url))) {
-                self.denied("an origin");
+                self.denied("secret-origin");
                 return Err(format!("the secret {} may not go to this server", value.label()));
             }
             if !allowed.in_header(name.as_str()) {
-                self.denied("a header");
+                self.denied("secret-header");
                 return Err(format!("the secret {} may not stand in {name}", value.label()));
             }
         }

@@ -72,7 +72,7 @@ impl log::Host for State {
 impl secrets::Host for State {
     fn get(&mut self, name: String) -> Result<Result<Resource<Secret>, Error>> {
         let Some(secret) = self.fixed.secrets.get(&name).cloned() else {
-            self.denied("a secret");
+            self.denied("secret");
             return Ok(Err(Error::NotFound));
         };
         Ok(Ok(self.own(Handle::Secret(secret))?))

@@ -41,7 +41,7 @@ impl State {
         if place && allowed.at(url, self.target_url().as_ref()) {
             return Ok(());
         }
-        self.denied("a secret's destination");
+        self.denied("secret-destination");
         Err(HttpError::Denied(format!("the secret {} may not go there", value.label())))
     }
 
@@ -152,7 +152,7 @@ impl wit::Host for State {
             }
             Err(error) => Ok(Err(match error {
                 OutboundError::Denied(why) => {
-                    self.denied("an address");
+                    self.denied("address");
                     HttpError::Denied(why)
                 }
                 OutboundError::Dns => HttpError::Dns,

@@ -66,8 +66,6 @@ async fn a_kept_borrow_is_a_failure_and_the_instance_is_gone() {
         let failure = plugin.decide(&principal(), &request(), &call()).await.unwrap_err();
         assert!(matches!(failure, PluginFailure::Trap(_)), "{failure}");
     }
-    let counts = plugin.counters().read();
-    assert_eq!((counts.fresh, counts.traps), (3, 2), "one for the trial, a fresh one for each call");
     assert_eq!(host.free_instances(), 64, "permits come back");
 }
 
@@ -88,7 +86,6 @@ async fn warm_instances_are_used_again_and_traps_drop_them() {
         outcomes.push(if plugin.decide(&principal(), &request(), &call()).await.is_ok() { '+' } else { '-' });
     }
     assert_eq!(outcomes, "++-++-++-");
-    assert_eq!(plugin.counters().read().fresh, 1 + 3);
     drop(plugin);
     assert_eq!(host.free_instances(), 64);
 }
