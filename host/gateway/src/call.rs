@@ -8,7 +8,7 @@ use http::StatusCode;
 use portcullis_credential::Carried;
 use portcullis_model::{Fault, Side, spec::Failure};
 use portcullis_plugin::{Attributes, CallFacts, Decision, PluginFailure, RequestFacts, ResultFacts};
-use portcullis_protocol::{Era, ParseLimits, parse, splice::RequestEdit, strict};
+use portcullis_protocol::{Era, ParseLimits, splice::RequestEdit, strict};
 use portcullis_upstream::{Incoming, MessageKind, Outgoing, Peer, Spliced, UpstreamError};
 
 use crate::{
@@ -240,7 +240,7 @@ impl Call<'_> {
                 let body = rewrite
                     .answer(&message)
                     .map_err(|e| e.to_fault(self.assigned.server.as_str(), Some(self.exposed)))?;
-                self.done(message.kind);
+                self.done(&message);
                 Ok(answer::json(StatusCode::OK, body))
             }
             Incoming::Stream { mut stream, .. } if reviewed => {
@@ -259,7 +259,7 @@ impl Call<'_> {
                     .answer(&message)
                     .map_err(|e| e.to_fault(self.assigned.server.as_str(), Some(self.exposed)))?;
                 events.push(event(&last));
-                self.done(message.kind);
+                self.done(&message);
                 Ok(answer::events(axum::body::Body::from(events.concat())))
             }
             Incoming::Stream { stream, .. } => {
@@ -283,11 +283,7 @@ impl Call<'_> {
         }
         let mut message = message;
         for policy in self.asked.view.policies.iter().filter(|p| p.plugin.hooks().tool_result) {
-            let is_error = parse(&message.body, &ParseLimits { max_bytes: usize::MAX, ..ParseLimits::default() })
-                .ok()
-                .and_then(|m| m.result.map(|r| r.is_error))
-                .unwrap_or(false);
-            let outcome = ResultFacts { is_error, content: message.body.slice(message.payload.clone()) };
+            let outcome = ResultFacts { is_error: message.is_error, content: message.body.slice(message.payload.clone()) };
             let decision = policy.plugin.review(self.asked.principal, &facts.request, &facts.call, &outcome).await;
             if let Some(new) = self.allowed(policy, decision)? {
                 message = message.with_payload(&new).map_err(|e| {
@@ -299,9 +295,9 @@ impl Call<'_> {
         Ok(message)
     }
 
-    fn done(&mut self, kind: MessageKind) {
+    fn done(&mut self, answer: &portcullis_upstream::Message) {
         if let Some(record) = self.record.take() {
-            record.answered(kind);
+            record.answered(answer);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use portcullis_credential::Carried;
 use portcullis_model::Fault;
 use portcullis_telemetry::{Audit, AuditEvent, CallMetrics, Metrics, Outcome};
-use portcullis_upstream::{MessageKind, UpstreamError};
+use portcullis_upstream::{Message, MessageKind, UpstreamError};
 
 use crate::{asked::Asked, gateways::Gateways, naming, view::Assigned};
 
@@ -114,8 +114,9 @@ impl Record {
     }
 
     /// The server answered.
-    pub fn answered(mut self, kind: MessageKind) {
-        let outcome = if kind == MessageKind::Error { Outcome::ToolError } else { Outcome::Ok };
+    pub fn answered(mut self, answer: &Message) {
+        let failed = answer.kind == MessageKind::Error || answer.is_error;
+        let outcome = if failed { Outcome::ToolError } else { Outcome::Ok };
         self.write("allow", None, outcome);
     }
 

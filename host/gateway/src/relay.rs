@@ -75,18 +75,18 @@ impl Relay {
     /// The next event for the client; none after the answer.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            let (answer, kind) = match self.stream.next().await? {
+            let answered = match self.stream.next().await? {
                 Ok(message) if !message.is_answer() => match self.rewrite.other(&message) {
                     Some(bytes) => return Some(event(&bytes)),
                     None => continue,
                 },
-                Ok(message) => (self.rewrite.answer(&message), message.kind),
-                Err(error) => (Err(error), MessageKind::Error),
+                Ok(message) => self.rewrite.answer(&message).map(|bytes| (message, bytes)),
+                Err(error) => Err(error),
             };
             let record = self.record.take()?;
-            return Some(event(&match answer {
-                Ok(bytes) => {
-                    record.answered(kind);
+            return Some(event(&match answered {
+                Ok((message, bytes)) => {
+                    record.answered(&message);
                     bytes
                 }
                 Err(error) => {

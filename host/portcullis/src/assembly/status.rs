@@ -1,7 +1,7 @@
 //! What only the assembled gateway knows, for the admin API; and the audit of `reveal`.
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -53,12 +53,22 @@ impl Assembled {
             pid: std::process::id(),
             started_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
             url: settings.base_url(address),
+            local_url: local_url(settings, address),
             metrics_url: Some(metrics),
             data_dir: settings.data_dir.display().to_string(),
             ..GatewayStatus::default()
         };
         Self { status, keeper, orchestrator }
     }
+}
+
+/// Where commands on this machine reach the gateway; nothing with TLS, whose certificate names the public name.
+fn local_url(settings: &Settings, address: SocketAddr) -> String {
+    let mut address = address;
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    if settings.tls.is_some() { String::new() } else { format!("http://{address}") }
 }
 
 impl View for Assembled {
