@@ -1,4 +1,5 @@
 //! Phase 7, resolve: asks the credential plugin, checks its answer, and remembers it for as long as it holds.
+#![allow(clippy::result_large_err, reason = "a fault is what a refused call is answered with: rare, and made once")]
 
 use std::{
     sync::Arc,

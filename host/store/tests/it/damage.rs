@@ -22,7 +22,7 @@ async fn lost_data_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path()).await;
     fs::remove_dir_all(dir.path().join("sled")).unwrap();
-    let error = try_open(dir.path()).err().expect("refused");
+    let error = try_open(dir.path()).unwrap_err();
     assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
     let text = error.to_string();
     assert!(text.contains("revision 40 was acknowledged") && text.contains("backup"), "{text}");

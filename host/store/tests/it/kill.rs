@@ -25,7 +25,7 @@ async fn victim() {
         tasks.push(tokio::spawn(async move {
             let key = format!("a/{writer}");
             let mut n = store.get(&key).await.unwrap().map_or(0, |r| number(&r.value));
-            loop {
+            while n < u64::MAX {
                 n += 1;
                 let value = format!("{n}");
                 // The second one is large, so that kills hit the middle of writing it.
