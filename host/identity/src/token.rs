@@ -13,6 +13,3 @@ pub(crate) use live::{Live, Validity};
 pub use record::{TokenRecord, TokenStatus};
 pub use service::{Created, Lifetime, NewToken, TokenError, TokenOptions, TokenService};
 pub use text::{NotAToken, PREFIX, TEXT_LEN, TokenDigest};
-
-#[cfg(test)]
-mod tests;

@@ -273,3 +273,99 @@ impl Verdicts {
         self.bad.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use portcullis_model::Name;
+    use portcullis_plugin::Asserted;
+
+    use super::*;
+
+    fn entry(claim: &str) -> Arc<Entry> {
+        let asserted = AssertedPrincipal {
+            who: Asserted::External { issuer: "i".into(), subject: "s".into() },
+            display_name: None,
+            groups: Vec::new(),
+            roles: Vec::new(),
+            claims: vec![("c".into(), claim.into())],
+        };
+        let basis = Basis::External { issuer: "i".into(), subject: "s".into() };
+        let principal = Arc::new(Principal::anonymous(Name::default_tenant()));
+        Arc::new(Entry::new(basis, asserted, u64::MAX, 1, principal))
+    }
+
+    fn key(n: u32) -> Key {
+        Sha256::digest(n.to_be_bytes()).into()
+    }
+
+    fn with<T>(headers: &[(&'static str, &str)], then: impl FnOnce(&Presented<'_>) -> T) -> T {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().unwrap());
+        }
+        let tenant = Name::default_tenant();
+        let address = "192.0.2.1".parse().unwrap();
+        let presented =
+            Presented { tenant: &tenant, gateway: &tenant, method: "POST", path: "/", address, headers: &map };
+        then(&presented)
+    }
+
+    #[test]
+    fn both_tables_are_bounded() {
+        let verdicts = Verdicts::new(1 << 18, 128);
+        let claim = "x".repeat(2000);
+        with(&[], |presented| {
+            for n in 0..1000 {
+                verdicts.refuse(key(n), AuthRefusal::nobody(), 1, u64::MAX);
+                verdicts.put(&key(n), presented, &Dependences::default(), entry(&claim));
+            }
+        });
+        assert!(verdicts.refusals() <= 128 * 2, "{}", verdicts.refusals());
+        assert!(verdicts.good.weight() <= 1 << 18, "{}", verdicts.good.weight());
+        assert!(verdicts.good.len() > 10, "{}", verdicts.good.len());
+    }
+
+    #[test]
+    fn refusals_end_with_their_time_and_with_a_change_of_people() {
+        let verdicts = Verdicts::new(1 << 20, 16);
+        verdicts.refuse(key(1), AuthRefusal::nobody(), 1, 1000);
+        assert!(verdicts.refused(&key(1), 1, 999).is_some());
+        assert!(verdicts.refused(&key(1), 1, 1000).is_none());
+        assert!(verdicts.refused(&key(1), 2, 999).is_none());
+        assert!(verdicts.refused(&key(2), 1, 999).is_none());
+    }
+
+    #[test]
+    fn credentials_are_part_of_the_key_and_can_not_be_shifted_into_each_other() {
+        let base = |headers: &[(&'static str, &str)]| with(headers, |presented| base_key(&[], presented));
+        let keys = [
+            base(&[]),
+            base(&[("authorization", "")]),
+            base(&[("authorization", "ab")]),
+            base(&[("authorization", "a"), ("authorization", "b")]),
+            base(&[("authorization", "a"), ("cookie", "b")]),
+            base(&[("cookie", "ab")]),
+            base(&[("x-api-key", "ab")]),
+            base(&[("proxy-authorization", "ab")]),
+        ];
+        let different: BTreeSet<Key> = keys.into_iter().collect();
+        assert_eq!(different.len(), keys.len());
+        assert_eq!(base(&[("x-other", "1")]), base(&[]), "no credential");
+    }
+
+    #[test]
+    fn too_many_dependences_are_not_remembered() {
+        let verdicts = Verdicts::new(1 << 20, 16);
+        let mut on = Dependences::default();
+        let reads: Vec<Read> = (0..=MAX_DEPENDENCES).map(|n| Read::Header(format!("x-{n}"))).collect();
+        on.add(Some(&reads));
+        assert!(on.unknown);
+        with(&[], |presented| {
+            verdicts.put(&key(1), presented, &on, entry("c"));
+            assert!(verdicts.get(&key(1), presented).is_none());
+        });
+        let mut odd = Dependences::default();
+        odd.add(Some(&[Read::Teams]));
+        assert!(odd.unknown, "what can't be in the key forbids to remember");
+    }
+}
