@@ -15,6 +15,8 @@ use prometheus_client::{
 mod declare;
 mod handles;
 
+pub use prometheus_client::metrics::{counter::Counter as CounterHandle, gauge::Gauge as GaugeHandle};
+
 pub use declare::{Declared, MetricKind};
 use declare::{Declarer, HistogramFamily, Labels, labels};
 pub use handles::{CallMetrics, Outcome, PluginMetrics};
