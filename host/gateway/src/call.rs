@@ -8,7 +8,7 @@ use http::StatusCode;
 use portcullis_credential::Carried;
 use portcullis_model::{Fault, Side, spec::Failure};
 use portcullis_plugin::{Attributes, CallFacts, Decision, PluginFailure, RequestFacts, ResultFacts};
-use portcullis_protocol::{Era, ParseLimits, splice::RequestEdit, strict};
+use portcullis_protocol::{ParseLimits, rpc, splice::RequestEdit, strict};
 use portcullis_upstream::{Incoming, MessageKind, Outgoing, Peer, Spliced, UpstreamError};
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     record::Record,
     relay::{Relay, Rewrite, event},
     targets,
-    view::{Assigned, Policy},
+    view::{self, Assigned, Policy},
 };
 
 /// Calls a tool, or says why not. `underway` is how a legacy client can cancel.
@@ -109,12 +109,25 @@ impl Call<'_> {
                     .map_err(|fault| fault.server(assigned.server.as_str()).tool(self.exposed))?,
             ),
         };
+        if self.tool == view::CONNECT && !asked.view.has_tool(assigned, self.tool, &self.gateways.catalogue) {
+            return Ok(self.connected());
+        }
         if let (Some(record), Some(carried)) = (&mut self.record, &carried) {
             record.runs_under(carried);
         }
         let peer = targets::peer(&self.gateways.upstreams, asked.view, assigned, carried.as_deref())
             .map_err(|e| e.to_fault(assigned.server.as_str(), Some(self.exposed)))?;
         self.send(&peer, carried.as_deref(), arguments, &facts, deadline).await
+    }
+
+    /// What stands in place of a server's tools was called, and there is an account by now.
+    fn connected(&mut self) -> Response {
+        let text = format!("{} is connected. List the tools again to see what it offers.", self.assigned.server);
+        let result = serde_json::json!({ "content": [{ "type": "text", "text": text }], "resultType": "complete" });
+        if let Some(record) = self.record.take() {
+            record.ended();
+        }
+        answer::json(StatusCode::OK, rpc::result(self.asked.id(), &result.to_string()))
     }
 
     /// The arguments as they will be sent, unless a policy changes them. Where somebody decides by them or pins some,
@@ -264,10 +277,7 @@ impl Call<'_> {
             }
             Incoming::Stream { stream, .. } => {
                 let relay = Relay { stream, rewrite, record: self.record.take() };
-                Ok(answer::events(match asked.client.era {
-                    Era::Modern => relay.attached(),
-                    Era::Legacy => relay.detached(self.underway.take()),
-                }))
+                Ok(answer::events(relay.body(deadline, self.underway.take())))
             }
         }
     }
@@ -283,7 +293,8 @@ impl Call<'_> {
         }
         let mut message = message;
         for policy in self.asked.view.policies.iter().filter(|p| p.plugin.hooks().tool_result) {
-            let outcome = ResultFacts { is_error: message.is_error, content: message.body.slice(message.payload.clone()) };
+            let outcome =
+                ResultFacts { is_error: message.is_error, content: message.body.slice(message.payload.clone()) };
             let decision = policy.plugin.review(self.asked.principal, &facts.request, &facts.call, &outcome).await;
             if let Some(new) = self.allowed(policy, decision)? {
                 message = message.with_payload(&new).map_err(|e| {

@@ -61,6 +61,7 @@ pub fn places(fleet: &Fleet) -> BTreeSet<Place> {
                 }
             }
             Spec::McpServer(McpServer { credential: Some(need), .. }) => add(&need.mode.mode, None),
+            Spec::McpServer(server) if server.child_per_connection() => add(&CredentialMode::default().mode, None),
             // Loaded even where nothing names it yet, so that its status says whether it would work.
             Spec::Plugin(_) => add(resource.metadata.name.as_str(), None),
             _ => {}
@@ -263,9 +264,12 @@ impl Gateways {
                 resolver_identity: in_use.identity.to_string(),
             }))
         };
-        let default_mode = assignment.credential.as_ref().or(server.credential.as_ref().map(|need| &need.mode));
-        let needed = server.credential.is_some() || assignment.credential.is_some();
-        let whole = if needed { Some(plan(default_mode.ok_or("it has no credential mode")?)?) } else { None };
+        let call_time = CredentialMode::default();
+        let named = assignment.credential.as_ref().or(server.credential.as_ref().map(|need| &need.mode));
+        let default_mode = named.unwrap_or(&call_time);
+        // A child that holds a connection's values needs one, even where nothing of it is secret.
+        let needed = server.credential.is_some() || assignment.credential.is_some() || server.child_per_connection();
+        let whole = if needed { Some(plan(default_mode)?) } else { None };
         let mut tool_plans = HashMap::new();
         for (tool, how) in &assignment.tools {
             if let Some(mode) = &how.credential {

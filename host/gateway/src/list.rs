@@ -10,7 +10,15 @@ use portcullis_model::{Fault, Side, spec::Failure};
 use portcullis_plugin::{Attributes, Item, RequestFacts};
 use portcullis_protocol::{rpc, seal::SealError, session::Cursor, splice::quote, tool};
 
-use crate::{answer, asked::Asked, catalogue::Listing, failure, gateways::Gateways, legacy::now_ms, view::Assigned};
+use crate::{
+    answer,
+    asked::Asked,
+    catalogue::Listing,
+    failure,
+    gateways::Gateways,
+    legacy::now_ms,
+    view::{Assigned, CONNECT},
+};
 
 /// How long a list waits for servers that have never been listed yet.
 const FIRST_LIST: Duration = Duration::from_secs(3);
@@ -26,8 +34,8 @@ const TTL_MS: u64 = 30_000;
 struct Part {
     at: usize,
     listing: Option<Arc<Listing>>,
-    /// What stands in place of the tools: how to connect.
-    connect: Option<Fault>,
+    /// What stands in place of the tools: a tool that says how to connect.
+    connect: Option<String>,
     problem: Option<String>,
 }
 
@@ -35,7 +43,15 @@ struct Part {
 struct Row<'a> {
     at: usize,
     name: &'a str,
-    raw: &'a [u8],
+    raw: Raw<'a>,
+}
+
+/// A tool's definition.
+enum Raw<'a> {
+    /// As its server wrote it.
+    Server(&'a [u8]),
+    /// Ours, with its name as clients see it.
+    Ours(&'a str),
 }
 
 /// Lists the tools that this caller may see.
@@ -70,7 +86,9 @@ async fn page(gateways: &Gateways, asked: &Asked<'_>) -> Result<Response, Fault>
     for part in &parts {
         let exposure = &asked.view.exposures[part.at];
         let tools = part.listing.iter().flat_map(|l| &l.tools).filter(|t| exposure.shows(&t.name));
-        rows.extend(tools.map(|t| Row { at: part.at, name: &t.name, raw: &t.raw }));
+        rows.extend(tools.map(|t| Row { at: part.at, name: &t.name, raw: Raw::Server(&t.raw) }));
+        // Policies see it like any other: who may use nothing of a server does not learn that it is there.
+        rows.extend(part.connect.iter().map(|tool| Row { at: part.at, name: CONNECT, raw: Raw::Ours(tool) }));
     }
     let rows = filtered(asked, rows).await?;
 
@@ -103,9 +121,6 @@ async fn page(gateways: &Gateways, asked: &Asked<'_>) -> Result<Response, Fault>
             break;
         }
     }
-    if next.is_none() {
-        items.extend(parts.iter().filter_map(|part| connect_tool(asked, part)));
-    }
     let meta = marks(asked, &parts);
     let body = rpc::list_page(
         asked.id(),
@@ -131,8 +146,10 @@ async fn part(gateways: &Gateways, asked: &Asked<'_>, at: usize, assigned: &Assi
         match gateways.credentials.resolve(plan, asked.principal, asked.headers).await {
             Ok(found) => carried = Some(found),
             Err(fault) => {
-                let problem = Some(fault.message.to_string());
-                return Part { at, listing: None, connect: Some(fault), problem };
+                let connect = connect_tool(asked, at, assigned, &fault);
+                // What is missing is said by that tool; anything else is a server that can't be listed.
+                let problem = connect.is_none().then(|| fault.message.to_string());
+                return Part { at, listing: None, connect, problem };
             }
         }
     }
@@ -181,7 +198,10 @@ async fn filtered<'r>(asked: &Asked<'_>, mut rows: Vec<Row<'r>>) -> Result<Vec<R
 /// A tool's definition as the client sees it; only its name (and a description that the operator wrote) differs.
 fn shown(asked: &Asked<'_>, row: &Row<'_>) -> Option<String> {
     let exposure = &asked.view.exposures[row.at];
-    let raw = std::str::from_utf8(row.raw).ok()?;
+    let raw = match row.raw {
+        Raw::Ours(tool) => return Some(tool.to_owned()),
+        Raw::Server(raw) => std::str::from_utf8(raw).ok()?,
+    };
     let exposed = exposure.exposed(row.name);
     let description = exposure.tool(row.name).and_then(|t| t.description.as_deref());
     if exposed == row.name && description.is_none() {
@@ -191,15 +211,16 @@ fn shown(asked: &Asked<'_>, row: &Row<'_>) -> Option<String> {
 }
 
 /// Before anybody has connected, one tool that says how to.
-fn connect_tool(asked: &Asked<'_>, part: &Part) -> Option<String> {
-    let fault = part.connect.as_ref().filter(|f| f.code == "missing-credential")?;
-    let exposure = &asked.view.exposures[part.at];
-    let server = asked.view.servers[part.at].server.as_str();
-    let name =
-        if exposure.prefix.is_empty() { format!("{server}_connect") } else { format!("{}connect", exposure.prefix) };
+fn connect_tool(asked: &Asked<'_>, at: usize, assigned: &Assigned, fault: &Fault) -> Option<String> {
+    if fault.code != "missing-credential" {
+        return None;
+    }
+    let name = assigned.connect_name(&asked.view.exposures[at]);
     let next = fault.next.as_deref().unwrap_or_default();
-    let description =
-        format!("The tools of {server} are listed here once an account is connected: {}. {next}", fault.message);
+    let description = format!(
+        "The tools of {} are listed here once an account is connected: {}. {next}",
+        assigned.server, fault.message
+    );
     Some(format!(
         r#"{{"name":{},"description":{},"inputSchema":{{"type":"object","properties":{{}}}}}}"#,
         quote(&name),
@@ -211,7 +232,6 @@ fn connect_tool(asked: &Asked<'_>, part: &Part) -> Option<String> {
 fn marks(asked: &Asked<'_>, parts: &[Part]) -> Option<String> {
     let marks: BTreeMap<&str, serde_json::Value> = parts
         .iter()
-        .filter(|p| p.connect.is_none())
         .filter_map(|p| Some((asked.view.servers[p.at].server.as_str(), p.problem.as_ref()?, p.listing.is_some())))
         .map(|(server, problem, listed)| {
             let listed = if listed { "last-known" } else { "not-yet" };

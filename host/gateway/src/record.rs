@@ -120,6 +120,11 @@ impl Record {
         self.write("allow", None, outcome);
     }
 
+    /// The gateway answered by itself.
+    pub fn ended(mut self) {
+        self.write("allow", None, Outcome::Ok);
+    }
+
     /// The server failed in mid-stream: what the caller is told, and the request's id.
     pub fn failed(mut self, error: &UpstreamError) -> (Fault, Arc<str>) {
         let fault = error.to_fault(self.server.as_deref().unwrap_or_default(), Some(&self.tool));

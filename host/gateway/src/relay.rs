@@ -1,6 +1,6 @@
 //! Phase 9, the way back: a server's bytes become the client's, with the id put back and nothing else touched.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Instant};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -10,10 +10,11 @@ use portcullis_protocol::{
     splice::{self, MODERN_RESULT, ResponseEdit},
 };
 use portcullis_upstream::{Message, MessageKind, MessageStream, UpstreamError};
+use tokio::sync::mpsc;
 
 use crate::{in_flight::Underway, record::Record};
 
-/// Events that wait for a slow legacy client.
+/// Events that wait for a slow client.
 const BUFFERED: usize = 16;
 
 /// How answers of one call are rewritten.
@@ -97,28 +98,32 @@ impl Relay {
         }
     }
 
-    /// A body that carries the rest of the stream, and cancels the call when the client drops it (2026-07-28).
-    pub fn attached(self) -> Body {
-        Body::from_stream(stream::unfold(self, |mut relay| async move {
-            relay.next().await.map(|bytes| (Ok::<_, Infallible>(bytes), relay))
-        }))
-    }
-
-    /// A body that carries the rest of the stream, while the call goes on without it when the client drops it
-    /// (up to 2025-11-25). A slow reader slows its own call only.
-    pub fn detached(mut self, underway: Option<Underway>) -> Body {
-        let (sender, mut receiver) = tokio::sync::mpsc::channel::<Bytes>(BUFFERED);
+    /// A body that carries the rest of the stream. When the client drops it, the call of a modern client is cancelled and
+    /// that of a legacy client goes on (security decision 17). A client that reads too slowly loses its stream when the
+    /// call's time is over, so that nobody holds a server's place for longer.
+    pub fn body(mut self, deadline: Instant, underway: Option<Underway>) -> Body {
+        let (sender, mut receiver) = mpsc::channel::<Bytes>(BUFFERED);
+        let era = self.rewrite.client;
         tokio::spawn(async move {
             let cancelled = underway.as_ref().map(|u| u.cancelled.clone()).unwrap_or_default();
+            let gone = sender.clone();
+            let gone = async {
+                match era {
+                    Era::Modern => gone.closed().await,
+                    Era::Legacy => cancelled.cancelled().await,
+                }
+            };
             let pump = async {
                 while let Some(bytes) = self.next().await {
-                    // A client that is gone does not end a legacy call.
-                    let _ = sender.send(bytes).await;
+                    let sent = tokio::time::timeout_at(deadline.into(), sender.send(bytes)).await;
+                    if sent.is_err() {
+                        return;
+                    }
                 }
             };
             tokio::select! {
                 () = pump => {}
-                () = cancelled.cancelled() => {}
+                () = gone => {}
             }
         });
         Body::from_stream(stream::poll_fn(move |cx| receiver.poll_recv(cx).map(|b| b.map(Ok::<_, Infallible>))))

@@ -1,6 +1,10 @@
 //! Phases 1 to 3 and dispatch: from an HTTP request to a method of a known caller.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     body::Body,
@@ -22,6 +26,9 @@ use crate::{
     gateways::Gateways,
     legacy, list,
 };
+
+/// How long a request's body may take.
+const READ: Duration = Duration::from_secs(30);
 
 /// `/mcp/{gateway}`.
 pub async fn default_tenant(
@@ -271,7 +278,10 @@ async fn read(gateways: &Gateways, sent: &http::HeaderMap, body: Body) -> Result
         return Err(Fault::new(Side::Caller, "unsupported-media-type", "the body must be application/json"));
     }
     let limit = gateways.settings.max_body;
-    match Limited::new(body, limit).collect().await {
+    let Ok(read) = tokio::time::timeout(READ, Limited::new(body, limit).collect()).await else {
+        return Err(Fault::new(Side::Caller, "truncated", "the body did not come in time"));
+    };
+    match read {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
             Err(Fault::new(Side::Caller, "message-too-large", format!("the body has more than {limit} bytes"))

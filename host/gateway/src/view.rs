@@ -124,7 +124,19 @@ pub struct Shared {
     pub entry: Arc<Entry>,
 }
 
+/// The own name of the tool that stands in place of a server's own until somebody has connected an account.
+pub const CONNECT: &str = "connect";
+
 impl Assigned {
+    /// How that tool is called towards clients.
+    pub fn connect_name(&self, exposure: &Exposure) -> String {
+        if exposure.prefix.is_empty() {
+            format!("{}_{CONNECT}", self.server)
+        } else {
+            format!("{}{CONNECT}", exposure.prefix)
+        }
+    }
+
     /// How the credential of this tool's calls is chosen.
     pub fn plan_for(&self, tool: &str) -> Option<&Arc<CredentialPlan>> {
         if self.tool_plans.is_empty() {
@@ -142,7 +154,17 @@ impl Assigned {
 impl View {
     /// Where a call of this exposed name goes.
     pub fn route<'a>(&self, exposed: &'a str, catalogue: &Catalogue) -> Option<Route<'a>> {
-        self.routes.find(&self.exposures, exposed, &Tools { view: self, catalogue })
+        self.routes.find(&self.exposures, exposed, &Tools { view: self, catalogue }).or_else(|| self.connect(exposed))
+    }
+
+    /// The tool that stands in place of a server's own until somebody has connected an account.
+    fn connect<'a>(&self, exposed: &'a str) -> Option<Route<'a>> {
+        let server = self
+            .servers
+            .iter()
+            .zip(&self.exposures)
+            .position(|(server, exposure)| server.plan.is_some() && server.connect_name(exposure) == exposed)?;
+        Some(Route { server, tool: CONNECT.into() })
     }
 }
 

@@ -147,12 +147,12 @@ impl View for Assembled {
 pub struct Reveals(pub Arc<Audit>);
 
 impl RevealAudit for Reveals {
+    #[allow(clippy::disallowed_methods, reason = "a reveal waits for one write to disk: it is rare, and has to be on record first")]
     fn revealed(&self, tenant: &Name, plugin: &str, what: &str) -> bool {
         let mut event = AuditEvent::new("reveal");
         event.tenant = Some(tenant.shared());
         event.caller = Some(Arc::from(format!("plugin:{plugin}")));
         event.tool = Some(Arc::from(what));
-        // Blocks for one write to disk: reveals are rare, and must be on record first (security decision 26).
         tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(self.0.record_durable(event))).is_ok()
     }
 }
