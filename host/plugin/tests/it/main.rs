@@ -1,7 +1,12 @@
-//! Hostile guests against the plugin host.
+//! Guests against the plugin host: hostile ones, honest ones, and the built-in plugins.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod built;
+mod built_ins;
 mod guests;
 mod hostile;
 mod load_under_calls;
 mod loading;
+mod manager;
+mod outgoing;
+mod unruly;

@@ -1,0 +1,135 @@
+//! A guest with the standard library that misbehaves in every hook: the worst outcome is a failure of that call.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use portcullis_model::{Span, spec::Limits};
+use portcullis_plugin::{
+    AuthRequest, Decision, Host, HostOptions, Item, LoadPlan, Outcome, Plugin, PluginFailure, ResultFacts, TargetFacts,
+    Verdict,
+};
+use portcullis_telemetry::Metrics;
+
+use crate::{
+    built::guest,
+    guests::{call, plan, principal, request, tenant},
+};
+
+fn limits() -> Limits {
+    Limits { cpu: Span::millis(20), wall: Span::seconds(10), ..Limits::default() }
+}
+
+async fn load(host: &Arc<Host>, act: &str) -> Arc<Plugin> {
+    let component = host.compile(guest("unruly")).await.unwrap();
+    assert!(!component.suspends(), "it waits for nobody, so it runs on the worker itself");
+    let config = format!(r#"{{"act": "{act}"}}"#);
+    host.load(LoadPlan { config, limits: limits(), ..plan(component) }).await.unwrap()
+}
+
+pub(crate) fn target() -> TargetFacts {
+    TargetFacts {
+        server: "github".parse().unwrap(),
+        url: "https://api.github.example/mcp".into(),
+        connection: None,
+        settings: Arc::default(),
+    }
+}
+
+pub(crate) fn auth_request(bearer: Option<&str>) -> AuthRequest {
+    AuthRequest {
+        tenant: tenant(),
+        gateway: "main".parse().unwrap(),
+        method: "POST".into(),
+        path: "/mcp/main".into(),
+        peer: "192.0.2.1".into(),
+        headers: Arc::default(),
+        bearer: bearer.map(portcullis_model::Secret::new),
+    }
+}
+
+/// How each hook ends, in the order tool-call, tool-result, list-filter, resolve, authenticate. On a worker of tokio, where a
+/// panic of the host would show as a failed task.
+async fn every_hook(plugin: &Arc<Plugin>) -> Vec<Result<(), PluginFailure>> {
+    let plugin = Arc::clone(plugin);
+    let work = tokio::spawn(async move {
+        let (principal, request, call) = (principal(), request(), call());
+        let result = ResultFacts { is_error: true, content: Bytes::from_static(b"{\"content\":[]}") };
+        let items = [Item { server: "github", name: "a" }, Item { server: "github", name: "b" }];
+        vec![
+            plugin.decide(&principal, &request, &call).await.map(|d| assert_eq!(d, Decision::Allow)),
+            plugin.review(&principal, &request, &call, &result).await.map(|decision| {
+                assert_eq!(decision, Decision::Deny { code: "seen".into(), message: "true 14".into() });
+            }),
+            plugin.filter(&principal, &request, "tools", &items).await.map(|kept| assert_eq!(kept, [0, 1])),
+            plugin.resolve(&principal, &request, &target()).await.map(|r| assert_eq!(r.outcome, Outcome::None)),
+            plugin.authenticate(&auth_request(None)).await.map(|v| assert!(matches!(v, Verdict::Anonymous { .. }))),
+        ]
+    });
+    work.await.expect("the host does not panic")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_honest_turn_of_every_hook() {
+    let host = Host::new(HostOptions { pool_instances: 16, ..HostOptions::default() }).unwrap();
+    for act in ["nothing", "print"] {
+        let plugin = load(&host, act).await;
+        assert!(every_hook(&plugin).await.iter().all(Result::is_ok), "{act}");
+    }
+    assert_eq!(host.free_instances(), 16);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn panics_sleeps_and_exits_are_traps_of_every_hook() {
+    let host = Host::new(HostOptions { pool_instances: 16, ..HostOptions::default() }).unwrap();
+    for act in ["panic", "sleep", "exit"] {
+        let plugin = load(&host, act).await;
+        for (at, outcome) in every_hook(&plugin).await.into_iter().enumerate() {
+            assert!(matches!(outcome, Err(PluginFailure::Trap(_))), "{act} of hook {at}: {outcome:?}");
+        }
+    }
+    assert_eq!(host.free_instances(), 16);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn loops_and_hoards_of_every_hook_are_stopped_and_named() {
+    let metrics = Metrics::new();
+    let options = HostOptions { pool_instances: 16, metrics: metrics.clone(), ..HostOptions::default() };
+    let host = Host::new(options).unwrap();
+    for (act, expected) in [("loop", PluginFailure::Cpu), ("grow", PluginFailure::Memory)] {
+        let plugin = load(&host, act).await;
+        for (at, outcome) in every_hook(&plugin).await.into_iter().enumerate() {
+            assert_eq!(outcome, Err(expected.clone()), "{act} of hook {at}");
+        }
+    }
+    let plugin = load(&host, "fail").await;
+    for outcome in every_hook(&plugin).await {
+        assert!(matches!(&outcome, Err(PluginFailure::Error(e)) if e.to_string() == "in words"), "{outcome:?}");
+    }
+    assert_eq!(metrics.plugin_instances.get(), 0, "none is left behind");
+
+    let text = metrics.encode();
+    let count = |series: &str| {
+        let found = text.lines().find(|l| l.contains(series)).unwrap_or_else(|| panic!("no {series} in\n{text}"));
+        found.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64
+    };
+    for hook in ["authenticate", "resolve", "tool-call", "tool-result", "list-filter"] {
+        assert_eq!(count(&format!("plugin=\"guest\",hook=\"{hook}\",outcome=\"failed\"")), 3);
+        assert_eq!(
+            count(&format!("plugin_duration_seconds_count{{tenant=\"default\",plugin=\"guest\",hook=\"{hook}\"")),
+            3
+        );
+    }
+    assert_eq!(count("plugin_timeouts_total{tenant=\"default\",plugin=\"guest\",clock=\"cpu\""), 5);
+    assert_eq!(count("plugin_traps_total{tenant=\"default\",plugin=\"guest\""), 5);
+}
+
+#[tokio::test]
+async fn neighbours_of_a_loop_go_on() {
+    let host = Host::new(HostOptions { pool_instances: 16, ..HostOptions::default() }).unwrap();
+    let (bad, good) = (load(&host, "loop").await, load(&host, "nothing").await);
+    let looping = tokio::spawn(async move { bad.decide(&principal(), &request(), &call()).await });
+    let decided = good.decide(&principal(), &request(), &call()).await;
+    assert_eq!(decided, Ok(Decision::Allow));
+    let failure = tokio::time::timeout(Duration::from_secs(20), looping).await.expect("stopped").unwrap();
+    assert_eq!(failure, Err(PluginFailure::Cpu));
+}
