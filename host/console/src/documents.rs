@@ -127,6 +127,11 @@ pub fn resolve_paths(resource: &mut Resource, base: &Path) {
     }
 }
 
+/// The directory that a file is in.
+pub fn directory_of(file: &Path) -> &Path {
+    file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Leaves `.` out of a path. `..` stays: what it means depends on links.
 fn tidy(path: &Path) -> PathBuf {
     path.components().filter(|c| *c != std::path::Component::CurDir).collect()
@@ -176,12 +181,24 @@ pub fn write<T: Serialize>(items: &[T]) -> Result<String, WriteError> {
         }
         // By way of JSON, whose numbers, nulls and nesting are all that resources use.
         let value = serde_json::to_value(item).map_err(|e| WriteError::from(e.to_string()))?;
-        text.push_str(&serde_saphyr::to_string(&value)?);
+        text.push_str(&serde_saphyr::to_string(&in_order(value))?);
         if !text.ends_with('\n') {
             text.push('\n');
         }
     }
     Ok(text)
+}
+
+/// A resource's members in the order in which people write them.
+fn in_order(value: serde_json::Value) -> serde_json::Value {
+    const ORDER: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
+    match value {
+        serde_json::Value::Object(mut members) if members.contains_key("apiVersion") => {
+            let first = ORDER.into_iter().filter_map(|key| members.remove_entry(key)).collect::<Vec<_>>();
+            first.into_iter().chain(members).collect()
+        }
+        other => other,
+    }
 }
 
 /// Reads one YAML document into a type, for settings that are no resource.

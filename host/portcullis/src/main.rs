@@ -3,6 +3,9 @@
 mod assembly;
 mod cli;
 mod demo;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod documented;
 mod exit;
 mod home;
 mod listener;

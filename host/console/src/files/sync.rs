@@ -64,7 +64,7 @@ pub(super) async fn round(shared: &Shared, memory: &mut Memory) {
             Err(why) => seen.errors.push(DocumentError { file: name, line: 0, column: 0, message: why.clone() }),
             Ok(bytes) => match documents::read(&name, bytes) {
                 Ok(mut documents) => {
-                    let base = path.parent().unwrap_or(Path::new("."));
+                    let base = documents::directory_of(path);
                     let base = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
                     documents.iter_mut().for_each(|d| d.resolve_paths(&base));
                     seen.documents = documents;

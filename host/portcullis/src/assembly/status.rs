@@ -147,7 +147,10 @@ impl View for Assembled {
 pub struct Reveals(pub Arc<Audit>);
 
 impl RevealAudit for Reveals {
-    #[allow(clippy::disallowed_methods, reason = "a reveal waits for one write to disk: it is rare, and has to be on record first")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a reveal waits for one write to disk: it is rare, and has to be on record first"
+    )]
     fn revealed(&self, tenant: &Name, plugin: &str, what: &str) -> bool {
         let mut event = AuditEvent::new("reveal");
         event.tenant = Some(tenant.shared());

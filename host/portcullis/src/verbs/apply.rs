@@ -152,7 +152,7 @@ fn read(path: &Path) -> Result<Vec<Document>, Vec<DocumentError>> {
         (std::io::stdin().lock().take(limit).read_to_end(&mut bytes), Path::new("."))
     } else {
         let read = fs::File::open(path).and_then(|f| f.take(limit).read_to_end(&mut bytes));
-        (read, path.parent().unwrap_or(Path::new(".")))
+        (read, documents::directory_of(path))
     };
     done.map_err(|e| told(format!("can't be read: {e}")))?;
     let mut documents = documents::read(&name, &bytes)?;

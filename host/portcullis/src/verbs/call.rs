@@ -4,7 +4,7 @@ use std::{io::Read as _, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use portcullis_console::api::TokenRequest;
-use portcullis_model::{DEFAULT_TENANT, Name, Span};
+use portcullis_model::{DEFAULT_TENANT, Kind, Name, Span};
 use serde_json::{Value, value::RawValue};
 use url::Url;
 use zeroize::Zeroizing;
@@ -113,7 +113,10 @@ impl Call {
         if let Some(url) = &self.url {
             return Ok(url.clone());
         }
-        let status = global.client()?.status().await?;
+        let client = global.client()?;
+        // The data door does not tell a gateway that is not there from one that is another's; the admin door may.
+        client.resource(Kind::Gateway, &self.gateway).await?;
+        let status = client.status().await?;
         let base = if status.local_url.is_empty() { status.url } else { status.local_url };
         let base = base.trim_end_matches('/');
         let text = match global.tenant.as_str() {

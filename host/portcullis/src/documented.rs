@@ -1,0 +1,54 @@
+//! The examples of `docs/configuration.md` are read as they stand there.
+
+use portcullis_console::documents;
+use portcullis_model::Kind;
+
+use crate::settings::Settings;
+
+const CONFIGURATION: &str = include_str!("../../../docs/configuration.md");
+
+/// The YAML examples, each with the line that it begins at.
+fn examples() -> Vec<(usize, String)> {
+    let mut found: Vec<(usize, String)> = Vec::new();
+    let mut inside = false;
+    for (i, line) in CONFIGURATION.lines().enumerate() {
+        match (inside, line) {
+            (false, "```yaml") => {
+                inside = true;
+                found.push((i + 2, String::new()));
+            }
+            (true, "```") => inside = false,
+            (true, line) => {
+                if let Some((_, text)) = found.last_mut() {
+                    text.push_str(line);
+                    text.push('\n');
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn every_example_is_right() {
+    let mut kinds: Vec<Kind> = Vec::new();
+    let mut settings = 0;
+    let dir = tempfile::tempdir().unwrap();
+    for (line, text) in examples() {
+        if text.starts_with("apiVersion") {
+            let read = documents::read(&format!("docs/configuration.md from line {line}"), text.as_bytes());
+            let read = read.unwrap_or_else(|e| panic!("{}", e[0]));
+            kinds.extend(read.iter().map(|d| d.resource.spec.kind()));
+        } else {
+            settings += 1;
+            let file = dir.path().join("serve.yaml");
+            std::fs::write(&file, text).unwrap();
+            Settings::read(&file).unwrap_or_else(|e| panic!("from line {line}: {e:#}"));
+        }
+    }
+    assert_eq!(settings, 1);
+    for kind in Kind::ALL {
+        assert!(kinds.contains(&kind), "no example of {kind}");
+    }
+}

@@ -1,0 +1,8 @@
+//! The built binary, used as people use it.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod gateway;
+mod help;
+mod refusals;
+mod support;
+mod tls;
