@@ -11,7 +11,11 @@ use portcullis_upstream::LaunchError;
 use rustix::{io::FdFlags, pipe::PipeFlags};
 use tokio::process::{Child, Command};
 
-use crate::{orchestrator::Options, prepare::Prepared, supervise::Orders};
+use crate::{
+    orchestrator::Options,
+    prepare::Prepared,
+    supervise::{Level, Orders},
+};
 
 /// A started supervisor: dropping `control` ends it and all that it runs.
 pub(crate) struct Started {
@@ -28,6 +32,7 @@ fn spawn(options: &Options, prepared: &Prepared, memory: Option<u64>) -> io::Res
     // Close-on-exec from the first: another process that is started in this moment must not hold our end.
     let (theirs, control) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let orders = Orders {
+        level: Level::Outer,
         control: theirs.as_raw_fd(),
         grace: options.grace,
         files: options.max_files,

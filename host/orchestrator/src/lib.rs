@@ -5,6 +5,7 @@
 //! (security decision 24).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod homes;
 pub mod logs;
 pub mod orchestrator;
 pub mod status;
@@ -14,6 +15,7 @@ mod backoff;
 mod child;
 mod prepare;
 
+pub use homes::Home;
 pub use logs::{LogLine, LogRing};
 pub use orchestrator::{Options, Orchestrator};
 pub use status::{State, Status};

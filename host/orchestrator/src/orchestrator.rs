@@ -12,14 +12,16 @@ use std::{
 };
 
 use portcullis_model::{Name, Secret};
+use portcullis_telemetry::Metrics;
 use portcullis_upstream::{BoxFuture, LaunchError, LaunchKey, LaunchSpec, Launcher, Pipes, launch};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
     backoff::Backoff,
     child::{self, Started},
+    homes::{self, Home, Homes},
     logs::{self, LogRing},
-    prepare::{self, PrivateDir},
+    prepare::{self, Prepared, PrivateDir},
     status::{State, Status},
 };
 
@@ -29,10 +31,14 @@ const SHORT_WAIT: Duration = Duration::from_secs(1);
 const MAX_REMEMBERED: usize = 4_096;
 
 /// How processes are kept.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// The parent of the servers' private directories. Made with mode 0700.
     pub runtime_dir: PathBuf,
+    /// The parent of the servers' lasting `HOME` directories. On a disk, since package runners fill them.
+    pub homes_dir: PathBuf,
+    /// What is counted, and where. Nobody reads it where this is left as it is.
+    pub metrics: Arc<Metrics>,
     /// The program that has the supervisor mode; this very binary where left out.
     pub supervisor: Option<PathBuf>,
     /// The arguments that choose the supervisor mode.
@@ -48,9 +54,11 @@ pub struct Options {
 }
 
 impl Options {
-    /// The usual figures, with private directories below `runtime_dir`.
+    /// The usual figures, with private directories below `runtime_dir`, and homes in its `homes`.
     pub fn new(runtime_dir: PathBuf) -> Self {
         Self {
+            homes_dir: runtime_dir.join("homes"),
+            metrics: Metrics::new(),
             runtime_dir,
             supervisor: None,
             supervisor_args: vec!["supervise".into()],
@@ -68,6 +76,7 @@ pub struct Orchestrator(Arc<Inner>);
 
 struct Inner {
     options: Options,
+    homes: Homes,
     slots: Mutex<HashMap<LaunchKey, Arc<Slot>>>,
     logs: Mutex<HashMap<(Name, Name), Arc<LogRing>>>,
     running: Mutex<Running>,
@@ -119,8 +128,8 @@ impl Drop for Place {
             }
         }
         let total = running.total;
+        self.0.counted(total);
         drop(running);
-        self.0.count.send_replace(total);
     }
 }
 
@@ -225,10 +234,12 @@ impl Orchestrator {
     /// A keeper of no processes yet.
     ///
     /// # Errors
-    /// When the parent of the private directories can't be made.
+    /// When the parent of the private directories can't be made. What a crash left in it is removed: nobody else may use it.
     pub fn new(options: Options) -> io::Result<Self> {
         prepare::make_parent(&options.runtime_dir)?;
+        prepare::clear_parent(&options.runtime_dir);
         Ok(Self(Arc::new(Inner {
+            homes: Homes::new(options.homes_dir.clone()),
             options,
             slots: Mutex::default(),
             logs: Mutex::default(),
@@ -313,6 +324,13 @@ impl Orchestrator {
             .retain(|(tenant, server), _| slots.keys().any(|key| key.tenant == *tenant && key.server == *server));
     }
 
+    /// Removes the `HOME` directories of servers and connections that `keep` does not want, unless a process still runs in
+    /// one. A bounded number at a time, in the background.
+    pub fn retain_homes(&self, keep: impl Fn(&Home) -> bool) {
+        let unwanted: Vec<Home> = self.0.homes.all().into_iter().filter(|h| !keep(h)).collect();
+        self.0.remove_homes(&unwanted);
+    }
+
     fn of(&self, tenant: &Name, server: &Name) -> Vec<Arc<Slot>> {
         let slots = lock(&self.0.slots);
         slots.values().filter(|s| s.key.tenant == *tenant && s.key.server == *server).cloned().collect()
@@ -344,14 +362,41 @@ impl Inner {
         };
         tokio::time::sleep(wait).await;
         let place = self.admit(&key.tenant)?;
-        let parent = self.options.runtime_dir.clone();
         let memory = spec.process.memory.map(|m| m.get());
-        let prepared = tokio::task::spawn_blocking(move || prepare::prepare(&spec, &parent))
+        let (inner, of) = (self.clone(), key.clone());
+        let prepared = tokio::task::spawn_blocking(move || inner.prepare(&of, &spec))
             .await
             .map_err(|_| LaunchError::Invalid("shutting down".to_owned()))??;
         let started = child::start(&self.options, &prepared, memory)?;
         // No await from here on: a caller that goes away can't leave a process behind that nobody holds.
         self.run(slot, started, prepared.dir, prepared.secrets, place)
+    }
+
+    fn prepare(&self, key: &LaunchKey, spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
+        let home = Home::of(key);
+        let path = home.as_ref().map(|home| self.homes.open(home)).transpose();
+        let path = path.map_err(|e| LaunchError::Invalid(format!("can't make the server's home directory: {e}")))?;
+        if let Some(home) = home.filter(|h| h.connection.is_some()) {
+            self.remove_homes(&self.homes.outdated(&home));
+        }
+        prepare::prepare(spec, &self.options.runtime_dir, path.as_deref())
+    }
+
+    /// Removes homes in which no process runs.
+    fn remove_homes(&self, homes: &[Home]) {
+        let used: Vec<Home> = {
+            let slots = lock(&self.slots);
+            slots.values().filter(|s| *s.alive.borrow()).filter_map(|s| Home::of(&s.key)).collect()
+        };
+        let unused: Vec<Home> = homes.iter().filter(|h| !used.contains(h)).cloned().collect();
+        let aside = self.homes.put_aside(&unused);
+        if aside.is_empty() {
+            return;
+        }
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || homes::remove(&aside))),
+            Err(_) => homes::remove(&aside),
+        }
     }
 
     fn run(
@@ -381,6 +426,9 @@ impl Inner {
             state.leave = Some(leaver);
             state.starts
         };
+        if start > 1 {
+            self.options.metrics.child_restarts(slot.key.tenant.as_str(), slot.key.server.as_str()).inc();
+        }
         slot.alive.send_replace(true);
         ring.note(format!("[portcullis: {} started, pid {}]", slot.key, supervisor.id().unwrap_or_default()));
         let (log, ended) = (ring.clone(), slot.clone());
@@ -417,6 +465,12 @@ impl Inner {
         logs.entry((key.tenant.clone(), key.server.clone())).or_default().clone()
     }
 
+    /// So many processes run from now on. Under the lock, so that the last word is the newest.
+    fn counted(&self, total: usize) {
+        self.options.metrics.children.set(i64::try_from(total).unwrap_or(i64::MAX));
+        self.count.send_replace(total);
+    }
+
     fn admit(self: &Arc<Self>, tenant: &Name) -> Result<Place, LaunchError> {
         let mut running = lock(&self.running);
         if running.closing {
@@ -431,9 +485,8 @@ impl Inner {
         }
         *count += 1;
         running.total += 1;
-        let total = running.total;
+        self.counted(running.total);
         drop(running);
-        self.count.send_replace(total);
         Ok(Place(self.clone(), tenant.clone()))
     }
 }

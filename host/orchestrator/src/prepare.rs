@@ -19,6 +19,9 @@ use portcullis_upstream::{LaunchError, LaunchSpec, launch::expand};
 /// Where programs are looked for when the gateway itself has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
+/// What the names of private directories begin with.
+const PRIVATE: &str = "server-";
+
 /// Ready to be started.
 pub(crate) struct Prepared {
     /// The program's path.
@@ -41,7 +44,7 @@ impl PrivateDir {
         let mut random = [0u8; 12];
         getrandom::fill(&mut random).map_err(std::io::Error::other)?;
         let name: String = random.iter().map(|b| format!("{b:02x}")).collect();
-        let path = parent.join(format!("server-{name}"));
+        let path = parent.join(format!("{PRIVATE}{name}"));
         // Fails where it exists already, so nobody can have prepared it.
         fs::DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))
@@ -68,8 +71,18 @@ pub(crate) fn make_parent(path: &Path) -> std::io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
-/// Prepares a start. Blocks on the file system.
-pub(crate) fn prepare(spec: &LaunchSpec, parent: &Path) -> Result<Prepared, LaunchError> {
+/// Removes the private directories that a crash of the whole machine left: nothing runs that needs them.
+pub(crate) fn clear_parent(path: &Path) {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    for left in entries.filter(|e| e.file_name().as_encoded_bytes().starts_with(PRIVATE.as_bytes())) {
+        if let Err(error) = fs::remove_dir_all(left.path()) {
+            tracing::warn!(dir = %left.path().display(), %error, "can't remove a server's private directory");
+        }
+    }
+}
+
+/// Prepares a start, with a lasting `HOME` where there is one. Blocks on the file system.
+pub(crate) fn prepare(spec: &LaunchSpec, parent: &Path, home: Option<&Path>) -> Result<Prepared, LaunchError> {
     let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     let program = find_program(&spec.process.command, &path)?;
     let io = |e: std::io::Error| LaunchError::Invalid(format!("can't make the server's private directory: {e}"));
@@ -77,7 +90,7 @@ pub(crate) fn prepare(spec: &LaunchSpec, parent: &Path) -> Result<Prepared, Laun
 
     let mut env: BTreeMap<OsString, OsString> = BTreeMap::new();
     env.insert("PATH".into(), path);
-    env.insert("HOME".into(), dir.path().into());
+    env.insert("HOME".into(), home.unwrap_or(dir.path()).into());
     for name in &spec.process.inherit_env {
         if let Some(value) = env::var_os(name) {
             env.insert(name.into(), value);
@@ -173,7 +186,7 @@ mod tests {
                 r#"{"command":"sh","args":["-r","${field.region}"],"env":{"A":"b"},"inheritEnv":["NOT_THERE"]}"#,
             ))
         };
-        let prepared = prepare(&spec, parent.path()).unwrap();
+        let prepared = prepare(&spec, parent.path(), None).unwrap();
         let names: Vec<&str> = prepared.env.keys().filter_map(|k| k.to_str()).collect();
         assert_eq!(names, ["A", "HOME", "KEY_FILE", "PATH", "TOKEN"]);
         assert_eq!(prepared.args, ["-r", "eu"]);
@@ -194,7 +207,7 @@ mod tests {
             (r#"{"command":"/nowhere/at/all"}"#, "/nowhere/at/all"),
             (r#"{"command":"sh","cwd":"/nowhere/at/all"}"#, "working directory"),
         ] {
-            let error = prepare(&LaunchSpec::plain(process(spec)), parent.path()).err().unwrap();
+            let error = prepare(&LaunchSpec::plain(process(spec)), parent.path(), None).err().unwrap();
             assert!(error.to_string().contains(word), "{error}");
         }
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0, "nothing stays behind");

@@ -5,12 +5,16 @@
 //! gateway ends (the gateway asked, or is dead), or when the server itself ends, every descendant gets SIGTERM and, after
 //! the grace, SIGKILL. It exits, with the server's own status, when nothing is left. No async runtime: two threads, both
 //! blocked nearly always.
+//!
+//! A supervisor can be killed as well, so there are two, one in the other, and each ends the tree when the other is gone:
+//! the outer one is the subreaper that inherits what the inner one leaves, and the inner one's control pipe ends with the
+//! outer one. Only who kills both in one moment leaves something behind.
 
 use std::{
     ffi::OsString,
     fs,
     os::{
-        fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::process::CommandExt,
     },
     path::PathBuf,
@@ -22,19 +26,33 @@ use std::{
 
 use rustix::{
     io::{Errno, FdFlags},
+    pipe::PipeFlags,
     process::{Pid, Resource, Rlimit, Signal, WaitOptions},
 };
 
 /// How often the tree is looked at while it is being killed.
 const ROUND: Duration = Duration::from_millis(20);
+/// How much longer than the grace the inner supervisor has for its work.
+const MARGIN: Duration = Duration::from_secs(1);
 /// Exit status when the server's program can't be run, as shells have it.
 const CANNOT_RUN: i32 = 126;
 /// Exit status when the supervisor was called wrongly.
 const USAGE: i32 = 2;
 
+/// Which of the two supervisors it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// The gateway's child: runs the inner one, and ends what that one leaves behind.
+    Outer,
+    /// Runs the server.
+    Inner,
+}
+
 /// What the gateway asks for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Orders {
+    /// Which supervisor is meant.
+    pub(crate) level: Level,
     /// The read end of the control pipe.
     pub(crate) control: RawFd,
     /// Between SIGTERM and SIGKILL.
@@ -52,7 +70,13 @@ pub(crate) struct Orders {
 impl Orders {
     /// As arguments of `supervise`.
     pub(crate) fn to_args(&self) -> Vec<OsString> {
+        let level = match self.level {
+            Level::Outer => "outer",
+            Level::Inner => "inner",
+        };
         let mut args: Vec<OsString> = vec![
+            "--level".into(),
+            level.into(),
             "--control".into(),
             self.control.to_string().into(),
             "--grace-ms".into(),
@@ -73,7 +97,8 @@ impl Orders {
 
     fn parse(args: impl IntoIterator<Item = OsString>) -> Option<Self> {
         let mut args = args.into_iter();
-        let (mut control, mut grace, mut files, mut memory, mut remove) = (None, None, None, None, None);
+        let (mut level, mut control, mut grace, mut files) = (None, None, None, None);
+        let (mut memory, mut remove) = (None, None);
         loop {
             let flag = args.next()?;
             if flag == "--" {
@@ -82,6 +107,8 @@ impl Orders {
             let value = args.next()?;
             let number = || value.to_str()?.parse::<u64>().ok();
             match flag.to_str()? {
+                "--level" if value == "outer" => level = Some(Level::Outer),
+                "--level" if value == "inner" => level = Some(Level::Inner),
                 "--control" => control = Some(RawFd::try_from(number()?).ok().filter(|fd| *fd > 2)?),
                 "--grace-ms" => grace = Some(Duration::from_millis(number()?)),
                 "--files" => files = Some(number()?),
@@ -92,7 +119,7 @@ impl Orders {
         }
         let command: Vec<OsString> = args.collect();
         (!command.is_empty()).then_some(())?;
-        Some(Self { control: control?, grace: grace?, files: files?, memory, remove, command })
+        Some(Self { level: level?, control: control?, grace: grace?, files: files?, memory, remove, command })
     }
 }
 
@@ -100,7 +127,7 @@ impl Orders {
 enum Cause {
     /// The control pipe ended or said so.
     Told,
-    /// The server ended by itself.
+    /// What was run here, the server or the inner supervisor, ended by itself.
     Ended,
 }
 
@@ -108,9 +135,13 @@ enum Cause {
 ///
 /// Its exit status is the server's, 128 and the signal's number where one ended it, 126 when the program can't be run.
 pub fn supervise_main(args: impl IntoIterator<Item = OsString>) -> ! {
+    let args: Vec<OsString> = args.into_iter().collect();
+    // Whatever came before the orders chose this mode, and chooses it for the inner supervisor.
+    let mode = std::env::args_os().len().saturating_sub(args.len());
+    let mode: Vec<OsString> = std::env::args_os().take(mode).skip(1).collect();
     let status = match Orders::parse(args) {
         Some(orders) => {
-            let status = run(&orders);
+            let status = run(&orders, mode);
             if let Some(dir) = &orders.remove {
                 // Its secrets have to go even where the gateway can't remove them any more.
                 let _ = fs::remove_dir_all(dir);
@@ -130,7 +161,7 @@ fn complain(what: &str) {
     eprintln!("portcullis supervise: {what}");
 }
 
-fn run(orders: &Orders) -> i32 {
+fn run(orders: &Orders, mode: Vec<OsString>) -> i32 {
     let Some(control) = take_control(orders.control) else {
         complain("has no control pipe");
         return USAGE;
@@ -145,8 +176,12 @@ fn run(orders: &Orders) -> i32 {
         complain(&format!("can't set the process up: {error}"));
         return CANNOT_RUN;
     }
-    let server = match spawn(orders) {
-        Ok(pid) => pid,
+    let spawned = match orders.level {
+        Level::Outer => spawn_inner(orders, mode).map(|(pid, inner)| (pid, Some(inner))),
+        Level::Inner => spawn(orders).map(|pid| (pid, None)),
+    };
+    let (server, inner) = match spawned {
+        Ok(spawned) => spawned,
         Err(error) => {
             complain(&format!("can't run {}: {error}", orders.command[0].to_string_lossy()));
             return CANNOT_RUN;
@@ -161,7 +196,7 @@ fn run(orders: &Orders) -> i32 {
         let _ = teller.send(Cause::Told);
     });
     let grace = orders.grace;
-    thread::spawn(move || end_tree(&causes, grace));
+    thread::spawn(move || end_tree(&causes, grace, inner));
 
     // This thread started the server and must outlive it: its death would be the server's (the parent-death signal).
     let mut outcome = None;
@@ -212,6 +247,25 @@ fn files_limit(wanted: u64) -> Rlimit {
     Rlimit { current: Some(limit), maximum: Some(limit) }
 }
 
+/// Starts the inner supervisor. The descriptor is the end of its control pipe that ends it.
+fn spawn_inner(orders: &Orders, mode: Vec<OsString>) -> std::io::Result<(Pid, OwnedFd)> {
+    let (theirs, inner) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let inner_orders = Orders { level: Level::Inner, control: theirs.as_raw_fd(), ..orders.clone() };
+    let mut command = Command::new("/proc/self/exe");
+    command.args(mode).args(inner_orders.to_args());
+    // SAFETY: between fork and exec one system call is made, which neither allocates nor locks.
+    #[expect(unsafe_code, reason = "only this child may inherit its control pipe, so it is let through after the fork")]
+    unsafe {
+        command.pre_exec(move || Ok(rustix::io::fcntl_setfd(&theirs, FdFlags::empty())?));
+    }
+    Ok((pid_of(&command.spawn()?)?, inner))
+}
+
+fn pid_of(child: &std::process::Child) -> std::io::Result<Pid> {
+    // The process is reaped by the loop in `run`, so the handle is of no further use.
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| std::io::Error::from(Errno::SRCH))
+}
+
 fn spawn(orders: &Orders) -> std::io::Result<Pid> {
     let mut command = Command::new(&orders.command[0]);
     command.args(&orders.command[1..]);
@@ -231,9 +285,7 @@ fn spawn(orders: &Orders) -> std::io::Result<Pid> {
             Ok(())
         });
     }
-    let child = command.spawn()?;
-    // The process is reaped by the loop in `run`, so the handle is of no further use.
-    i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| std::io::Error::from(Errno::SRCH))
+    pid_of(&command.spawn()?)
 }
 
 /// Lets go of the server's streams: the gateway has to see their end when the server's ends close.
@@ -250,14 +302,22 @@ fn wait_for_end(control: &OwnedFd) {
 }
 
 /// Waits for a cause, then ends every descendant. The process exits from the main thread once all are reaped.
-fn end_tree(causes: &mpsc::Receiver<Cause>, grace: Duration) {
-    if causes.recv().is_err() {
-        return;
-    }
-    for pid in descendants() {
-        let _ = rustix::process::kill_process(pid, Signal::TERM);
-    }
-    let patience = Instant::now() + grace;
+fn end_tree(causes: &mpsc::Receiver<Cause>, grace: Duration, inner: Option<OwnedFd>) {
+    let Ok(cause) = causes.recv() else { return };
+    let patience = match (inner, cause) {
+        // The inner supervisor lives and does it all: a signal to it would cut the server's grace short.
+        (Some(inner), Cause::Told) => {
+            drop(inner);
+            grace + MARGIN
+        }
+        _ => {
+            for pid in descendants() {
+                let _ = rustix::process::kill_process(pid, Signal::TERM);
+            }
+            grace
+        }
+    };
+    let patience = Instant::now() + patience;
     while Instant::now() < patience && !descendants().is_empty() {
         thread::sleep(ROUND);
     }
@@ -308,6 +368,7 @@ mod tests {
     #[test]
     fn orders_survive_their_arguments() {
         let orders = Orders {
+            level: Level::Inner,
             control: 7,
             grace: Duration::from_millis(1500),
             files: 4096,
@@ -319,7 +380,7 @@ mod tests {
         for bad in [
             &[][..],
             &["--"],
-            &["--control", "1", "--grace-ms", "1", "--files", "1", "--", "x"],
+            &["--level", "inner", "--control", "1", "--grace-ms", "1", "--files", "1", "--", "x"],
             &["--files", "x", "--", "y"],
         ] {
             assert_eq!(Orders::parse(bad.iter().map(OsString::from)), None, "{bad:?}");

@@ -4,6 +4,7 @@
 //! shares one session, opened by whoever comes first and opened again when the server has forgotten it.
 
 pub(crate) mod answer;
+mod connect;
 pub(crate) mod session;
 
 use std::{
@@ -35,6 +36,7 @@ use crate::{
     error::{Sent, UpstreamError},
     http::{
         answer::{HttpAnswer, Reply},
+        connect::Counting,
         session::Session,
     },
     message::{Held, Incoming, Message, MessageKind, MessageStream, Source, cancelled},
@@ -49,7 +51,7 @@ const IDLE_CONNECTION: Duration = Duration::from_secs(60);
 /// How long a message that nobody waits for (a cancellation, a refusal) may take.
 const ASIDE: Duration = Duration::from_secs(5);
 
-type Connector = HttpsConnector<HttpConnector<GuardedResolver>>;
+type Connector = Counting<HttpsConnector<HttpConnector<GuardedResolver>>>;
 
 /// One server over HTTP under one account.
 pub(crate) struct HttpPeer {
@@ -115,7 +117,7 @@ impl HttpPeer {
             .pool_idle_timeout(IDLE_CONNECTION)
             .pool_max_idle_per_host(256)
             .pool_timer(TokioTimer::new())
-            .build(https);
+            .build(Counting::new(https, server.clone()));
         Ok(Arc::new(Self {
             name: key.to_string(),
             client,
@@ -134,8 +136,34 @@ impl HttpPeer {
     pub(crate) async fn send(
         self: &Arc<Self>,
         outgoing: Outgoing<'_>,
-        in_flight: InFlight,
+        mut in_flight: InFlight,
     ) -> Result<Incoming, UpstreamError> {
+        let exchanged = self.exchange(&outgoing).await;
+        match exchanged {
+            Ok((message, _, version)) if message.is_answer() => {
+                in_flight.ended(None);
+                Ok(Incoming::Json { message, version })
+            }
+            Ok((first, answer, version)) => {
+                let held = Held { server: Some(in_flight), child: None };
+                let source = Source::Http(Box::new(answer));
+                Ok(Incoming::Stream {
+                    stream: MessageStream { first: Some(first), source, done: false, held },
+                    version,
+                })
+            }
+            Err(error) => {
+                in_flight.ended(Some(&error));
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends the call, a second time where the first was provably not executed, and waits for the first message.
+    async fn exchange(
+        self: &Arc<Self>,
+        outgoing: &Outgoing<'_>,
+    ) -> Result<(Message, HttpAnswer, Version), UpstreamError> {
         let deadline = outgoing.deadline.min(Instant::now() + self.timeout);
         self.server.check()?;
         let mut again = true;
@@ -147,9 +175,9 @@ impl HttpPeer {
                     Some(session) => (session.version, Some(session)),
                 },
             };
-            match self.call(&outgoing, version, session.as_ref(), deadline).await {
+            match self.call(outgoing, version, session.as_ref(), deadline).await {
                 Err(Refusal::SessionGone) if again => {
-                    // The server answered 404 for the session: it has not looked at the request.
+                    // The server does not know the session: it has not looked at the request.
                     if let Some(gone) = &session {
                         self.forget(gone);
                     }
@@ -166,13 +194,8 @@ impl HttpPeer {
                 Ok((first, mut answer)) => {
                     if first.is_answer() {
                         answer.finish();
-                        drop(in_flight);
-                        return Ok(Incoming::Json { message: first, version });
                     }
-                    let held = Held { server: Some(in_flight), child: None };
-                    let stream =
-                        MessageStream { first: Some(first), source: Source::Http(Box::new(answer)), done: false, held };
-                    return Ok(Incoming::Stream { stream, version });
+                    return Ok((first, answer, version));
                 }
             }
         }
@@ -217,6 +240,14 @@ impl HttpPeer {
         }
         let refused = answer.refused().await;
         answer.finish();
+        // Servers built on the older SDKs answer 400 to a session that they don't know, in their own words. A ping tells
+        // it from a request that they don't like: who has no session to ping in has executed nothing in it.
+        if status == StatusCode::BAD_REQUEST
+            && let Some(session) = session.filter(|s| s.id.is_some())
+            && self.is_gone(session, outgoing.headers, deadline).await
+        {
+            return Err(Refusal::SessionGone);
+        }
         match refused {
             Reply::Rpc(message) => {
                 // 2026-07-28: this revision is not spoken any more. It was not executed.

@@ -15,6 +15,7 @@ pub mod upstreams;
 
 mod address;
 mod http;
+mod meter;
 mod server;
 mod stdio;
 

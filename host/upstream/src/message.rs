@@ -204,9 +204,9 @@ pub struct MessageStream {
 
 /// What a call holds until it ends.
 #[derive(Default)]
-#[expect(dead_code, reason = "held for what dropping them does")]
 pub(crate) struct Held {
     pub(crate) server: Option<crate::server::InFlight>,
+    #[expect(dead_code, reason = "held for what dropping it does")]
     pub(crate) child: Option<OwnedSemaphorePermit>,
 }
 
@@ -230,6 +230,9 @@ impl MessageStream {
         };
         if !matches!(&next, Ok(m) if !m.is_answer()) {
             self.done = true;
+            if let Some(server) = &mut self.held.server {
+                server.ended(next.as_ref().err());
+            }
             self.held = Held::default();
         }
         Some(next)

@@ -10,7 +10,10 @@ use std::{
 
 use portcullis_protocol::Era;
 
-use crate::error::UpstreamError;
+use crate::{
+    error::UpstreamError,
+    meter::{ANSWERED, CANCELLED, Meter},
+};
 
 /// How long after a failed attempt to connect nobody tries again. Short: it only has to keep callers from queueing behind
 /// a dead address, one by one, each for the whole connect timeout.
@@ -25,19 +28,32 @@ pub(crate) struct Server {
     failed_at: AtomicU64,
     reason: Mutex<String>,
     era: AtomicU8,
+    /// What is counted.
+    pub(crate) meter: Meter,
 }
 
-/// A call's place among those in flight.
-pub(crate) struct InFlight(Arc<Server>);
+/// A call's place among those in flight. Dropping it counts the call, as cancelled unless its outcome was told.
+pub(crate) struct InFlight {
+    server: Arc<Server>,
+    outcome: &'static str,
+}
+
+impl InFlight {
+    /// Tells how the call ended.
+    pub(crate) fn ended(&mut self, error: Option<&UpstreamError>) {
+        self.outcome = error.map_or(ANSWERED, UpstreamError::code);
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.server.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.server.meter.requested(self.server.era(), self.outcome);
     }
 }
 
 impl Server {
-    pub(crate) fn new(limit: u32) -> Self {
+    pub(crate) fn new(limit: u32, meter: Meter) -> Self {
         Self {
             limit: limit.max(1),
             in_flight: AtomicU32::new(0),
@@ -45,6 +61,7 @@ impl Server {
             failed_at: AtomicU64::new(0),
             reason: Mutex::new(String::new()),
             era: AtomicU8::new(0),
+            meter,
         }
     }
 
@@ -52,9 +69,11 @@ impl Server {
     pub(crate) fn admit(self: &Arc<Self>) -> Result<InFlight, UpstreamError> {
         if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.limit {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
-            return Err(UpstreamError::Busy { retry_after: Duration::from_millis(250) });
+            let busy = UpstreamError::Busy { retry_after: Duration::from_millis(250) };
+            self.meter.requested(self.era(), busy.code());
+            return Err(busy);
         }
-        Ok(InFlight(self.clone()))
+        Ok(InFlight { server: self.clone(), outcome: CANCELLED })
     }
 
     pub(crate) fn in_flight(&self) -> u32 {
@@ -116,11 +135,17 @@ impl Server {
 
 #[cfg(test)]
 mod tests {
+    use portcullis_telemetry::Metrics;
+
     use super::*;
+
+    fn meter() -> Meter {
+        Meter::new(Metrics::new(), "t", "s")
+    }
 
     #[test]
     fn admits_up_to_the_limit() {
-        let server = Arc::new(Server::new(2));
+        let server = Arc::new(Server::new(2, meter()));
         let (a, _b) = (server.admit().unwrap(), server.admit().unwrap());
         assert!(matches!(server.admit(), Err(UpstreamError::Busy { .. })));
         drop(a);
@@ -129,7 +154,7 @@ mod tests {
 
     #[test]
     fn opens_after_a_failure_and_closes_after_a_success() {
-        let server = Server::new(1);
+        let server = Server::new(1, meter());
         assert!(server.check().is_ok());
         server.connect_failed("refused");
         assert!(matches!(server.check(), Err(UpstreamError::Open { reason, .. }) if reason == "refused"));

@@ -17,12 +17,13 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use portcullis_model::spec::Traffic;
+use portcullis_protocol::Version;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
 use crate::{
     error::{Sent, UpstreamError},
     launch::{LaunchError, LaunchSpec, Launcher},
-    message::{Held, Incoming, MessageStream, Source},
+    message::{Held, Incoming, Message, MessageStream, Source},
     outgoing::{Outgoing, Wire},
     server::{InFlight, Server},
     target::TargetKey,
@@ -83,8 +84,33 @@ impl StdioPeer {
     pub(crate) async fn send(
         self: &Arc<Self>,
         outgoing: Outgoing<'_>,
-        in_flight: InFlight,
+        mut in_flight: InFlight,
     ) -> Result<Incoming, UpstreamError> {
+        match self.exchange(&outgoing).await {
+            Ok((message, _, _, version)) if message.is_answer() => {
+                in_flight.ended(None);
+                Ok(Incoming::Json { message, version })
+            }
+            Ok((first, call, place, version)) => {
+                let held = Held { server: Some(in_flight), child: Some(place) };
+                let source = Source::Stdio(Box::new(call));
+                Ok(Incoming::Stream {
+                    stream: MessageStream { first: Some(first), source, done: false, held },
+                    version,
+                })
+            }
+            Err(error) => {
+                in_flight.ended(Some(&error));
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends the call, to the next child where one ended before the call reached it, and waits for the first message.
+    async fn exchange(
+        self: &Arc<Self>,
+        outgoing: &Outgoing<'_>,
+    ) -> Result<(Message, Call, OwnedSemaphorePermit, Version), UpstreamError> {
         let place = self.place(outgoing.deadline.min(Instant::now() + self.traffic.timeout.get())).await?;
         for attempt in 0.. {
             let child = self.child(outgoing.deadline).await?;
@@ -98,12 +124,7 @@ impl StdioPeer {
                 other => other?,
             };
             let first = call.next().await?;
-            if first.is_answer() {
-                return Ok(Incoming::Json { message: first, version });
-            }
-            let held = Held { server: Some(in_flight), child: Some(place) };
-            let stream = MessageStream { first: Some(first), source: Source::Stdio(Box::new(call)), done: false, held };
-            return Ok(Incoming::Stream { stream, version });
+            return Ok((first, call, place, version));
         }
         Err(UpstreamError::Closed { sent: Sent::No })
     }

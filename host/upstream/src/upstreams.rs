@@ -12,6 +12,7 @@ use std::{
 use http::{HeaderName, HeaderValue};
 use portcullis_model::{Name, spec::Traffic};
 use portcullis_protocol::Era;
+use portcullis_telemetry::Metrics;
 use tokio::sync::broadcast;
 
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
     launch::Launcher,
     listing::{self, Listing},
     message::Incoming,
+    meter::Meter,
     outgoing::Outgoing,
     server::Server,
     stdio::StdioPeer,
@@ -37,12 +39,14 @@ pub struct Options {
     pub max_peers: usize,
     /// How long a peer over HTTP may idle before its session is given back. Children are left to the launcher's owner.
     pub idle: Duration,
+    /// What is counted, and where. Nobody reads it where this is left as it is.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Options {
     /// The usual figures.
     pub fn new(launcher: Arc<dyn Launcher>) -> Self {
-        Self { launcher, tls: None, max_peers: 10_000, idle: Duration::from_secs(600) }
+        Self { launcher, tls: None, max_peers: 10_000, idle: Duration::from_secs(600), metrics: Metrics::new() }
     }
 }
 
@@ -144,7 +148,10 @@ impl Upstreams {
             return server;
         }
         servers.retain(|_, s| s.strong_count() > 0);
-        let server = Arc::new(Server::new(target.traffic.max_concurrent));
+        let server = Arc::new(Server::new(
+            target.traffic.max_concurrent,
+            Meter::new(self.options.metrics.clone(), key.0.as_str(), key.1.as_str()),
+        ));
         servers.insert(key, Arc::downgrade(&server));
         server
     }

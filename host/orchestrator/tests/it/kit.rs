@@ -59,7 +59,11 @@ impl House {
     }
 
     pub fn peer(&self, server: &str, spec: LaunchSpec, traffic: Traffic) -> Arc<Peer> {
-        let key = TargetKey { tenant: tenant(), server: name(server), generation: 1, account: Account::None };
+        self.peer_of(server, Account::None, spec, traffic)
+    }
+
+    pub fn peer_of(&self, server: &str, account: Account, spec: LaunchSpec, traffic: Traffic) -> Arc<Peer> {
+        let key = TargetKey { tenant: tenant(), server: name(server), generation: 1, account };
         let target = Target { key, endpoint: Endpoint::Stdio(Arc::new(spec)), traffic: Arc::new(traffic) };
         self.pool.peer(&target).unwrap()
     }
@@ -67,11 +71,7 @@ impl House {
     pub async fn close(self) {
         self.orchestrator.shutdown(Duration::ZERO).await;
         assert_eq!(self.orchestrator.running(), 0);
-        assert_eq!(
-            std::fs::read_dir(self.dir.path().join("run")).unwrap().count(),
-            0,
-            "private directories are removed"
-        );
+        assert_eq!(private(&self.dir.path().join("run")), 0, "private directories are removed");
     }
 
     pub fn log(&self) -> String {
@@ -104,6 +104,11 @@ pub async fn call(peer: &Peer, tool: &str, arguments: Value) -> Result<Value, Up
 
 pub fn payload(message: &Message) -> Value {
     serde_json::from_str(message.payload_text()).unwrap()
+}
+
+/// How many directories with secrets there are: all but the lasting homes.
+pub fn private(run: &Path) -> usize {
+    std::fs::read_dir(run).unwrap().flatten().filter(|e| e.file_name() != "homes").count()
 }
 
 /// Waits until something holds.

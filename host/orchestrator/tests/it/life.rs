@@ -9,10 +9,11 @@ use std::{
 
 use portcullis_model::{Secret, spec::Traffic};
 use portcullis_orchestrator::State;
-use portcullis_upstream::{LaunchError, LaunchSpec, SecretFile, UpstreamError};
+use portcullis_telemetry::Metrics;
+use portcullis_upstream::{Account, LaunchError, LaunchSpec, SecretFile, Sent, UpstreamError};
 use serde_json::json;
 
-use crate::kit::{FIXTURE, House, alive, call, eventually, name, process, tenant};
+use crate::kit::{FIXTURE, House, alive, call, eventually, name, private, process, send, tenant};
 
 #[tokio::test]
 async fn a_child_sees_nothing_but_what_is_declared() {
@@ -31,7 +32,10 @@ async fn a_child_sees_nothing_but_what_is_declared() {
     assert_eq!(env.keys().collect::<Vec<_>>(), ["DECLARED", "HOME", "KEY_FILE", "PATH", "TOKEN"]);
     assert_eq!(env["TOKEN"], "s3cret-value");
     assert_eq!(std::fs::read_to_string(env["KEY_FILE"].as_str().unwrap()).unwrap(), "in-a-file");
-    assert!(seen["cwd"].as_str().unwrap().starts_with(env["HOME"].as_str().unwrap()));
+    let (key, home) = (env["KEY_FILE"].as_str().unwrap(), env["HOME"].as_str().unwrap());
+    let private = std::path::Path::new(key).parent().unwrap();
+    assert!(std::path::Path::new(seen["cwd"].as_str().unwrap()).starts_with(private));
+    assert!(!std::path::Path::new(home).starts_with(private), "what lasts holds no secrets");
 
     let limits = call(&peer, "limits", json!({})).await.unwrap();
     let (text, status) = (limits["limits"].as_str().unwrap(), limits["status"].as_str().unwrap());
@@ -64,7 +68,7 @@ async fn letting_go_ends_the_whole_tree() {
     let peer = house.process(json!({"command": "sh", "args": ["-c", shell]}), Traffic::default());
     call(&peer, "pid", json!({})).await.unwrap();
     let dir = house.dir.path().to_owned();
-    eventually("the grandchildren are up", || alive(&dir).len() >= 6).await;
+    eventually("the grandchildren are up", || alive(&dir).len() >= 7).await;
     drop(peer);
     house.pool.retain(|_| false);
     eventually("nothing is left", || alive(&dir).is_empty()).await;
@@ -97,7 +101,87 @@ async fn a_killed_gateway_leaves_nothing() {
     gateway.kill().unwrap();
     gateway.wait().unwrap();
     eventually("nothing is left", || alive(dir.path()).is_empty()).await;
-    eventually("its secrets are gone", || std::fs::read_dir(&run).unwrap().count() == 0).await;
+    eventually("its secrets are gone", || private(&run) == 0).await;
+}
+
+/// Either of the two supervisors is killed, and nothing stays of a tree that ignores SIGTERM in sessions of its own.
+#[tokio::test]
+async fn a_killed_supervisor_leaves_nothing() {
+    for inner in [false, true] {
+        let house = House::new();
+        let peer = house.server(&["fork", "stay"]);
+        call(&peer, "pid", json!({})).await.unwrap();
+        let dir = house.dir.path().to_owned();
+        // Two supervisors, the server, and two grandchildren with a child each.
+        eventually("the tree is up", || alive(&dir).len() >= 7).await;
+        let outer = house.orchestrator.status()[0].pid.unwrap();
+        let pid = if inner { children(outer)[0] } else { outer };
+        let waiting = tokio::spawn({
+            let peer = peer.clone();
+            async move { send(&peer, "never", json!({}), Duration::from_secs(20)).await.map(drop) }
+        });
+        eventually("a call is in flight", || peer.in_flight() == 1).await;
+        assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+        let error = waiting.await.unwrap().unwrap_err();
+        assert!(matches!(error, UpstreamError::Closed { sent: Sent::Maybe }), "{error}");
+        eventually("nothing is left", || alive(&dir).is_empty()).await;
+        eventually("it failed", || matches!(house.orchestrator.status()[0].state, State::Failed(_))).await;
+        call(&peer, "echo", json!(1)).await.expect("it comes up again");
+        house.close().await;
+    }
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    text.split_whitespace().map(|p| p.parse().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_home_lasts_until_its_server_is_gone() {
+    let house = House::new();
+    let home = |env: serde_json::Value| std::path::PathBuf::from(env["env"]["HOME"].as_str().unwrap());
+    let peer = house.server(&[]);
+    let first = home(call(&peer, "env", json!({})).await.unwrap());
+    std::fs::write(first.join("cache"), "downloaded").unwrap();
+    house.orchestrator.retain_homes(|_| false);
+    assert!(first.join("cache").exists(), "a process runs in it");
+    house.orchestrator.restart(&tenant(), &name("fixture"), Duration::ZERO).await;
+    let again = home(call(&peer, "env", json!({})).await.unwrap());
+    assert_eq!(std::fs::read_to_string(again.join("cache")).unwrap(), "downloaded");
+
+    let account = |revision| Account::Connection { name: name("mine"), revision };
+    let mut homes = vec![again.clone()];
+    for revision in [1, 2] {
+        let spec = LaunchSpec::plain(Arc::new(serde_json::from_value(process(&[])).unwrap()));
+        let peer = house.peer_of("fixture", account(revision), spec, Traffic::default());
+        homes.push(home(call(&peer, "env", json!({})).await.unwrap()));
+        house.orchestrator.restart(&tenant(), &name("fixture"), Duration::ZERO).await;
+    }
+    assert!(homes[0].exists() && homes[2].exists());
+    assert!(!homes[1].exists(), "other values may be another account's");
+    assert_eq!(homes.iter().collect::<std::collections::HashSet<_>>().len(), 3);
+
+    house.orchestrator.retain_homes(|home| home.connection.is_none());
+    assert!(homes[0].exists() && !homes[2].exists());
+    house.orchestrator.retain_homes(|_| false);
+    assert!(!homes[0].exists());
+    house.close().await;
+}
+
+#[tokio::test]
+async fn processes_are_counted() {
+    let metrics = Metrics::new();
+    let house = House::with(|o| o.metrics = metrics.clone());
+    let peer = house.server(&[]);
+    for _ in 0..2 {
+        call(&peer, "echo", json!(1)).await.unwrap();
+        assert_eq!(metrics.children.get(), 1);
+        house.orchestrator.restart(&tenant(), &name("fixture"), Duration::ZERO).await;
+    }
+    assert_eq!(metrics.children.get(), 0);
+    let text = metrics.encode();
+    assert!(text.contains(r#"child_restarts_total{tenant="default",server="fixture"} 1"#), "{text}");
+    house.close().await;
 }
 
 #[tokio::test]

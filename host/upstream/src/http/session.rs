@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use http_body_util::Full;
 use portcullis_protocol::{Era, Version};
 use serde::Deserialize;
@@ -16,6 +16,7 @@ use crate::{
         rpc_code,
     },
     message::{Message, MessageKind},
+    meter::{Kept, Opened},
     outgoing::{Body, CLIENT_INFO, Params, Wire},
 };
 
@@ -27,6 +28,8 @@ pub(crate) struct Session {
     pub(crate) version: Version,
     /// With which credential it was opened, to close it.
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// Counts it among those that are open.
+    _kept: Kept,
 }
 
 /// What a server says to `server/discover`, as far as it matters here.
@@ -160,7 +163,9 @@ impl HttpPeer {
                 }
             }
         }
-        let session = Arc::new(self.handshake(headers, deadline).await.map_err(unsent)?);
+        let session = self.handshake(headers, deadline).await;
+        self.server.meter.opened(if session.is_ok() { Opened::Session } else { Opened::SessionFailed });
+        let session = Arc::new(session.map_err(unsent)?);
         self.server.learn(Era::Legacy);
         tracing::debug!(server = self.name, era = "legacy", version = %session.version, "opened a session");
         self.session.store(Some(session.clone()));
@@ -217,7 +222,7 @@ impl HttpPeer {
         }
         let version = read_initialized(&answer.answer().await?)?;
         drop(answer);
-        let session = Session { id, version, headers: headers.to_vec() };
+        let session = Session { id, version, headers: headers.to_vec(), _kept: self.server.meter.keep() };
         let head = Head {
             method: "notifications/initialized",
             name: None,
@@ -227,6 +232,20 @@ impl HttpPeer {
         };
         let response = self.post(&head, Bytes::from_static(INITIALIZED), deadline).await?;
         if response.status().is_success() { Ok(session) } else { Err(super::status_error(&response)) }
+    }
+
+    /// Whether the server refuses a ping in the session, by status: then it does not know the session.
+    pub(crate) async fn is_gone(
+        self: &Arc<Self>,
+        session: &Session,
+        headers: &[(HeaderName, HeaderValue)],
+        deadline: Instant,
+    ) -> bool {
+        let wire = Wire { id: 0, version: session.version, progress: None };
+        let body = Params { method: "ping", members: "" }.build(&wire);
+        let head = Head { method: "ping", name: None, version: Some(session.version), session: Some(session), headers };
+        let status = self.post(&head, body, deadline).await.map(|response| response.status());
+        matches!(status, Ok(StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND))
     }
 
     /// Forgets a session that the server does not know any more, unless somebody has opened another one already.

@@ -26,6 +26,8 @@ use serde_json::{Value, json};
 pub struct Server {
     pub modern: bool,
     pub sse: bool,
+    /// Whether an unknown session is answered as by the older SDKs' examples: 400 rather than 404.
+    pub old_sdk: bool,
     pub seen: Mutex<Vec<Value>>,
     pub sessions: Mutex<HashSet<String>>,
     /// Headers of each request, beside `seen`.
@@ -145,7 +147,10 @@ async fn answer(State(server): State<Arc<Server>>, headers: HeaderMap, body: Byt
             );
         }
         if !server.sessions.lock().unwrap().contains(head("mcp-session-id")) {
-            return StatusCode::NOT_FOUND.into_response();
+            return match server.old_sdk {
+                true => rpc_error(StatusCode::BAD_REQUEST, id, -32000),
+                false => StatusCode::NOT_FOUND.into_response(),
+            };
         }
         assert_eq!(head("mcp-protocol-version"), "2025-06-18");
     }
@@ -155,6 +160,7 @@ async fn answer(State(server): State<Arc<Server>>, headers: HeaderMap, body: Byt
             id,
             &json!({"supportedVersions": ["2026-07-28"], "capabilities": {}, "resultType": "complete"}),
         ),
+        "ping" => reply(&server, id, &json!({})),
         "tools/call" => tool(&server, id, message["params"]["name"].as_str().unwrap(), &message["params"]),
         _ => StatusCode::ACCEPTED.into_response(),
     }

@@ -1,10 +1,13 @@
 //! Servers that keep to the protocol.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use portcullis_model::spec::Traffic;
 use portcullis_protocol::Era;
-use portcullis_upstream::{Account, Incoming, MessageKind, Sent, UpstreamError};
+use portcullis_telemetry::Metrics;
+use portcullis_upstream::{
+    Account, Incoming, MessageKind, Options, Sent, UpstreamError, Upstreams, launch::NoLauncher,
+};
 
 use crate::fixture::{Server, call, eventually, peer, peer_with, pool, send, start};
 
@@ -44,6 +47,50 @@ async fn a_forgotten_session_is_opened_again_once() {
     call(&peer, "echo").await.unwrap();
     assert_eq!(server.count("initialize"), 2);
     assert_eq!(server.count("server/discover"), 1);
+}
+
+#[tokio::test]
+async fn a_session_forgotten_with_400_is_opened_again_but_other_refusals_pass() {
+    let (server, url) = start(Server { old_sdk: true, ..Server::default() }).await;
+    let (_pool, peer) = peer(&url);
+    call(&peer, "echo").await.unwrap();
+    server.sessions.lock().unwrap().clear();
+    assert_eq!(call(&peer, "echo").await.unwrap().kind, MessageKind::Result);
+    assert_eq!((server.count("initialize"), server.count("ping")), (2, 1));
+    // The session lives, so this 400 is about the request itself, which is not sent again.
+    let refused = call(&peer, "rpc-error").await.unwrap();
+    assert_eq!((refused.kind, server.count("initialize")), (MessageKind::Error, 2));
+    let sent = server.seen.lock().unwrap().iter().filter(|m| m["params"]["name"] == "rpc-error").count();
+    assert_eq!(sent, 1);
+}
+
+#[tokio::test]
+async fn what_happens_is_counted() {
+    let (_server, url) = start(Server::default()).await;
+    let metrics = Metrics::new();
+    let pool = Upstreams::new(Options { metrics: metrics.clone(), ..Options::new(Arc::new(NoLauncher)) }).unwrap();
+    let peer = peer_with(&url, Account::None, Traffic::default(), &pool);
+    for tool in ["echo"; 3] {
+        call(&peer, tool).await.unwrap();
+    }
+    call(&peer, "crash").await.unwrap_err();
+    tokio::time::timeout(Duration::from_millis(50), send(&peer, "hang", Duration::from_secs(60))).await.unwrap_err();
+    let text = metrics.encode();
+    let count = |outcome: &str| {
+        let series = format!(
+            r#"upstream_requests_total{{tenant="default",server="fixture",era="legacy",outcome="{outcome}"}} "#
+        );
+        text.lines().find_map(|l| l.split_once(&series)?.1.parse::<u64>().ok()).unwrap_or(0)
+    };
+    assert_eq!([count("answered"), count("server-status"), count("cancelled")], [3, 1, 1], "{text}");
+    assert!(
+        text.contains(r#"upstream_connects_total{tenant="default",server="fixture",outcome="session"} 1"#),
+        "{text}"
+    );
+    assert!(metrics.upstream_pooled.get() >= 2, "a connection and a session");
+    drop(peer);
+    drop(pool);
+    eventually("connections and sessions are let go of", || metrics.upstream_pooled.get() == 0).await;
 }
 
 #[tokio::test]
