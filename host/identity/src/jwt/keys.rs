@@ -12,7 +12,10 @@ use arc_swap::ArcSwapOption;
 use jsonwebtoken::Algorithm;
 use portcullis_plugin::JwtError;
 use quick_cache::sync::Cache;
-use tokio::sync::Mutex;
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    task::JoinHandle,
+};
 
 use super::{JwtOptions, fetch::Fetcher, jwks::KeySet, rules::Rules};
 
@@ -37,7 +40,7 @@ struct Issuer {
     source: Source,
     held: ArcSwapOption<Held>,
     /// Whoever fetches holds it; the others wait for the outcome.
-    turn: Mutex<Turn>,
+    turn: Arc<Mutex<Turn>>,
     /// Whether the last fetch failed, so that nobody waits for the next one who can do without.
     down: AtomicBool,
 }
@@ -88,7 +91,7 @@ impl Issuers {
 
 impl Issuer {
     fn new(source: Source) -> Self {
-        Self { source, held: ArcSwapOption::empty(), turn: Mutex::default(), down: AtomicBool::new(false) }
+        Self { source, held: ArcSwapOption::empty(), turn: Arc::default(), down: AtomicBool::new(false) }
     }
 
     async fn keys(self: &Arc<Self>, shared: &Arc<Shared>, wanted: Wanted<'_>) -> Result<Arc<KeySet>, JwtError> {
@@ -100,26 +103,38 @@ impl Issuer {
             }
             // The issuer is away, and these will do: somebody asks again, nobody waits for that.
             if now < held.usable_until && held.has(wanted) && self.down.load(Ordering::Relaxed) {
-                let (issuer, shared) = (Arc::clone(self), Arc::clone(shared));
-                tokio::spawn(async move {
-                    if let Ok(mut turn) = issuer.turn.try_lock() {
-                        issuer.fetch(&shared, &mut turn).await;
-                    }
-                });
+                if let Ok(turn) = Arc::clone(&self.turn).try_lock_owned() {
+                    drop(self.refresh(shared, turn));
+                }
                 return Ok(Arc::clone(&held.keys));
             }
         }
-        let mut turn = self.turn.lock().await;
-        // Whoever had the turn before may have fetched what is wanted here.
-        let (now, current) = (Instant::now(), self.held.load_full());
-        let fresh = |held: &Arc<Held>| now < held.fresh_until && held.has(wanted);
-        if !current.as_ref().is_some_and(fresh) {
-            self.fetch(shared, &mut turn).await;
-        }
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let same = match (&before, &self.held.load_full()) {
+            (None, None) => true,
+            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+            _ => false,
+        };
+        let error = if same {
+            self.refresh(shared, turn).await.unwrap_or_else(|_| "the keys were not fetched to the end".to_owned())
+        } else {
+            // Whoever had the turn before fetched in the meantime.
+            turn.error.clone()
+        };
         match self.held.load_full() {
             Some(held) if Instant::now() < held.usable_until => Ok(Arc::clone(&held.keys)),
-            _ => Err(JwtError::Unavailable(turn.error.clone())),
+            _ => Err(JwtError::Unavailable(error)),
         }
+    }
+
+    /// Fetches, in a task of its own: a caller who hangs up must not take the keys of all the others along. There is one
+    /// such task at most, as it holds the turn. Answers the error, if there is one.
+    fn refresh(self: &Arc<Self>, shared: &Arc<Shared>, mut turn: OwnedMutexGuard<Turn>) -> JoinHandle<String> {
+        let (issuer, shared) = (Arc::clone(self), Arc::clone(shared));
+        tokio::spawn(async move {
+            issuer.fetch(&shared, &mut turn).await;
+            turn.error.clone()
+        })
     }
 
     /// Fetches, unless somebody just did.
@@ -128,9 +143,7 @@ impl Issuer {
         if turn.last.is_some_and(|last| last.elapsed() < options.refetch) {
             return;
         }
-        // Before the request, so that a caller who gives up while it runs does not make it happen again at once.
         turn.last = Some(Instant::now());
-        "the keys were not fetched to the end".clone_into(&mut turn.error);
         match shared.fetcher.keys(&self.source.0, self.source.1.as_deref()).await {
             Ok(fetched) => {
                 let (least, most) = options.fresh;

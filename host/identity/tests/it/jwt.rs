@@ -15,7 +15,7 @@ use crate::{
 };
 
 fn service(options: JwtOptions) -> Arc<JwtService> {
-    JwtService::new(JwtOptions { timeout: Duration::from_millis(500), ..options })
+    JwtService::new(options)
 }
 
 /// Keys are fetched again at each need.
@@ -213,7 +213,8 @@ async fn an_issuer_that_misbehaves_is_no_issuer() {
         let issuer = Issuer::new().await;
         issuer.publish(&[key.jwk("a")]);
         issuer.be(mood);
-        let service = service(JwtOptions::default());
+        let timeout = Duration::from_millis(if mood == Mood::Slow { 200 } else { 5000 });
+        let service = service(JwtOptions { timeout, ..JwtOptions::default() });
         let found = outcome(&service, &key.token("a", &issuer.claims()), &issuer.rules()).await;
         let Err(JwtError::Unavailable(reason)) = found else { panic!("{mood:?}: {found:?}") };
         assert!(reason.contains(why), "{mood:?}: {reason}");
@@ -268,6 +269,22 @@ async fn many_who_wait_make_one_request() {
         waiting.spawn(async move { service.verify(&token, &rules).await.is_ok() });
     }
     assert!(waiting.join_all().await.into_iter().all(|ok| ok));
+    assert_eq!(issuer.asked(), 1);
+}
+
+#[tokio::test]
+async fn who_hangs_up_takes_no_keys_along() {
+    let issuer = Issuer::new().await;
+    let key = Key::ec();
+    issuer.publish(&[key.jwk("a")]);
+    let service = service(JwtOptions::default());
+    let (token, rules) = (key.token("a", &issuer.claims()), issuer.rules());
+    {
+        let mut first = std::pin::pin!(service.verify(&token, &rules));
+        let polled = std::future::poll_fn(|context| std::task::Poll::Ready(first.as_mut().poll(context))).await;
+        assert!(polled.is_pending(), "the keys are on their way");
+    }
+    assert_eq!(outcome(&service, &token, &rules).await, Ok("1".to_owned()));
     assert_eq!(issuer.asked(), 1);
 }
 
