@@ -277,6 +277,13 @@ impl Client {
         Err(error.into())
     }
 
+    /// Not in the future below: a serializer can't be sent between threads.
+    fn query(&self, further: &[(&str, &str)]) -> String {
+        let mut pairs = form_urlencoded::Serializer::new(String::new());
+        pairs.append_pair("tenant", self.tenant.as_str()).extend_pairs(further);
+        pairs.finish()
+    }
+
     async fn send(
         &self,
         method: Method,
@@ -297,16 +304,14 @@ impl Client {
         tokio::spawn(async move {
             let _ = connection.await;
         });
-        let mut pairs = form_urlencoded::Serializer::new(String::new());
-        pairs.append_pair("tenant", self.tenant.as_str());
-        pairs.extend_pairs(query);
+        let query = self.query(query);
         let bytes = match body {
             Some(body) => serde_json::to_vec(body).map_err(|e| odd(&e))?,
             None => Vec::new(),
         };
         let request = Request::builder()
             .method(method)
-            .uri(format!("{path}?{}", pairs.finish()))
+            .uri(format!("{path}?{query}"))
             .header(header::HOST, "portcullis")
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(bytes)))

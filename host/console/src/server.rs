@@ -12,7 +12,7 @@ mod resources;
 mod socket;
 mod tokens;
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -98,7 +98,10 @@ pub fn router(admin: Admin) -> Router {
         .with_state(admin)
 }
 
-/// Serves the API until `until` ends; requests in flight may end, log followers are cut off.
+/// How long requests in flight may take to end; whoever follows a log is cut off then.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Serves the API until `until` ends, and a moment longer for requests in flight.
 ///
 /// # Errors
 /// Where the socket fails for good.
@@ -109,7 +112,20 @@ pub async fn serve(
 ) -> Result<(), std::io::Error> {
     let path = socket.path().to_owned();
     let service = router(admin).into_make_service_with_connect_info::<Peer>();
-    let served = axum::serve(socket, service).with_graceful_shutdown(until).await;
+    let (tell, told) = tokio::sync::oneshot::channel::<()>();
+    let until = async move {
+        until.await;
+        drop(tell);
+    };
+    let late = async {
+        // An error means that it was dropped, which is the signal.
+        let _ = told.await;
+        tokio::time::sleep(GRACE).await;
+    };
+    let served = tokio::select! {
+        served = axum::serve(socket, service).with_graceful_shutdown(until).into_future() => served,
+        () = late => Ok(()),
+    };
     remove(&path);
     served
 }

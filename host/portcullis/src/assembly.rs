@@ -155,11 +155,6 @@ impl Assembly {
         self.settings.base_url(self.address)
     }
 
-    /// What the admin API works on, for those who live in the same process.
-    pub fn admin(&self) -> &Admin {
-        &self.admin
-    }
-
     /// Loads plugins and compiles gateways once, so that the first request finds them.
     pub async fn prepare(&self) {
         self.keeper.round().await;

@@ -38,7 +38,8 @@ struct House {
     registry: Arc<Registry>,
     tokens: Arc<TokenService>,
     client: Client,
-    _stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<()>,
+    served: tokio::task::JoinHandle<std::io::Result<()>>,
 }
 
 impl House {
@@ -69,10 +70,10 @@ impl House {
         let socket = AdminSocket::bind(&dir.path().join("run/admin.sock")).unwrap();
         let client = Client::new(socket.path(), Name::default_tenant());
         let (stop, until) = oneshot::channel::<()>();
-        tokio::spawn(server::serve(socket, admin, async move {
+        let served = tokio::spawn(server::serve(socket, admin, async move {
             let _ = until.await;
         }));
-        Self { dir, registry, tokens, client, _stop: stop }
+        Self { dir, registry, tokens, client, stop, served }
     }
 
     fn audit(&self) -> String {
@@ -305,4 +306,20 @@ async fn only_processes_have_logs_and_restarts() {
     let error = refused(house.client.restart(&name("github"), None).await.unwrap_err());
     assert_eq!(error.code, "not-a-process");
     assert_eq!(refused(house.client.restart(&name("nothing"), None).await.unwrap_err()).code, "not-found");
+}
+
+#[tokio::test]
+async fn whoever_follows_a_log_does_not_keep_it_from_stopping() {
+    let house = House::open().await;
+    let process = "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: p}\nspec: {process: {command: 'true'}}\n";
+    house.client.apply(resources(process), false).await.unwrap();
+    let follower = house.client.clone();
+    let following = tokio::spawn(async move { follower.logs(&name("p"), 1, true, |_| Ok(())).await });
+    // Connected once another request that came later is answered.
+    house.client.status().await.unwrap();
+    let socket = house.client.socket().to_owned();
+    house.stop.send(()).unwrap();
+    tokio::time::timeout(crate::support::PATIENCE, house.served).await.unwrap().unwrap().unwrap();
+    assert!(!socket.exists());
+    following.abort();
 }

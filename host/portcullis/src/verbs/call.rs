@@ -69,7 +69,7 @@ impl Call {
             output::list(global.output, &tools, show_tools)?;
             return Ok(ExitCode::SUCCESS);
         };
-        let result = mcp.call(tool, &*arguments(&self.arguments)?).await?;
+        let result = mcp.call(tool, &arguments(&self.arguments)?).await?;
         let fault = &result["_meta"]["portcullis.dev/fault"];
         if fault.is_object() {
             return Err(mcp::of_fault(fault, texts(&result)));

@@ -81,6 +81,7 @@ type After = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
 /// # Errors
 /// Where it can't start, or `after` fails.
 pub fn run(settings: Settings, tenant: Name, after: impl FnOnce(Client, String) -> After) -> Result<(), Failure> {
+    let settings = absolute(settings)?;
     let format: logs::Format =
         settings.log.format.parse().map_err(|e: String| Failure::new(Exit::Usage, "invalid-settings", e))?;
     logs::init(format, &settings.log.filter)
@@ -119,6 +120,14 @@ pub fn run(settings: Settings, tenant: Name, after: impl FnOnce(Client, String) 
     // Blocking work that hangs, such as a dead network file system, must not hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     served
+}
+
+/// Servers run in directories of their own, where a relative path would mean something else.
+fn absolute(mut settings: Settings) -> Result<Settings, Failure> {
+    settings.data_dir = std::path::absolute(&settings.data_dir)?;
+    settings.socket = settings.socket.map(std::path::absolute).transpose()?;
+    settings.resources = settings.resources.iter().map(std::path::absolute).collect::<Result<_, _>>()?;
+    Ok(settings)
 }
 
 /// The first signal stops gracefully, the second at once.

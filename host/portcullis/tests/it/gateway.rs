@@ -146,3 +146,38 @@ fn a_second_gateway_in_one_directory_is_refused() {
     let open = gateway.run(&["quickstart", "--listen", "0.0.0.0:0"]);
     assert_eq!(open.code, 2, "{}", open.err);
 }
+
+/// A server whose tool takes a while, and says when it was called by making a file.
+const SLOW: &str = r#"
+while IFS= read -r line; do
+  id=$(printf '%s' "$line" | sed 's/.*"id":\([0-9]*\).*/\1/')
+  say() { printf '{"jsonrpc":"2.0","id":%s,%s}\n' "$id" "$1"; }
+  case "$line" in
+    *'"server/discover"'*) say '"error":{"code":-32601,"message":"none"}' ;;
+    *'"initialize"'*) say '"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"slow","version":"1"}}' ;;
+    *'"tools/list"'*) say '"result":{"tools":[{"name":"wait","inputSchema":{"type":"object"}}]}' ;;
+    *'"tools/call"'*) : > "$MARK"; sleep 1; say '"result":{"content":[{"type":"text","text":"slow but sure"}]}' ;;
+  esac
+done
+"#;
+
+#[test]
+fn calls_under_way_end_before_it_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let (script, mark) = (dir.path().join("slow.sh"), dir.path().join("called"));
+    fs::write(&script, SLOW).unwrap();
+    let gateway = Gateway::quickstart(dir.path());
+    let set = format!(
+        "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {{name: slow}}\nspec: {{process: {{command: sh, args: ['{}'], env: {{MARK: '{}'}}}}}}\n---\napiVersion: portcullis.dev/v1alpha1\nkind: Gateway\nmetadata: {{name: slow}}\nspec: {{servers: [{{server: slow}}]}}\n",
+        script.display(),
+        mark.display()
+    );
+    assert_eq!(run_with(dir.path(), &["apply", "-f", "-"], &set).code, 0);
+    eventually("the tool is listed", || gateway.run(&["call", "slow"]).out.contains("slow__wait"));
+    let home = dir.path().to_owned();
+    let calling = std::thread::spawn(move || crate::support::run(&home, &["call", "slow", "slow__wait"]));
+    eventually("the call is under way", || mark.exists());
+    assert_eq!(gateway.stop(), 0);
+    let called = calling.join().unwrap();
+    assert_eq!((called.code, called.out.as_str()), (0, "slow but sure\n"), "{}", called.err);
+}
