@@ -232,6 +232,10 @@ impl Drop for Product {
         let Some(mut child) = self.child.take() else { return };
         if std::thread::panicking() {
             eprintln!("--- the gateway's log\n{}\n---", self.log());
+            // For whoever looks for the cause: all that the gateway kept.
+            if let Some(kept) = std::env::var_os("PORTCULLIS_TEST_KEEP") {
+                let _ = Command::new("cp").arg("-r").arg(self.home.path()).arg(kept).status();
+            }
         }
         let _ = child.kill();
         let _ = child.wait();
