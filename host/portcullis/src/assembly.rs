@@ -18,7 +18,7 @@ use portcullis_gateway::{Gateways, Parts};
 use portcullis_identity::{
     AuthOptions, Authenticator, Directories, JwtOptions, JwtService, TokenOptions, TokenService,
 };
-use portcullis_orchestrator::Orchestrator;
+use portcullis_orchestrator::{Options as OrchestratorOptions, Orchestrator};
 use portcullis_plugin::{
     Host, HostOptions, Services,
     manager::{BuiltIn, Manager},
@@ -69,12 +69,9 @@ impl Assembly {
         secrets.verify().await.context("the vault can't open what is sealed in the store")?;
         let registry = Registry::open(Arc::clone(&store)).await.context("the resources can't be read")?;
 
-        let files = if settings.resources.is_empty() {
-            None
-        } else {
-            let options = FileOptions::new(settings.resources.clone());
-            Some(Arc::new(FileDoor::open(Arc::clone(&registry), Arc::clone(&metrics), options).await))
-        };
+        // Also where nothing is watched yet: components of plugins are, and what files brought that are no longer named goes.
+        let options = FileOptions::new(settings.resources.clone());
+        let files = Some(Arc::new(FileDoor::open(Arc::clone(&registry), Arc::clone(&metrics), options).await));
 
         let directories = Directories::follow(&registry);
         let tokens = TokenService::open(Arc::clone(&store), Arc::clone(&directories), TokenOptions::default())
@@ -102,9 +99,15 @@ impl Assembly {
         };
         let manager = Manager::new(host, built_ins(), services);
 
-        let orchestrator = Orchestrator::new(portcullis_orchestrator::Options::new(settings.data_dir.join("run")))
-            .context("processes can't be run")?;
-        let upstreams = Upstreams::new(UpstreamOptions::new(Arc::new(orchestrator.clone())))?;
+        let orchestrator = Orchestrator::new(OrchestratorOptions {
+            metrics: Arc::clone(&metrics),
+            ..OrchestratorOptions::new(settings.data_dir.join("run"))
+        })
+        .context("processes can't be run")?;
+        let upstreams = Upstreams::new(UpstreamOptions {
+            metrics: Arc::clone(&metrics),
+            ..UpstreamOptions::new(Arc::new(orchestrator.clone()))
+        })?;
         let gateways = Gateways::new(Parts {
             settings: portcullis_gateway::Settings {
                 allowed_hosts: settings.allowed_hosts.clone(),

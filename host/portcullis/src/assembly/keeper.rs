@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use portcullis_console::files::FileDoor;
 use portcullis_gateway::{Condition, Gateways, Sources};
-use portcullis_model::{Door, Resource, Spec, spec::Source};
+use portcullis_model::{Door, Name, Resource, Spec, spec::Source};
 use portcullis_orchestrator::Orchestrator;
 use portcullis_plugin::manager::{self, Manager, Trouble};
 use portcullis_store::{Fleet, Registry};
@@ -28,6 +28,25 @@ pub struct Shortcomings {
     pub conditions: Vec<Condition>,
     /// Plugins.
     pub troubles: Vec<Trouble>,
+}
+
+impl Shortcomings {
+    /// Logs what did not stand in `before`: what stays broken is tried again and again, and said once.
+    fn tell(&self, before: &Self) {
+        for trouble in &self.troubles {
+            let known = before.troubles.iter().any(|b| b.place == trouble.place && b.problem == trouble.problem);
+            if !known {
+                let (place, previous) = (&trouble.place, trouble.previous);
+                tracing::error!(plugin = place.plugin, tenant = %place.tenant, previous, problem = trouble.problem, "a plugin can't be loaded");
+            }
+        }
+        for condition in &self.conditions {
+            let known = before.conditions.iter().any(|b| b.key == condition.key && b.problem == condition.problem);
+            if !known {
+                tracing::warn!(resource = %condition.key, fatal = condition.fatal, problem = condition.problem, "not as written");
+            }
+        }
+    }
 }
 
 /// Compiles whenever something changes.
@@ -83,18 +102,18 @@ impl Keeper {
         }
         let places = portcullis_gateway::places(&fleet);
         let troubles = self.manager.reconcile(&resources, &places).await;
-        for trouble in &troubles {
-            let (plugin, previous) = (&trouble.place.plugin, trouble.previous);
-            tracing::error!(plugin, tenant = %trouble.place.tenant, previous, problem = trouble.problem, "a plugin can't be loaded");
-        }
         let conditions = self.gateways.compile(&Sources { fleet: &fleet, plugins: &self.manager });
-        for condition in &conditions {
-            tracing::warn!(resource = %condition.key, fatal = condition.fatal, problem = condition.problem, "not as written");
-        }
         self.orchestrator.retain(|key| {
             fleet.server(&key.tenant, &key.server).is_some_and(|s| s.metadata.revision.unwrap_or(0) == key.generation)
         });
-        self.shortcomings.store(Arc::new(Shortcomings { conditions, troubles }));
+        self.orchestrator.retain_homes(|home| {
+            let connected = |name: &Name| fleet.connection(&home.tenant, name).is_some();
+            fleet.server(&home.tenant, &home.server).is_some()
+                && home.connection.as_ref().is_none_or(|(name, _)| connected(name))
+        });
+        let now = Shortcomings { conditions, troubles };
+        now.tell(&self.shortcomings.load());
+        self.shortcomings.store(Arc::new(now));
         self.rounds.fetch_add(1, Ordering::Release);
     }
 

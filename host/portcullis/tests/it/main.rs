@@ -3,6 +3,7 @@
 
 mod gateway;
 mod help;
+mod plugins;
 mod refusals;
 mod support;
 mod tls;
