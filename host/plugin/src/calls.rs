@@ -12,7 +12,7 @@ use wasmtime::{
 use crate::{
     answer::{AssertedPrincipal, Decision, Outcome, Resolution, Verdict},
     bindings::{
-        exports::portcullis::{auth::provider, policy::list_filter},
+        exports::portcullis::auth::provider,
         portcullis::{
             auth::{identity::Identity, request::Request},
             credential::{resolution::Resolution as WitResolution, target::Target},
@@ -40,7 +40,15 @@ fn lend<T: 'static>() -> Resource<T> {
 
 type Decide = (Resource<Caller>, Resource<Call>);
 type Review = (Resource<Caller>, Resource<Call>, Resource<WitOutcome>);
-type Filter = (Resource<Caller>, String, Vec<list_filter::Item>);
+type Filter<'a> = (Resource<Caller>, &'a str, &'a [Entry<'a>]);
+/// An item of a list as it is lent: `list-filter`'s record, without copies.
+#[derive(ComponentType, Lower)]
+#[component(record)]
+struct Entry<'a> {
+    server: &'a str,
+    name: &'a str,
+}
+
 type Resolve = (Resource<Caller>, Resource<Target>, Resource<WitResolution>);
 type Authenticate = (Resource<Request>, Resource<Identity>);
 
@@ -65,7 +73,7 @@ pub(crate) fn check_types(plugin: &Plugin, instance: &Instance, store: &mut Stor
     let exports = &plugin.component().exports;
     one::<Decide, WitDecision>(instance, store, exports.tool_call.as_ref(), component::TOOL_CALL.0)?;
     one::<Review, WitDecision>(instance, store, exports.tool_result.as_ref(), component::TOOL_RESULT.0)?;
-    one::<Filter, Vec<u32>>(instance, store, exports.list_filter.as_ref(), component::LIST_FILTER.0)?;
+    one::<Filter<'_>, Vec<u32>>(instance, store, exports.list_filter.as_ref(), component::LIST_FILTER.0)?;
     one::<Resolve, ()>(instance, store, exports.resolver.as_ref(), component::RESOLVER.0)?;
     one::<Authenticate, provider::Outcome>(instance, store, exports.provider.as_ref(), component::PROVIDER.0)
 }
@@ -135,11 +143,8 @@ impl Plugin {
             let lent =
                 Lent::Policy { principal: Arc::clone(principal), request: request.clone(), call: None, outcome: None };
             let index = self.component().exports.list_filter.as_ref();
-            let owned = items
-                .iter()
-                .map(|i| list_filter::Item { server: i.server.to_owned(), name: i.name.to_owned() })
-                .collect();
-            let (kept, _) = self.run::<Filter, Vec<u32>>(index, lent, (lend(), kind.to_owned(), owned)).await?;
+            let entries: Vec<_> = items.iter().map(|i| Entry { server: i.server, name: i.name }).collect();
+            let (kept, _) = self.run::<Filter<'_>, Vec<u32>>(index, lent, (lend(), kind, &entries)).await?;
             let ascending = kept.windows(2).all(|pair| pair[0] < pair[1]);
             if !ascending || kept.last().is_some_and(|last| *last as usize >= items.len()) {
                 return Err(PluginFailure::Invalid("positions that are not in the list, or not ascending".into()));

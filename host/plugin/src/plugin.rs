@@ -331,7 +331,7 @@ impl Plugin {
         params: P,
     ) -> Result<(R, Left), PluginFailure>
     where
-        P: ComponentNamedList + Lower + Send + Sync + 'static,
+        P: ComponentNamedList + Lower + Send + Sync,
         R: ComponentType + Lift + Send + Sync + 'static,
     {
         let Some(index) = index else { return Err(PluginFailure::NoHook) };
@@ -363,7 +363,7 @@ impl Plugin {
         params: P,
     ) -> wasmtime::Result<Result<R, WitError>>
     where
-        P: ComponentNamedList + Lower + Send + Sync + 'static,
+        P: ComponentNamedList + Lower + Send + Sync,
         R: ComponentType + Lift + Send + Sync + 'static,
     {
         let instance = match running.instance {
@@ -381,7 +381,7 @@ impl Plugin {
         params: P,
     ) -> Result<wasmtime::Result<Result<R, WitError>>, PluginFailure>
     where
-        P: ComponentNamedList + Lower + Send + Sync + 'static,
+        P: ComponentNamedList + Lower + Send + Sync,
         R: ComponentType + Lift + Send + Sync + 'static,
     {
         let polls = Arc::new(PollMeter::default());

@@ -8,29 +8,38 @@ pub(crate) fn matches(pattern: &str, text: &str) -> bool {
     if !pattern.contains(['*', '?']) {
         return pattern == text;
     }
-    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
-    let (mut p, mut t) = (0, 0);
-    // Where the last `*` was, and how much of the text it has swallowed so far.
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some('*') => {
-                star = Some((p, t));
-                p += 1;
+    // Bytes do: what is compared is whole characters of UTF-8, and a step over one is as wide as its first byte says.
+    let (mut p, mut t) = (pattern.as_bytes(), text.as_bytes());
+    // The pattern behind the last `*`, and the text that it has not swallowed so far.
+    let mut star: Option<(&[u8], &[u8])> = None;
+    while let [first, rest @ ..] = t {
+        match p {
+            [b'*', after @ ..] => {
+                star = Some((after, t));
+                p = after;
             }
-            Some(c) if *c == '?' || *c == text[t] => {
-                p += 1;
-                t += 1;
-            }
+            [b'?', after @ ..] => (p, t) = (after, after_one(t)),
+            [same, after @ ..] if same == first => (p, t) = (after, rest),
             _ => {
-                let Some((at, swallowed)) = star else { return false };
-                star = Some((at, swallowed + 1));
-                p = at + 1;
-                t = swallowed + 1;
+                let Some((after, unswallowed)) = star else { return false };
+                let unswallowed = after_one(unswallowed);
+                star = Some((after, unswallowed));
+                (p, t) = (after, unswallowed);
             }
         }
     }
-    pattern[p..].iter().all(|c| *c == '*')
+    p.iter().all(|c| *c == b'*')
+}
+
+/// A text without its first character.
+fn after_one(text: &[u8]) -> &[u8] {
+    let width = match text.first() {
+        None | Some(..0x80) => 1,
+        Some(..0xe0) => 2,
+        Some(..0xf0) => 3,
+        Some(_) => 4,
+    };
+    text.get(width..).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -54,6 +63,8 @@ mod tests {
             ("**", "x"),
             ("*.*", "a.b"),
             ("?", "é"),
+            ("*?é*", "日本é"),
+            ("??b", "é日b"),
             ("*ab", "aab"),
         ] {
             assert!(matches(pattern, text), "{pattern} {text}");
@@ -70,6 +81,9 @@ mod tests {
             ("a", ""),
             ("get_*", "forget_it"),
             ("[a]", "a"),
+            ("??", "é"),
+            ("*?", ""),
+            ("è", "é"),
         ] {
             assert!(!matches(pattern, text), "{pattern} {text}");
         }
