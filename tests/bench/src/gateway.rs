@@ -32,7 +32,7 @@ pub struct Gateway {
     pub address: SocketAddr,
     /// The token of `user:bench`.
     pub token: String,
-    /// From the start of the process to the first answered list, with compiled plugins cached.
+    /// From the start of the process to a call answered by each gateway, with compiled plugins cached.
     pub start: Duration,
     /// Resident memory before the load, everything loaded.
     pub idle_mb: f64,
@@ -54,11 +54,12 @@ impl Gateway {
         fs::write(home.join("resources/bench.yaml"), resources(upstream, tools))?;
         let (first, _) = launch(binary, home, &config, address).await?;
         let token = token(binary, home)?;
-        wait_for_list(address, &token, tools).await?;
+        wait_for_calls(address, &token).await?;
         stop(first)?;
         let (process, started) = launch(binary, home, &config, address).await?;
-        wait_for_list(address, &token, tools).await?;
+        wait_for_calls(address, &token).await?;
         let start = started.elapsed();
+        lists(address, tools).await?;
         let idle_mb = process::rss_mb(process.0.id())?;
         Ok(Self { process, address, token, start, idle_mb })
     }
@@ -115,31 +116,45 @@ fn stop(mut process: Killed) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The catalogue is read in the background, so the first lists may come before it is whole.
-async fn wait_for_list(address: SocketAddr, token: &str, tools: usize) -> anyhow::Result<()> {
+/// The catalogue is read in the background, so the first calls may come before it is whole.
+async fn wait_for_calls(address: SocketAddr, token: &str) -> anyhow::Result<()> {
     let until = Instant::now() + Duration::from_secs(60);
-    let last = format!(r#""{}""#, if tools > 2 { format!("filler-{}", 2) } else { "small".to_owned() });
     let mut connection = Connection::open(address).await?;
-    loop {
-        let mut ready = 0;
-        for step in STEPS {
-            let request = wire::request(address, &format!("/mcp/{step}"), Some(token), "tools/list", "");
+    for step in STEPS {
+        // A token at a gateway that takes none is refused, as it should be.
+        let token = (step != "open").then_some(token);
+        let params = r#""name":"small","arguments":{"path":"/home/bench/notes.txt"}"#;
+        let request = wire::request(address, &format!("/mcp/{step}"), token, "tools/call", params);
+        loop {
             let answer = connection.call(&request).await?;
             let text = String::from_utf8_lossy(answer.body);
-            if answer.status == 200 && text.contains(&last) {
-                ready += 1;
-            } else if Instant::now() > until {
-                bail!(
-                    "gateway {step} lists nothing, status {}: {}",
-                    answer.status,
-                    text.chars().take(400).collect::<String>()
-                );
+            if answer.status == 200 && text.contains(r#""isError":false"#) {
+                break;
             }
+            if Instant::now() > until {
+                let text: String = text.chars().take(400).collect();
+                bail!("gateway {step} makes no call, status {}: {text}", answer.status);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        if ready == STEPS.len() {
-            return Ok(());
+    }
+    Ok(())
+}
+
+/// Whether the gateway without policies lists the whole catalogue, all pages.
+async fn lists(address: SocketAddr, tools: usize) -> anyhow::Result<()> {
+    let mut connection = Connection::open(address).await?;
+    let (mut seen, mut cursor) = (0, String::new());
+    loop {
+        let request = wire::request(address, "/mcp/open", None, "tools/list", &cursor);
+        let answer = connection.call(&request).await?;
+        let page: serde_json::Value = serde_json::from_slice(answer.body).context("a page of the list")?;
+        seen += page["result"]["tools"].as_array().map_or(0, Vec::len);
+        match page["result"]["nextCursor"].as_str() {
+            Some(next) => cursor = format!(r#""cursor":"{next}""#),
+            None if seen == tools => return Ok(()),
+            None => bail!("{seen} tools are listed, not {tools}"),
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

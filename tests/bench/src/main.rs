@@ -14,7 +14,7 @@ mod report;
 mod upstream;
 mod wire;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -59,8 +59,17 @@ fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).min(4)
 }
 
-fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match obey(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn obey(cli: Cli) -> anyhow::Result<()> {
     // One thread each for the load and for the upstream: what they use is kept from the process in the middle as little as
     // two cores allow, and their own overhead stays the same in every case.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
