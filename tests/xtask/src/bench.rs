@@ -22,15 +22,16 @@ pub struct Request {
 /// Builds and measures.
 pub fn run(request: &Request) -> anyhow::Result<()> {
     stage("install nginx", setup::install)?;
-    stage("build the load", || shell::run(cargo()?.args(["build", "--release", "-p", "portcullis-bench"])))?;
     let profile = &request.profile;
-    stage(&format!("build the gateway, profile {profile}"), || {
-        shell::run(cargo()?.args(["build", "--profile", profile, "-p", "portcullis", "--bin", "portcullis"]))
+    // Both at once: built apart, they would unify features differently and build everything twice.
+    stage(&format!("build, profile {profile}"), || {
+        shell::run(cargo()?.args(["build", "--profile", profile, "-p", "portcullis", "-p", "portcullis-bench"]))
     })?;
     let target = target()?;
     let folder = if profile == "dev" { "debug" } else { profile };
-    let mut bench = std::process::Command::new(target.join("release/portcullis-bench"));
-    bench.arg("--gateway").arg(target.join(folder).join("portcullis"));
+    let built = target.join(folder);
+    let mut bench = std::process::Command::new(built.join("portcullis-bench"));
+    bench.arg("--gateway").arg(built.join("portcullis"));
     if let Some(json) = &request.json {
         bench.arg("--json").arg(json);
     }
