@@ -66,6 +66,8 @@ enum Clock {
 pub(crate) struct Meter {
     clock: Clock,
     cpu_ns: u64,
+    /// What this call may use beyond that.
+    more_ns: u64,
     wall_until: Instant,
     pub(crate) stop: Option<Stop>,
 }
@@ -73,7 +75,18 @@ pub(crate) struct Meter {
 impl Meter {
     pub(crate) fn new(cpu: Duration) -> Self {
         let cpu_ns = u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX);
-        Self { clock: Clock::Inline { first_tick_ns: None }, cpu_ns, wall_until: Instant::now(), stop: None }
+        Self {
+            clock: Clock::Inline { first_tick_ns: None },
+            cpu_ns,
+            more_ns: 0,
+            wall_until: Instant::now(),
+            stop: None,
+        }
+    }
+
+    /// The call that begins now may use so much more CPU time than others: its input is that much larger.
+    pub(crate) fn allow_more(&mut self, more: Duration) {
+        self.more_ns = u64::try_from(more.as_nanos()).unwrap_or(u64::MAX);
     }
 
     /// A call begins that stays on this thread.
@@ -99,7 +112,7 @@ impl Meter {
             }
             Clock::Suspending(polls) => (polls.now(), UpdateDeadline::Yield(1)),
         };
-        if used >= self.cpu_ns {
+        if used >= self.cpu_ns.saturating_add(self.more_ns) {
             self.stop = Some(Stop::Cpu);
         } else if Instant::now() >= self.wall_until {
             self.stop = Some(Stop::Wall);

@@ -334,14 +334,30 @@ impl Plugin {
         P: ComponentNamedList + Lower + Send + Sync,
         R: ComponentType + Lift + Send + Sync + 'static,
     {
+        self.run_with(index, lent, params, Duration::ZERO).await
+    }
+
+    /// [`Plugin::run`] with more time than other calls, for a larger input.
+    pub(crate) async fn run_with<P, R>(
+        &self,
+        index: Option<&ComponentExportIndex>,
+        lent: Lent,
+        params: P,
+        more: Duration,
+    ) -> Result<(R, Left), PluginFailure>
+    where
+        P: ComponentNamedList + Lower + Send + Sync,
+        R: ComponentType + Lift + Send + Sync + 'static,
+    {
         let Some(index) = index else { return Err(PluginFailure::NoHook) };
         let mut running = self.take().await?;
+        running.store.data_mut().meter.allow_more(more);
         running.store.data_mut().lent = lent;
         running.store.set_epoch_deadline(1);
         let outcome = if self.suspends {
             self.call_suspending::<P, R>(&mut running, index, params).await?
         } else {
-            running.store.data_mut().meter.begin_inline(self.limits.wall.get());
+            running.store.data_mut().meter.begin_inline(self.limits.wall.get() + 10 * more);
             self.call_inline::<P, R>(&mut running, index, params)
         };
         let state = running.store.data_mut();

@@ -307,3 +307,15 @@ async fn a_wrong_configuration_is_an_error_that_names_the_place() {
     let PluginFailure::Error(PluginError::InvalidConfig(why)) = failure else { panic!("{failure}") };
     assert!(why.contains("rules[0].tools"), "{why}");
 }
+
+#[tokio::test]
+async fn a_list_of_twenty_thousand_tools_is_filtered_in_one_call() {
+    let config = json!({"rules": [{"effect": "allow", "principals": ["*"], "tools": ["get_*"]}]});
+    let plugin = load(&host(), "tool-access", config, |_| {}).await;
+    let names: Vec<String> =
+        (0..20_000).map(|i| if i % 2 == 0 { format!("get_{i}") } else { format!("delete_{i}") }).collect();
+    let items: Vec<Item<'_>> = names.iter().map(|name| Item { server: "big", name }).collect();
+    let kept = plugin.filter(&principal(), &request(), "tools", &items).await.unwrap();
+    assert_eq!(kept.len(), 10_000);
+    assert!(kept.iter().all(|at| at % 2 == 0));
+}
