@@ -169,7 +169,7 @@ pub fn duplicates<'a>(documents: impl IntoIterator<Item = &'a Document>) -> Vec<
     errors
 }
 
-/// Resources as YAML documents, the way [`read`] takes them.
+/// Resources as YAML documents, the way [`read()`] takes them.
 ///
 /// # Errors
 /// Where a value can't be written as YAML; nothing in the resource types is such a value.
