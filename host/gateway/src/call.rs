@@ -98,6 +98,9 @@ impl Call<'_> {
         let arguments = self.arguments()?;
         let facts = Facts::new(self, deadline, &arguments);
         let arguments = self.decide(&facts, arguments).await?;
+        if let Some(record) = &mut self.record {
+            record.decided(matches!(arguments, Arguments::Changed(_)));
+        }
 
         let carried = match assigned.plan_for(self.tool) {
             None => None,
@@ -177,7 +180,7 @@ impl Call<'_> {
             Ok(Decision::Allow) => Ok(None),
             Ok(Decision::ModifyArguments(new)) => Ok(Some(new)),
             Ok(Decision::Deny { code, message }) => {
-                tracing::debug!(policy = policy.plugin.name(), code, "denied");
+                tracing::debug!(request = &**self.asked.request_id, policy = policy.plugin.name(), code, "denied");
                 here(Fault::new(Side::Policy, "denied", message).next("Ask your operator if you need this"))
             }
             Ok(Decision::RequireApproval(what)) => here(
@@ -188,7 +191,12 @@ impl Call<'_> {
                 Some(refusal) => here(refusal),
                 None if policy.on_error == Failure::Allow => Ok(None),
                 None => {
-                    tracing::warn!(policy = policy.plugin.name(), failure = failure.word(), %failure, "policy failed");
+                    tracing::warn!(
+                        request = &**self.asked.request_id,
+                        policy = policy.plugin.name(),
+                        %failure,
+                        "policy failed"
+                    );
                     here(crate::failure::fault("policy", policy.plugin.name(), &failure))
                 }
             },

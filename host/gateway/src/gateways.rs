@@ -10,6 +10,7 @@ use portcullis_protocol::seal::Sealer;
 use portcullis_telemetry::{Audit, Metrics};
 use portcullis_upstream::{Peer, UpstreamError, Upstreams};
 use quick_cache::sync::Cache;
+use tokio::sync::Semaphore;
 
 use crate::{
     accept::Settings,
@@ -19,6 +20,9 @@ use crate::{
     serve, targets,
     view::{Assigned, Shared, Snapshot, View},
 };
+
+/// Memory that the bodies of all requests may take together, in kibibytes: 256 MiB.
+const BODIES_KIB: usize = 256 << 10;
 
 /// What gateways work with.
 pub struct Parts {
@@ -49,6 +53,8 @@ pub struct Gateways {
     pub(crate) credentials: Arc<Resolver>,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) in_flight: Arc<InFlight>,
+    /// Room for the bodies of requests, in kibibytes.
+    pub(crate) bodies: Arc<Semaphore>,
     pub(crate) rates: Cache<(String, u32), Arc<PrincipalRate>>,
     pub(crate) snapshot: ArcSwap<Snapshot>,
 }
@@ -66,6 +72,7 @@ impl Gateways {
             credentials: parts.credentials,
             catalogue: Arc::default(),
             in_flight: Arc::default(),
+            bodies: Arc::new(Semaphore::new(BODIES_KIB)),
             rates: Cache::new(10_000),
             snapshot: ArcSwap::default(),
         });

@@ -10,7 +10,8 @@ use quick_cache::sync::Cache;
 use tokio_util::sync::CancellationToken;
 
 const SHARDS: usize = 16;
-/// Ended sessions that are remembered until they would have expired anyway.
+/// Ended sessions that are remembered here, the latest first to stay. A session id is no credential: whoever revives an ended
+/// one after that still has to be its caller.
 const TOMBSTONES: usize = 100_000;
 
 type CallKey = ([u8; 12], Box<str>);

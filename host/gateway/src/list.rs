@@ -186,7 +186,7 @@ async fn filtered<'r>(asked: &Asked<'_>, mut rows: Vec<Row<'r>>) -> Result<Vec<R
             }
             Err(_) if policy.on_error == Failure::Allow => {}
             Err(failure) => {
-                tracing::warn!(policy = policy.plugin.name(), failure = failure.word(), %failure, "list filter failed");
+                tracing::warn!(request = &**asked.request_id, policy = policy.plugin.name(), %failure, "list filter failed");
                 return Err(failure::meaning(&failure)
                     .unwrap_or_else(|| failure::fault("policy", policy.plugin.name(), &failure)));
             }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use portcullis_credential::Carried;
-use portcullis_model::Fault;
+use portcullis_model::{Fault, Side};
 use portcullis_telemetry::{Audit, AuditEvent, CallMetrics, Metrics, Outcome};
 use portcullis_upstream::{Message, MessageKind, UpstreamError};
 
@@ -25,6 +25,8 @@ pub struct Record {
     started: Instant,
     sent: Option<Instant>,
     borrowed: bool,
+    /// What the policies said, once all of them were asked.
+    decision: Option<&'static str>,
 }
 
 impl Record {
@@ -82,7 +84,13 @@ impl Record {
             started: asked.started,
             sent: None,
             borrowed: false,
+            decision: None,
         }
+    }
+
+    /// Notes that every policy has let the call pass, as it was or `modified`.
+    pub fn decided(&mut self, modified: bool) {
+        self.decision = Some(if modified { "modify" } else { "allow" });
     }
 
     /// Notes under whose account the call runs.
@@ -117,50 +125,53 @@ impl Record {
     pub fn answered(mut self, answer: &Message) {
         let failed = answer.kind == MessageKind::Error || answer.is_error;
         let outcome = if failed { Outcome::ToolError } else { Outcome::Ok };
-        self.write("allow", None, outcome);
+        self.write(None, outcome);
     }
 
     /// The gateway answered by itself.
     pub fn ended(mut self) {
-        self.write("allow", None, Outcome::Ok);
+        self.write(None, Outcome::Ok);
     }
 
     /// The server failed in mid-stream: what the caller is told, and the request's id.
     pub fn failed(mut self, error: &UpstreamError) -> (Fault, Arc<str>) {
         let fault = error.to_fault(self.server.as_deref().unwrap_or_default(), Some(&self.tool));
         self.metrics.refused(&fault);
-        self.write("allow", Some(fault.code), Outcome::of_fault(&fault));
+        self.write(Some(fault.code), Outcome::of_fault(&fault));
         (fault, Arc::clone(&self.request_id))
     }
 
-    /// The call was refused. A policy's denial is on disk before the caller hears of it.
+    /// The call was refused. What a policy denied, or what failed closed before all had decided, is on disk before the caller
+    /// hears of it.
     pub async fn refused(mut self, fault: &Fault) {
         self.metrics.refused(fault);
         let outcome = Outcome::of_fault(fault);
-        if outcome == Outcome::Denied {
-            if let Some(event) = self.finish("deny", Some(fault.code), outcome) {
-                // The call does not happen either way.
-                if let Err(error) = self.audit.record_durable(event).await {
-                    tracing::error!(%error, "a denial could not be recorded");
-                }
-            }
-        } else {
-            self.write("allow", Some(fault.code), outcome);
+        let denied = outcome == Outcome::Denied || (self.decision.is_none() && fault.side == Side::Gateway);
+        if !denied {
+            self.write(Some(fault.code), outcome);
+            return;
+        }
+        self.decision = Some("deny");
+        if let Some(event) = self.finish(Some(fault.code), outcome)
+            && let Err(error) = self.audit.record_durable(event).await
+        {
+            // The call does not happen either way.
+            tracing::error!(%error, "a denial could not be recorded");
         }
     }
 
-    fn write(&mut self, decision: &'static str, reason: Option<&'static str>, outcome: Outcome) {
-        if let Some(event) = self.finish(decision, reason, outcome) {
+    fn write(&mut self, reason: Option<&'static str>, outcome: Outcome) {
+        if let Some(event) = self.finish(reason, outcome) {
             self.audit.record(event);
         }
     }
 
-    fn finish(&mut self, decision: &'static str, reason: Option<&'static str>, outcome: Outcome) -> Option<AuditEvent> {
+    fn finish(&mut self, reason: Option<&'static str>, outcome: Outcome) -> Option<AuditEvent> {
         let mut event = self.event.take()?;
         let total = self.started.elapsed();
         let waited = self.sent.map_or(Duration::ZERO, |sent| sent.elapsed());
         self.call.record(outcome, total, waited);
-        event.decision = Some(Cow::Borrowed(decision));
+        event.decision = self.decision.map(Cow::Borrowed);
         event.reason = reason.map(Cow::Borrowed);
         event.outcome = Some(Cow::Borrowed(outcome.as_str()));
         event.duration_us = Some(u64::try_from(total.as_micros()).unwrap_or(u64::MAX));
@@ -170,13 +181,13 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        self.write("allow", Some("cancelled"), Outcome::Cancelled);
+        self.write(Some("cancelled"), Outcome::Cancelled);
     }
 }
 
 /// What has to be on record and can't be, does not happen.
 pub fn unrecorded() -> Fault {
-    Fault::new(portcullis_model::Side::Gateway, "audit-unavailable", "the call could not be recorded, so it is refused")
+    Fault::new(Side::Gateway, "audit-unavailable", "the call could not be recorded, so it is refused")
         .next("Ask your operator: the audit stream can't be written")
 }
 

@@ -17,7 +17,8 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use portcullis_identity::Presented;
 use portcullis_model::{DEFAULT_TENANT, Fault, Principal, Side};
 use portcullis_protocol::{Era, Kind, Message, ParseLimits, headers, parse, rpc};
-use portcullis_telemetry::RequestId;
+use portcullis_telemetry::{Metrics, RequestId};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     answer,
@@ -58,19 +59,44 @@ async fn endpoint(
     request: Request<Body>,
 ) -> Response {
     let request_id: Arc<str> = Arc::from(RequestId::next().as_str());
-    gateways.metrics.in_flight.inc();
+    let _counted = Counted::new(&gateways.metrics);
     let mut response = match serve(&gateways, peer, tenant, gateway, request, &request_id).await {
         Ok(response) => response,
         Err(refusal) => {
-            gateways.metrics.refused(&refusal.fault);
+            let fault = &refusal.fault;
+            gateways.metrics.refused(fault);
+            if fault.side == Side::Gateway {
+                tracing::warn!(
+                    request = &*request_id,
+                    gateway,
+                    code = fault.code,
+                    message = &*fault.message,
+                    "refused"
+                );
+            }
             refusal.respond(&request_id)
         }
     };
-    gateways.metrics.in_flight.dec();
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(answer::REQUEST_ID, value);
     }
     response
+}
+
+/// A request that is being answered; given back however it ends, also when its client goes away.
+struct Counted(Arc<Metrics>);
+
+impl Counted {
+    fn new(metrics: &Arc<Metrics>) -> Self {
+        metrics.in_flight.inc();
+        Self(Arc::clone(metrics))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.in_flight.dec();
+    }
 }
 
 /// A request that no method ever saw.
@@ -89,6 +115,12 @@ impl From<Fault> for Refusal {
 }
 
 impl Refusal {
+    /// A fault in the answer to this message.
+    fn of(message: &Message<'_>, fault: Fault, request_id: &str) -> Self {
+        let response = answer::http_fault(message.id.map(|id| id.raw), &fault, request_id);
+        Self { fault, response: Some(response), challenge: None }
+    }
+
     fn respond(self, request_id: &str) -> Response {
         let mut response = self.response.unwrap_or_else(|| answer::http_fault(None, &self.fault, request_id));
         if let Some(challenge) = self.challenge {
@@ -117,7 +149,36 @@ async fn serve(
         _ => return Err(method_not_allowed()),
     }
     let address = gateways.settings.client_address(peer, &parts.headers);
-    let body = if parts.method == Method::POST { read(gateways, &parts.headers, body).await? } else { Bytes::new() };
+
+    // 3 authenticate. Before the body is read: it says nothing about the caller, and strangers get no memory of ours.
+    let presented = Presented {
+        tenant: &view.tenant,
+        gateway: &view.name,
+        method: parts.method.as_str(),
+        path: parts.uri.path(),
+        address,
+        headers: &parts.headers,
+    };
+    let authenticated = gateways.authenticator.authenticate(&view.providers, view.anonymous, &presented).await;
+    let principal = authenticated.map_err(|refusal| {
+        let response = answer::json(refusal.status, rpc::fault(None, &refusal.fault, request_id));
+        Refusal { challenge: refusal.challenge, fault: refusal.fault, response: Some(response) }
+    })?;
+    if principal.tenant != view.tenant {
+        // Another tenant's caller learns nothing, not even that the gateway is there.
+        return Err(unknown_gateway().into());
+    }
+    if let Some(broken) = &view.broken {
+        return Err(broken.clone().into());
+    }
+
+    let mut _room = None;
+    let body = if parts.method == Method::POST {
+        _room = Some(room(gateways, &parts.headers)?);
+        read(gateways, &parts.headers, body).await?
+    } else {
+        Bytes::new()
+    };
 
     // 2 read
     let limits = ParseLimits { max_bytes: gateways.settings.max_body, ..ParseLimits::default() };
@@ -146,29 +207,6 @@ async fn serve(
         })?),
     };
 
-    // 3 authenticate
-    let presented = Presented {
-        tenant: &view.tenant,
-        gateway: &view.name,
-        method: parts.method.as_str(),
-        path: parts.uri.path(),
-        address,
-        headers: &parts.headers,
-    };
-    let authenticated = gateways.authenticator.authenticate(&view.providers, view.anonymous, &presented).await;
-    let principal = authenticated.map_err(|refusal| {
-        let id = message.as_ref().and_then(|m| m.id).map(|id| id.raw);
-        let response = answer::json(refusal.status, rpc::fault(id, &refusal.fault, request_id));
-        Refusal { challenge: refusal.challenge, fault: refusal.fault, response: Some(response) }
-    })?;
-    if principal.tenant != view.tenant {
-        // Another tenant's caller learns nothing, not even that the gateway is there.
-        return Err(unknown_gateway().into());
-    }
-    if let Some(broken) = &view.broken {
-        return Err(broken.clone().into());
-    }
-
     let sent = Arc::new(parts.headers);
     let (Some(message), Some(spoken)) = (message, spoken) else {
         let client = legacy::client(gateways, &view, &principal, &sent)?;
@@ -177,7 +215,8 @@ async fn serve(
     let client = match spoken.era {
         Era::Modern => Client { era: Era::Modern, session: None },
         Era::Legacy if message.method() == "initialize" => Client { era: Era::Legacy, session: None },
-        Era::Legacy => legacy::client(gateways, &view, &principal, &sent)?,
+        Era::Legacy => legacy::client(gateways, &view, &principal, &sent)
+            .map_err(|fault| Refusal::of(&message, fault, request_id))?,
     };
     let asked = Asked {
         view: &view,
@@ -265,6 +304,18 @@ async fn legacy_call(gateways: &Arc<Gateways>, asked: &Asked<'_>) -> Response {
             answer::rpc_fault(asked.id(), &fault, asked.request_id, Era::Legacy)
         }
     }
+}
+
+/// Takes room for a body among all those that are held at once.
+fn room(gateways: &Gateways, sent: &http::HeaderMap) -> Result<OwnedSemaphorePermit, Fault> {
+    let most = gateways.settings.max_body;
+    let said = sent.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
+    let wanted = u32::try_from(said.unwrap_or(most).min(most).div_ceil(1024).max(1)).unwrap_or(u32::MAX);
+    Arc::clone(&gateways.bodies).try_acquire_many_owned(wanted).map_err(|_| {
+        Fault::new(Side::Gateway, "overloaded", "too many requests are being read at once")
+            .next("Try again in a second")
+            .retry_after_ms(1000)
+    })
 }
 
 /// Reads the body, bounded.

@@ -108,14 +108,15 @@ impl Assembly {
             metrics: Arc::clone(&metrics),
             ..UpstreamOptions::new(Arc::new(orchestrator.clone()))
         })?;
+        let door = portcullis_gateway::Settings {
+            allowed_hosts: settings.allowed_hosts.clone(),
+            allowed_origins: settings.allowed_origins.clone(),
+            trusted_proxies: settings.trusted_proxies.clone(),
+            public_url: settings.public_url.clone(),
+            max_body: settings.max_body.as_usize(),
+        };
         let gateways = Gateways::new(Parts {
-            settings: portcullis_gateway::Settings {
-                allowed_hosts: settings.allowed_hosts.clone(),
-                allowed_origins: settings.allowed_origins.clone(),
-                trusted_proxies: settings.trusted_proxies.clone(),
-                public_url: settings.public_url.clone(),
-                max_body: settings.max_body.as_usize(),
-            },
+            settings: door.clone(),
             metrics: Arc::clone(&metrics),
             audit: Arc::clone(&audit),
             sealer,
@@ -126,14 +127,15 @@ impl Assembly {
         let keeper =
             Keeper::new(Arc::clone(&registry), manager, Arc::clone(&gateways), files.clone(), orchestrator.clone());
 
-        let health = health::router(Arc::clone(&keeper), Arc::clone(&metrics), settings.metrics_listen.is_none());
+        let health =
+            health::router(Arc::clone(&keeper), Arc::clone(&metrics), door.clone(), settings.metrics_listen.is_none());
         let router = gateways.router().merge(health);
         let data = Listener::bind(settings.listen, settings.tls.as_ref(), router, settings.max_connections).await?;
         let address = data.address()?;
         let metrics_listener = match settings.metrics_listen {
             None => None,
             Some(listen) => {
-                let router: Router = health::router(Arc::clone(&keeper), Arc::clone(&metrics), true);
+                let router: Router = health::router(Arc::clone(&keeper), Arc::clone(&metrics), door.clone(), true);
                 Some(Listener::bind(listen, None, router, 64).await?)
             }
         };

@@ -54,16 +54,23 @@ pub struct Global {
 }
 
 impl Global {
+    /// The admin socket.
+    ///
+    /// # Errors
+    /// Where nothing says which.
+    pub fn socket(&self) -> Result<PathBuf, Failure> {
+        Ok(match &self.socket {
+            Some(socket) => socket.clone(),
+            None => home::socket()?,
+        })
+    }
+
     /// A client of the gateway.
     ///
     /// # Errors
     /// Where nothing says which socket.
     pub fn client(&self) -> Result<Client, Failure> {
-        let socket = match &self.socket {
-            Some(socket) => socket.clone(),
-            None => home::socket()?,
-        };
-        Ok(Client::new(socket, self.tenant.clone()))
+        Ok(Client::new(self.socket()?, self.tenant.clone()))
     }
 }
 

@@ -28,13 +28,15 @@ pub struct Failure {
     pub exit: Exit,
     /// What is told.
     pub error: ApiError,
+    /// The id that the request has in the gateway's log and audit, where it got that far.
+    pub request: Option<String>,
 }
 
 impl Failure {
     /// A failure in one sentence.
     pub fn new(exit: Exit, code: &str, message: impl Into<String>) -> Self {
         let side = if exit == Exit::Usage { Side::Caller } else { Side::Gateway };
-        Self { exit, error: ApiError::new(side, code, message) }
+        Self { exit, error: ApiError::new(side, code, message), request: None }
     }
 
     /// The command line makes no sense.
@@ -55,7 +57,11 @@ impl Failure {
         let mut err = std::io::stderr().lock();
         // Nothing is left to be done where even standard error is gone.
         let _ = if json {
-            let text = serde_json::to_string(&serde_json::json!({ "error": self.error })).unwrap_or_default();
+            let mut said = serde_json::json!({ "error": self.error });
+            if let Some(request) = &self.request {
+                said["error"]["requestId"] = request.as_str().into();
+            }
+            let text = said.to_string();
             writeln!(err, "{text}")
         } else {
             let mut text = format!("error: {}\n", self.error.message);
@@ -64,6 +70,9 @@ impl Failure {
             }
             if let Some(next) = &self.error.next {
                 text.push_str(&format!("next: {next}\n"));
+            }
+            if let Some(request) = &self.request {
+                text.push_str(&format!("request: {request}\n"));
             }
             write!(err, "{text}")
         };
@@ -84,7 +93,7 @@ impl From<ClientError> for Failure {
                     _ if error.side == Side::Policy.as_str() => Exit::Refused,
                     _ => Exit::Failure,
                 };
-                Self { exit, error }
+                Self { exit, error, request: None }
             }
         }
     }
@@ -103,6 +112,6 @@ impl From<Vec<DocumentError>> for Failure {
             [one] => one.clone(),
             many => format!("{} errors:\n  {}", many.len(), many.join("\n  ")),
         };
-        Self { exit: Exit::Refused, error: ApiError::new(Side::Caller, "invalid-document", message) }
+        Self { exit: Exit::Refused, error: ApiError::new(Side::Caller, "invalid-document", message), request: None }
     }
 }

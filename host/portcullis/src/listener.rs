@@ -23,10 +23,10 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
-use crate::settings::Tls;
+use crate::{opening::Opening, settings::Tls};
 
 /// A client has so long to send a request's head, and to shake hands.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_secs(15);
 /// How often the certificate's files are looked at.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -95,10 +95,14 @@ impl Listener {
                 let _permit = permit;
                 let service = service_fn(move |request| answer(router.clone(), peer, request));
                 let served = match tls {
-                    None => watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned()).await,
+                    None => {
+                        let io = TokioIo::new(Opening::new(stream));
+                        watcher.watch(builder.serve_connection(io, service).into_owned()).await
+                    }
                     Some(certificate) => {
                         let Some(stream) = shake_hands(&certificate, stream).await else { return };
-                        watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned()).await
+                        let io = TokioIo::new(Opening::new(stream));
+                        watcher.watch(builder.serve_connection(io, service).into_owned()).await
                     }
                 };
                 if let Err(error) = served {

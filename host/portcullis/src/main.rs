@@ -10,6 +10,7 @@ mod exit;
 mod home;
 mod listener;
 mod mcp;
+mod opening;
 mod output;
 mod settings;
 mod verbs;

@@ -17,10 +17,7 @@ use serde_json::{Value, value::RawValue};
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::{
-    exit::{Exit, Failure},
-    home,
-};
+use crate::exit::{Exit, Failure};
 
 /// The file in a data directory that `quickstart` keeps its token in.
 pub const TOKEN_FILE: &str = "token";
@@ -69,7 +66,7 @@ impl Mcp {
     /// # Errors
     /// A refusal, or why there is no answer.
     pub async fn tools(&self) -> Result<Vec<Value>, Failure> {
-        let listing = self.peer.list_tools(&self.headers).await.map_err(failure)?;
+        let listing = self.peer.list_tools(&self.headers).await.map_err(|e| self.failure(e))?;
         listing.tools.iter().map(|tool| serde_json::from_slice(&tool.raw).map_err(odd)).collect()
     }
 
@@ -91,13 +88,28 @@ impl Mcp {
                 progress: false,
             })
             .await
-            .map_err(failure)?;
+            .map_err(|e| self.failure(e))?;
         let message = match incoming {
             Incoming::Json { message, .. } => message,
             Incoming::Stream { mut stream, .. } => stream.answer().await.map_err(failure)?,
         };
         let payload: Value = serde_json::from_slice(&message.body[message.payload.clone()]).map_err(odd)?;
         if message.kind == MessageKind::Error { Err(refusal(&payload)) } else { Ok(payload) }
+    }
+}
+
+impl Mcp {
+    fn failure(&self, error: UpstreamError) -> Failure {
+        let nobody = self.headers.is_empty() && matches!(error, UpstreamError::Status { code: 401, .. });
+        let mut failure = failure(error);
+        if nobody {
+            failure.error.code = "unauthenticated".to_owned();
+            failure.error.message = "the gateway has to know who is calling, and no token was sent".to_owned();
+            failure.error.next = Some(format!(
+                "Give one in {TOKEN_VARIABLE} or --token-file, or call as somebody with --as user:NAME; `portcullis token create` makes one."
+            ));
+        }
+        failure
     }
 }
 
@@ -115,10 +127,20 @@ pub fn of_fault(data: &Value, message: String) -> Failure {
     let exit = match (&*side, &*code) {
         (_, "unknown-tool" | "unknown-gateway" | "unknown-tenant" | "not-found") => Exit::NotFound,
         ("policy", _) => Exit::Refused,
-        (_, "unauthenticated" | "invalid-token" | "expired-token" | "revoked-token" | "forbidden") => Exit::Refused,
+        (_, "unauthenticated" | "invalid-credential") => Exit::Refused,
         _ => Exit::Failure,
     };
-    Failure { exit, error: ApiError { side, code, message, next: text("next"), problems: Vec::new() } }
+    let error = ApiError { side, code, message, next: text("next"), problems: Vec::new() };
+    Failure { exit, error, request: text("requestId") }
+}
+
+/// The sentence of a fault in a tool's result, whose text has the next step and the request id behind it (for models).
+pub fn bare(text: &str, data: &Value) -> String {
+    let member = |name: &str| data[name].as_str().unwrap_or_default();
+    let end = format!(" [{}: {}, request {}]", member("side"), member("code"), member("requestId"));
+    let text = text.strip_suffix(&end).unwrap_or(text);
+    let next = member("next");
+    if next.is_empty() { text } else { text.strip_suffix(next).unwrap_or(text) }.trim_end().to_owned()
 }
 
 fn failure(error: UpstreamError) -> Failure {
@@ -127,7 +149,7 @@ fn failure(error: UpstreamError) -> Failure {
         UpstreamError::Connect(_) | UpstreamError::Open { .. } => Failure::new(Exit::Unreachable, "unreachable", text)
             .next("Is the gateway running there? See `portcullis doctor`."),
         UpstreamError::Status { code: 401 | 403, .. } => {
-            let mut failure = Failure::new(Exit::Refused, "unauthenticated", "the gateway does not take this token")
+            let mut failure = Failure::new(Exit::Refused, "invalid-credential", "the gateway does not take this token")
                 .next(format!(
                     "Make one with `portcullis token create`, and give it in {TOKEN_VARIABLE} or --token-file."
                 ));
@@ -158,7 +180,28 @@ pub fn read_token(path: &Path) -> Result<Zeroizing<String>, Failure> {
     Ok(Zeroizing::new(text.trim().to_owned()))
 }
 
-/// Where `quickstart` keeps its token, if it did.
-pub fn kept_token() -> Option<PathBuf> {
-    home::data_dir().ok().map(|dir| dir.join(TOKEN_FILE)).filter(|path| path.is_file())
+/// Where `quickstart` keeps the token for the gateway at an admin socket.
+pub fn token_beside(socket: &Path) -> PathBuf {
+    socket.with_file_name(TOKEN_FILE)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_fault_is_told_once() {
+        let data = json!({"side": "policy", "code": "denied", "requestId": "r1", "next": "Ask."});
+        assert_eq!(bare("no such day. Ask. [policy: denied, request r1]", &data), "no such day.");
+        let plain = json!({"side": "policy", "code": "denied", "requestId": "r1"});
+        assert_eq!(bare("not [today] [policy: denied, request r1]", &plain), "not [today]");
+        assert_eq!(bare("something else", &data), "something else");
+        let failure = of_fault(&data, "m".to_owned());
+        assert_eq!((failure.exit, failure.request.as_deref()), (Exit::Refused, Some("r1")));
+        let wrong = json!({"side": "caller", "code": "invalid-credential"});
+        assert_eq!(of_fault(&wrong, String::new()).exit, Exit::Refused);
+    }
 }

@@ -104,13 +104,14 @@ pub fn when(ms: Option<u64>) -> String {
     }
 }
 
-/// The largest unit of a duration.
+/// A duration in its largest unit, rounded: what was made for 90 days a moment ago ends in 90, not 89.
 pub fn span(duration: Duration) -> String {
-    match duration.as_secs() {
+    let in_units = |unit: u64| duration.as_secs().saturating_add(unit / 2) / unit;
+    match duration.saturating_add(Duration::from_millis(500)).as_secs() {
         s if s < 120 => format!("{s}s"),
-        s if s < 7200 => format!("{}m", s / 60),
-        s if s < 172_800 => format!("{}h", s / 3600),
-        s => format!("{}d", s / 86_400),
+        s if s < 7200 => format!("{}m", in_units(60)),
+        s if s < 172_800 => format!("{}h", in_units(3600)),
+        _ => format!("{}d", in_units(86_400)),
     }
 }
 
@@ -127,7 +128,9 @@ mod tests {
     #[test]
     fn durations_are_rough() {
         assert_eq!(span(Duration::from_secs(119)), "119s");
-        assert_eq!(span(Duration::from_secs(7199)), "119m");
+        assert_eq!(span(Duration::from_millis(59_900)), "60s");
+        assert_eq!(span(Duration::from_secs(7199)), "120m");
+        assert_eq!(span(Duration::from_secs(86_400 * 90 - 1)), "90d");
         assert_eq!(span(Duration::from_secs(86_400 * 9)), "9d");
     }
 }

@@ -57,12 +57,34 @@ pub struct Call {
     timeout: Span,
 }
 
+/// What the call is authenticated with.
+struct Bearer {
+    text: Option<Zeroizing<String>>,
+    /// The id, where it was made for this call.
+    made: Option<String>,
+}
+
+impl Bearer {
+    fn given(text: Zeroizing<String>) -> Self {
+        Self { text: Some(text), made: None }
+    }
+}
+
 impl Call {
     pub async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
         if self.token_stdin && self.arguments == "-" {
             return Err(Failure::usage("standard input can't hold both the token and the arguments"));
         }
-        let token = self.token(global).await?;
+        let Bearer { text: token, made } = self.token(global).await?;
+        let ended = self.perform(global, token).await;
+        if let Some(id) = made {
+            // It ends by itself soon; that it could not be revoked is no reason to call the call a failure.
+            let _ = global.client()?.revoke_token(&id).await;
+        }
+        ended
+    }
+
+    async fn perform(&self, global: &Global, token: Option<Zeroizing<String>>) -> Result<ExitCode, Failure> {
         let mcp = Mcp::new(self.address(global).await?, token.as_ref().map(|t| t.as_str()), self.timeout)?;
         let Some(tool) = &self.tool else {
             let tools = mcp.tools().await?;
@@ -72,7 +94,7 @@ impl Call {
         let result = mcp.call(tool, &arguments(&self.arguments)?).await?;
         let fault = &result["_meta"]["portcullis.dev/fault"];
         if fault.is_object() {
-            return Err(mcp::of_fault(fault, texts(&result)));
+            return Err(mcp::of_fault(fault, mcp::bare(&texts(&result), fault)));
         }
         match global.output {
             Format::Table => output::text(&show(&result))?,
@@ -81,31 +103,33 @@ impl Call {
         Ok(if result["isError"] == Value::Bool(true) { ExitCode::from(Exit::Failure as u8) } else { ExitCode::SUCCESS })
     }
 
-    async fn token(&self, global: &Global) -> Result<Option<Zeroizing<String>>, Failure> {
+    async fn token(&self, global: &Global) -> Result<Bearer, Failure> {
         if let Some(owner) = &self.owner {
             let request = TokenRequest {
                 owner: owner.clone(),
-                name: Some("portcullis call".to_owned()),
+                name: Some("portcullis call --as".to_owned()),
                 gateways: vec![self.gateway.clone()],
                 expires_in_s: Some(MINTED_S),
             };
-            return Ok(Some(Zeroizing::new(global.client()?.create_token(&request).await?.token)));
+            let new = global.client()?.create_token(&request).await?;
+            return Ok(Bearer { text: Some(Zeroizing::new(new.token)), made: Some(new.item.id) });
         }
         if self.token_stdin {
             let mut text = Zeroizing::new(String::new());
             std::io::stdin().lock().take(64 << 10).read_to_string(&mut text)?;
-            return Ok(Some(Zeroizing::new(text.trim().to_owned())));
+            return Ok(Bearer::given(Zeroizing::new(text.trim().to_owned())));
         }
         if let Some(file) = &self.token_file {
-            return mcp::read_token(file).map(Some);
+            return mcp::read_token(file).map(Bearer::given);
         }
         if let Ok(text) = std::env::var(TOKEN_VARIABLE) {
-            return Ok(Some(Zeroizing::new(text)));
+            return Ok(Bearer::given(Zeroizing::new(text)));
         }
         // Only for the gateway that it was made for.
-        match mcp::kept_token() {
-            Some(file) if self.url.is_none() && global.socket.is_none() => mcp::read_token(&file).map(Some),
-            _ => Ok(None),
+        let kept = if self.url.is_none() { Some(mcp::token_beside(&global.socket()?)) } else { None };
+        match kept.filter(|file| file.is_file()) {
+            Some(file) => mcp::read_token(&file).map(Bearer::given),
+            None => Ok(Bearer { text: None, made: None }),
         }
     }
 

@@ -6,8 +6,11 @@ use std::{
 };
 
 use clap::{ArgAction, Args};
-use portcullis_console::api::{ConnectRequest, Connected};
-use portcullis_model::{Name, Resource, Spec, spec::Field, spec::McpServer};
+use portcullis_console::{
+    Client,
+    api::{ConnectRequest, Connected},
+};
+use portcullis_model::{Kind, Name, Resource, Spec, Subject, spec::Field, spec::McpServer};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -35,8 +38,8 @@ pub struct Connect {
     #[arg(value_name = "SERVER")]
     server: Name,
     /// Whose connection it is: user:NAME, team:NAME, agent:NAME or organization
-    #[arg(long, value_name = "OWNER")]
-    owner: String,
+    #[arg(long, value_name = "OWNER", value_parser = owner)]
+    owner: Subject,
     /// The connection's name [default: made of server and owner]
     #[arg(long, value_name = "NAME")]
     name: Option<Name>,
@@ -54,10 +57,12 @@ pub struct Connect {
 impl Connect {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
-        let resource = client.resource(portcullis_model::Kind::McpServer, &self.server).await?;
+        let resource = client.resource(Kind::McpServer, &self.server).await?;
         let Resource { spec: Spec::McpServer(server), .. } = resource else {
             return Err(Failure::new(Exit::Failure, "answer", "the gateway answered another kind of resource"));
         };
+        // Before anybody is asked for a secret.
+        owner_exists(&client, &self.owner).await?;
         let mut values = BTreeMap::new();
         for pair in &self.values {
             let (field, value) =
@@ -84,18 +89,43 @@ impl Connect {
             Some(answer) => answer,
             None if server.credential.as_ref().is_some_and(|c| c.owner_only) => true,
             // Only a person's connection can be lent in this sense, but a team's may as well be kept from the organization.
-            None if terminal => ask_owner_only(&self.owner)?,
+            None if terminal => ask_owner_only(&self.owner.to_string())?,
             None => {
                 return Err(Failure::usage(
                     "say --owner-only true or --owner-only false: whether tokens of teams and of the organization may run under it",
                 ));
             }
         };
-        let request =
-            ConnectRequest { server: self.server, owner: self.owner, name: self.name, values, secrets, owner_only };
+        let owner = self.owner.to_string();
+        let request = ConnectRequest { server: self.server, owner, name: self.name, values, secrets, owner_only };
         let connected = client.connect(&request).await?;
         output::one(global.output, &connected, show)
     }
+}
+
+fn owner(text: &str) -> Result<Subject, String> {
+    match text.parse() {
+        Ok(owner @ (Subject::User(_) | Subject::Team(_) | Subject::Agent(_) | Subject::Organization)) => Ok(owner),
+        _ => Err("use user:NAME, team:NAME, agent:NAME or organization".to_owned()),
+    }
+}
+
+async fn owner_exists(client: &Client, owner: &Subject) -> Result<(), Failure> {
+    let (kind, name) = match owner {
+        Subject::User(name) => (Kind::User, name),
+        Subject::Team(name) => (Kind::Team, name),
+        Subject::Agent(name) => (Kind::Agent, name),
+        _ => return Ok(()),
+    };
+    client.resource(kind, name).await.map_err(|error| {
+        let failure = Failure::from(error);
+        if failure.exit == Exit::NotFound {
+            return failure
+                .next(format!("Write a resource of kind {kind} named {name}, and `portcullis apply -f` it."));
+        }
+        failure
+    })?;
+    Ok(())
 }
 
 fn show(connected: &Connected) -> String {

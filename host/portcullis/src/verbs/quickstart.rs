@@ -3,7 +3,7 @@
 mod texts;
 
 use std::{
-    fs,
+    fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -64,7 +64,8 @@ impl Quickstart {
         let program = std::env::current_exe()?;
         let file = data_dir.join("resources").join(RESOURCES);
         write_resources(&file, &program)?;
-        let command = command(&program, &settings);
+        let command = command(&program, &settings)?;
+        let option = token_option(&settings)?;
         serve::run(settings, global.tenant.clone(), move |client, url| {
             Box::pin(async move {
                 let url = format!("{url}/mcp/default");
@@ -73,6 +74,7 @@ impl Quickstart {
                     url: &url,
                     token: &token,
                     command: &command,
+                    option: &option,
                     resources: &file,
                     data_dir: &data_dir,
                 }))
@@ -94,7 +96,7 @@ fn write_resources(file: &Path, program: &Path) -> Result<(), Failure> {
             }
             Ok(())
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Ok(home::write_private(file, texts::resources(&quoted).as_bytes())?)
         }
         Err(error) => Err(Failure::new(Exit::Failure, "io", format!("{}: {error}", file.display()))),
@@ -129,27 +131,53 @@ async fn token(client: &Client, url: &str, data_dir: &Path) -> Result<String, Fa
     Ok(token.token)
 }
 
-/// How this program is called from here: by its name where that finds it, otherwise by its path.
-fn command(program: &Path, settings: &Settings) -> String {
+/// How this program is called from any terminal: by its name where that finds it, otherwise by its path.
+fn command(program: &Path, settings: &Settings) -> io::Result<String> {
     let in_path = std::env::var_os("PATH").is_some_and(|path| {
         std::env::split_paths(&path).any(|dir| dir.join("portcullis").canonicalize().ok().as_deref() == Some(program))
     });
-    let here = std::env::current_dir().ok();
-    let relative = here.and_then(|here| program.strip_prefix(here).ok().map(|p| format!("./{}", p.display())));
-    let name =
-        if in_path { "portcullis".to_owned() } else { relative.unwrap_or_else(|| program.display().to_string()) };
-    let socket = settings.socket_path();
-    if home::socket().is_ok_and(|usual| usual == socket) {
+    let name = if in_path { "portcullis".to_owned() } else { quoted(program) };
+    let socket = std::path::absolute(settings.socket_path())?;
+    Ok(if home::socket().is_ok_and(|usual| usual == socket) {
         name
     } else {
-        format!("PORTCULLIS_SOCKET={} {name}", socket.display())
-    }
+        format!("PORTCULLIS_SOCKET={} {name}", quoted(&socket))
+    })
+}
+
+/// What `call` needs beside that: it looks for the token beside the socket, which may be elsewhere.
+fn token_option(settings: &Settings) -> io::Result<String> {
+    let token = settings.data_dir.join(TOKEN_FILE);
+    let beside = mcp::token_beside(&std::path::absolute(settings.socket_path())?) == token;
+    Ok(if beside { String::new() } else { format!(" --token-file {}", quoted(&token)) })
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | ':' | '@' | ',' | '=');
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn printed_paths_are_words_of_a_shell() {
+        assert_eq!(quoted(Path::new("/a/b-c.sock")), "/a/b-c.sock");
+        assert_eq!(quoted(Path::new("/a b/it's")), "'/a b/it'\\''s'");
+    }
+
+    #[test]
+    fn the_token_is_named_where_call_would_not_find_it() {
+        let dir = PathBuf::from("/data");
+        let usual = Settings { data_dir: dir.clone(), ..Settings::default() };
+        assert_eq!(token_option(&usual).unwrap(), "");
+        let elsewhere = Settings { socket: Some("/run/admin.sock".into()), ..usual };
+        assert_eq!(token_option(&elsewhere).unwrap(), " --token-file /data/token");
+    }
 
     #[test]
     fn what_the_user_changed_stays_and_our_program_is_followed() {

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use serde_json::Value;
 
-use crate::support::{Gateway, eventually, get, run_with};
+use crate::support::{Gateway, eventually, get, run, run_with, shell};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
@@ -25,6 +25,10 @@ fn quickstart_serves_and_its_next_steps_work() {
     assert_eq!(json(&called.out)["structuredContent"]["words"], 2, "{}", called.err);
     let other = run_with(dir.path(), &["call", "default", "demo__notes_list", "--as", "user:me"], "");
     assert_eq!(other.code, 0, "{}", other.err);
+    let listed = json(&gateway.run(&["token", "list", "-o", "json"]).out);
+    let made: Vec<&Value> =
+        listed["items"].as_array().unwrap().iter().filter(|t| t["name"] == "portcullis call --as").collect();
+    assert!(made.iter().all(|t| t["state"] == "revoked"), "{made:?}");
 
     let address = url.trim_start_matches("http://").trim_end_matches("/mcp/default");
     assert_eq!(get(address, "/healthz"), (200, "ok\n".to_owned()));
@@ -80,6 +84,53 @@ fn quickstart_serves_and_its_next_steps_work() {
     let third = Gateway::quickstart(dir.path());
     assert_ne!(third.word_after("token "), token);
     assert_eq!(third.run(&["call", "default", "demo__time_now"]).code, 0);
+}
+
+#[test]
+fn the_printed_lines_work_as_they_stand_wherever_everything_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let data = dir.path().join("it's my data");
+    let socket = elsewhere.path().join("admin.sock");
+    let start = ["quickstart", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()];
+    let mut with_socket = start.to_vec();
+    with_socket.extend(["--socket", socket.to_str().unwrap()]);
+    for args in [&start[..], &with_socket] {
+        // Neither its environment nor its directory is that of the terminal where the lines are typed.
+        let gateway = Gateway::start(dir.path(), args, "Ctrl-C stops it");
+        for (step, answer) in [("list the tools", "demo__time_now"), ("call one", "+02:00")] {
+            let line = gateway.said.lines().find_map(|l| l.split_once(step)).unwrap().1.trim();
+            let ran = shell(elsewhere.path(), line);
+            assert_eq!(ran.code, 0, "{line}: {}", ran.err);
+            assert!(ran.out.contains(answer), "{line}: {}", ran.out);
+        }
+        let nobody = run(elsewhere.path(), &["call", "default", "--url", &gateway.word_after("URL ")]);
+        assert_eq!(nobody.code, 4);
+        assert!(nobody.err.contains("no token was sent"), "{}", nobody.err);
+        assert_eq!(gateway.stop(), 0);
+    }
+}
+
+/// The YAML of the README beside what quickstart serves, and the steps that the README goes on with.
+#[test]
+fn the_example_of_the_readme_can_be_followed() {
+    let readme = include_str!("../../../../README.md");
+    let example = readme.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::quickstart(dir.path());
+    let file = dir.path().join("example.yaml");
+    fs::write(&file, example).unwrap();
+    let applied = gateway.run(&["apply", "-f", file.to_str().unwrap()]);
+    assert_eq!(applied.code, 0, "{}", applied.err);
+    for step in ["apply -f example.yaml", "connect github --owner user:alice", "token create --owner user:alice"] {
+        assert!(readme.contains(&format!("target/release/portcullis {step}")), "{step}");
+    }
+    assert!(readme.contains("target/release/portcullis call main --as user:alice"));
+    let connected =
+        run_with(dir.path(), &["connect", "github", "--owner", "user:alice", "--owner-only", "true"], "secret\n");
+    assert_eq!(connected.code, 0, "{}", connected.err);
+    assert_eq!(gateway.run(&["token", "create", "--owner", "user:alice", "--name", "laptop"]).code, 0);
+    assert!(gateway.run(&["describe", "gateway", "main"]).out.contains("/mcp/main"));
 }
 
 #[test]

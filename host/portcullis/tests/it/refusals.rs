@@ -64,6 +64,15 @@ fn with_a_gateway() {
         "--owner-only has to be said"
     );
 
+    let connect = |owner: &str| gateway.run(&["connect", "demo", "--owner", owner]);
+    assert_eq!(connect("alice").code, 2);
+    assert_eq!(connect("anonymous").code, 2);
+    let unknown = connect("team:nobody");
+    assert_eq!(unknown.code, 3, "before --owner-only or a secret is asked for");
+    assert!(unknown.err.contains("portcullis apply -f"), "{}", unknown.err);
+    let tool = gateway.run(&["call", "default", "demo__nothing"]).err;
+    assert_eq!((tool.matches("next: ").count(), tool.matches("request: ").count()), (1, 1), "{tool}");
+
     let held = "apiVersion: portcullis.dev/v1alpha1\nkind: User\nmetadata: {name: me}\nspec: {}\n";
     let ran = run_with(dir.path(), &["apply", "-f", "-"], held);
     assert_eq!(ran.code, 4);

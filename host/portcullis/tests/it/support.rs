@@ -44,6 +44,13 @@ pub fn run_with(home: &Path, args: &[&str], input: &str) -> Ran {
     child.wait_with_output().unwrap().into()
 }
 
+/// Runs a line as a terminal does that knows nothing of the gateway.
+pub fn shell(home: &Path, line: &str) -> Ran {
+    let mut command = Command::new("sh");
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("PORTCULLIS_HOME", home);
+    command.args(["-c", line]).current_dir("/").stdin(Stdio::null()).output().unwrap().into()
+}
+
 pub fn run(home: &Path, args: &[&str]) -> Ran {
     run_with(home, args, "")
 }

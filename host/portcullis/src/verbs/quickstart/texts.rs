@@ -71,12 +71,13 @@ pub(super) struct Welcome<'a> {
     pub(super) url: &'a str,
     pub(super) token: &'a str,
     pub(super) command: &'a str,
+    pub(super) option: &'a str,
     pub(super) resources: &'a Path,
     pub(super) data_dir: &'a Path,
 }
 
 pub(super) fn welcome(w: &Welcome<'_>) -> String {
-    let Welcome { url, token, command, .. } = w;
+    let Welcome { url, token, command, option, .. } = w;
     format!(
         r#"
 Portcullis is serving.
@@ -86,8 +87,8 @@ Portcullis is serving.
 
 Next, in another terminal:
 
-  1. list the tools          {command} call default
-  2. call one                {command} call default demo__time_now '{{"utc_offset": "+02:00"}}'
+  1. list the tools          {command} call default{option}
+  2. call one                {command} call default demo__time_now '{{"utc_offset": "+02:00"}}'{option}
   3. add your own server     edit {}
 
 In an MCP client:

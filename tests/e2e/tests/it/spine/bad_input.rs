@@ -371,9 +371,10 @@ async fn plugins_that_are_none_deny() {
     }
     let missing = json!({"policies": [{"plugin": "nobody-wrote-this"}], "servers": [{"server": "echo"}]});
     more.push(resource("Gateway", "with-nothing", missing));
-    let (_echo, product, token) = start(&[]).await;
-    // Beside what is serving: that goes on.
-    product.write("bad.yaml", &more).unwrap();
+    // From the start: one team's broken plugin takes nobody else's gateway out.
+    let (_echo, product, token) = start(&more).await;
+    let ready = http::get(&product.page("/readyz"), &[]).await.unwrap();
+    assert!(ready.status == 200 && ready.text().contains("with-garbage"), "{}", ready.text());
     for gateway in ["with-garbage", "with-empty", "with-nothing"] {
         let said = eventually("the gateway is there, and refuses", || async {
             let reply =
@@ -384,5 +385,69 @@ async fn plugins_that_are_none_deny() {
         assert!(!said.contains("passed") && said.contains("error"), "{gateway} fails closed: {said}");
     }
     works(&product, &token).await;
+    product.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_not_counted_for_ever() {
+    let echo = Echo::start().await.unwrap();
+    let resources = [
+        resource("User", "alice", json!({})),
+        echo.open("echo", "modern"),
+        echo.open("never", "never"),
+        resource("Gateway", "main", json!({"servers": [{"server": "echo"}, {"server": "never"}]})),
+    ];
+    let product = Product::start(&resources).await.unwrap();
+    let token = product.token("user:alice").unwrap().1;
+    works(&product, &token).await;
+    let in_flight = async || {
+        let text = http::get(&product.page("/metrics"), &[]).await.unwrap().text();
+        let line = text.lines().find(|l| l.starts_with("portcullis_requests_in_flight ")).unwrap().to_owned();
+        line.rsplit(' ').next().unwrap().parse::<i64>().unwrap()
+    };
+    let calls: Vec<_> = (0..5)
+        .map(|_| {
+            let (url, token) = (product.url("main"), token.clone());
+            tokio::spawn(async move { http::call(&url, Some(&token), "never__echo", json!({"message": "m"})).await })
+        })
+        .collect();
+    eventually("five calls are under way", || async { (in_flight().await == 5).then_some(()) }).await;
+    for call in &calls {
+        call.abort();
+    }
+    eventually("nobody is counted", || async { (in_flight().await == 0).then_some(()) }).await;
+    eventually("the server was told", || async { (echo.abandoned() >= 5).then_some(()) }).await;
+    works(&product, &token).await;
+    product.stop().await;
+}
+
+#[tokio::test]
+async fn metrics_and_health_are_no_strangers_business() {
+    let (_echo, product, _) = start(&[]).await;
+    for (page, headers, status) in [
+        ("/metrics", vec![], 200),
+        ("/metrics", vec![("host", "attacker.example")], 403),
+        ("/metrics", vec![("origin", "https://attacker.example")], 403),
+        ("/metrics", vec![("x-forwarded-for", "203.0.113.9")], 404),
+        ("/readyz", vec![], 200),
+        ("/readyz", vec![("host", "attacker.example")], 403),
+    ] {
+        let reply = http::get(&product.page(page), &headers).await.unwrap();
+        assert_eq!(reply.status, status, "{page} {headers:?}");
+    }
+    product.stop().await;
+}
+
+#[tokio::test]
+async fn a_policy_that_fails_is_a_denial_in_the_audit() {
+    let wrong = json!({"rules": [{"effect": "allow", "tools": []}]});
+    let gateway = json!({"policies": [{"plugin": "tool-access", "config": wrong}], "servers": [{"server": "echo"}]});
+    let (_echo, product, token) = start(&[resource("Gateway", "strict", gateway)]).await;
+    let reply = http::call(&product.url("strict"), Some(&token), "echo__echo", json!({"message": "x"})).await.unwrap();
+    assert!(reply.text().contains("plugin-failed"), "{}", reply.text());
+    // On disk before the answer: no waiting.
+    let audit = std::fs::read_to_string(product.data().join("audit").join("audit.jsonl")).unwrap();
+    let denied = |line: &&str| line.contains("plugin-failed") && line.contains(r#""decision":"deny""#);
+    assert!(audit.lines().any(|l| denied(&l)), "{audit}");
     product.stop().await;
 }
