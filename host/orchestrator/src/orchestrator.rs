@@ -163,8 +163,8 @@ impl Drop for Handle {
 impl Slot {
     fn set(&self, start: u64, to: State) {
         let mut state = lock(&self.state);
-        // The first thing that went wrong says most.
-        if state.starts == start && !matches!(state.state, Some(State::Degraded(_))) {
+        // The first thing that went wrong says most, and how a process ended says more than what its pipes said after it.
+        if state.starts == start && state.pid.is_some() && !matches!(state.state, Some(State::Degraded(_))) {
             state.state = Some(to);
         }
     }

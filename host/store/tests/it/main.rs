@@ -14,7 +14,9 @@ use portcullis_store::{Expect, SledOptions, SledStore, Write};
 
 /// A store with a floor that any test machine is above.
 fn open(dir: &Path) -> Arc<SledStore> {
-    SledStore::open(dir, SledOptions { min_free: 0, ..SledOptions::default() }).unwrap()
+    // Whoever had it before may still be syncing, on a machine that does much else.
+    let lock_patience = std::time::Duration::from_secs(30);
+    SledStore::open(dir, SledOptions { min_free: 0, lock_patience, ..SledOptions::default() }).unwrap()
 }
 
 fn put(key: &str, value: &str) -> Write {
