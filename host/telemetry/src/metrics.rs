@@ -43,22 +43,15 @@ pub struct Metrics {
     upstream_requests: Family<Labels, Counter>,
     upstream_connects: Family<Labels, Counter>,
     child_restarts: Family<Labels, Counter>,
-    authentications: Family<Labels, Counter>,
-    resolutions: Family<Labels, Counter>,
     refusals: Family<Labels, Counter>,
     sealed_rejected: Family<Labels, Counter>,
     config_loads: Family<Labels, Counter>,
-    catalogue_refreshes: Family<Labels, Counter>,
     /// Requests being answered now.
     pub in_flight: Gauge,
-    /// Legacy sessions with a stream or a tombstone here.
-    pub sessions: Gauge,
     /// Child processes running now.
     pub children: Gauge,
     /// Upstream connections and sessions kept in pools.
     pub upstream_pooled: Gauge,
-    /// Tools in the catalogue.
-    pub catalogue_tools: Gauge,
     /// Plugin instances alive now.
     pub plugin_instances: Gauge,
     /// Audit records written.
@@ -67,12 +60,6 @@ pub struct Metrics {
     pub audit_dropped: Counter,
     /// Seconds that writing and syncing a batch of audit records took.
     pub audit_sync_seconds: Histogram,
-    /// Batches written to the store.
-    pub store_writes: Counter,
-    /// Writes that the store refused or failed.
-    pub store_write_errors: Counter,
-    /// Seconds from a write to its acknowledgement.
-    pub store_write_seconds: Histogram,
     names: Mutex<Names>,
 }
 
@@ -117,27 +104,16 @@ impl Metrics {
         let upstream_connects =
             d.counters("upstream_connects", "Connections and sessions opened", &["tenant", "server", "outcome"]);
         let child_restarts = d.counters("child_restarts", "Restarts of child processes", &["tenant", "server"]);
-        let authentications =
-            d.counters("authentications", "Callers authenticated or refused", &["tenant", "gateway", "outcome"]);
-        let resolutions =
-            d.counters("credential_resolutions", "Credentials chosen for calls", &["tenant", "server", "outcome"]);
         let refusals = d.counters("refusals", "Requests refused, by whose fault and why", &["side", "code"]);
         let sealed_rejected = d.counters("sealed_rejected", "Session ids and cursors refused", &["kind", "reason"]);
         let config_loads = d.counters("config_loads", "Changes of resources read", &["door", "outcome"]);
-        let catalogue_refreshes =
-            d.counters("catalogue_refreshes", "Lists fetched from servers", &["tenant", "server", "outcome"]);
         let in_flight = d.gauge("requests_in_flight", "Requests being answered now");
-        let sessions = d.gauge("sessions", "Legacy sessions with state in this process");
         let children = d.gauge("children", "Child processes running now");
         let upstream_pooled = d.gauge("upstream_pooled", "Connections and sessions to servers kept in pools");
-        let catalogue_tools = d.gauge("catalogue_tools", "Tools in the catalogue");
         let plugin_instances = d.gauge("plugin_instances", "Plugin instances alive now");
         let audit_records = d.counter("audit_records", "Audit records written");
         let audit_dropped = d.counter("audit_dropped", "Audit records dropped; each run of them left a gap record");
         let audit_sync_seconds = d.histogram("audit_sync_seconds", "Time to write and sync a batch of audit records");
-        let store_writes = d.counter("store_writes", "Batches written to the store");
-        let store_write_errors = d.counter("store_write_errors", "Batches that the store refused or failed");
-        let store_write_seconds = d.histogram("store_write_seconds", "Time from a write to its acknowledgement");
         let build = d.info("build_info", "The version that is running", &["version"]);
         build.get_or_create(&labels(&["version"], &[env!("CARGO_PKG_VERSION")])).set(1);
         let (registry, declared) = d.finish();
@@ -155,24 +131,16 @@ impl Metrics {
             upstream_requests,
             upstream_connects,
             child_restarts,
-            authentications,
-            resolutions,
             refusals,
             sealed_rejected,
             config_loads,
-            catalogue_refreshes,
             in_flight,
-            sessions,
             children,
             upstream_pooled,
-            catalogue_tools,
             plugin_instances,
             audit_records,
             audit_dropped,
             audit_sync_seconds,
-            store_writes,
-            store_write_errors,
-            store_write_seconds,
             names: Mutex::default(),
         })
     }
@@ -268,24 +236,6 @@ impl Metrics {
     pub fn child_restarts(&self, tenant: &str, server: &str) -> Counter {
         let [tenant, server] = self.bounded("server", tenant, server);
         self.child_restarts.get_or_create_owned(&labels(&["tenant", "server"], &[tenant, server]))
-    }
-
-    /// Counter of authentications: `outcome` is such as `accepted`, `cached`, `refused`, `challenged`, `limited`.
-    pub fn authentications(&self, tenant: &str, gateway: &str, outcome: &'static str) -> Counter {
-        let [tenant, gateway] = self.bounded("gateway", tenant, gateway);
-        by_outcome(&self.authentications, "gateway", tenant, gateway, outcome)
-    }
-
-    /// Counter of credentials resolved: `outcome` is such as `cached`, `resolved`, `missing`, `failed`.
-    pub fn credential_resolutions(&self, tenant: &str, server: &str, outcome: &'static str) -> Counter {
-        let [tenant, server] = self.bounded("server", tenant, server);
-        by_outcome(&self.resolutions, "server", tenant, server, outcome)
-    }
-
-    /// Counter of lists fetched from servers.
-    pub fn catalogue_refreshes(&self, tenant: &str, server: &str, outcome: &'static str) -> Counter {
-        let [tenant, server] = self.bounded("server", tenant, server);
-        by_outcome(&self.catalogue_refreshes, "server", tenant, server, outcome)
     }
 
     /// Counts a refusal.
