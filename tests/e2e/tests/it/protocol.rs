@@ -1,0 +1,3 @@
+//! The whole protocol, both eras, both sides: through the gateway equals direct.
+
+mod equal;
