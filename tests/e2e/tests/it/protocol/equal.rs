@@ -223,7 +223,7 @@ fn afresh(folder: &Path) {
 fn environment(folder: &Path) -> Vec<(&'static str, OsString)> {
     let person = ["GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"].map(|n| (n, OsString::from("Gate")));
     let mail = ["GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"].map(|n| (n, OsString::from("gate@example.com")));
-    let date = ["GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"].map(|n| (n, OsString::from("2026-01-01T00:00:00Z")));
+    let date = ["GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"].map(|n| (n, OsString::from("1767225600 +0000")));
     let memory = [("MEMORY_FILE_PATH", folder.join("memory.json").into_os_string())];
     person.into_iter().chain(mail).chain(date).chain(memory).collect()
 }
