@@ -11,6 +11,7 @@ mod load;
 mod nginx;
 mod process;
 mod report;
+mod streams;
 mod upstream;
 mod wire;
 
@@ -33,6 +34,18 @@ enum Command {
     /// Serves the minimal MCP server that everything is measured against, until it is killed.
     #[command(hide = true)]
     Upstream,
+    /// Measures what idle sessions and streams cost in memory.
+    Streams {
+        /// The `portcullis` binary.
+        #[arg(long)]
+        gateway: PathBuf,
+        /// How many of each.
+        #[arg(long, default_value_t = 10_000)]
+        count: usize,
+    },
+    /// Holds streams open until it is killed.
+    #[command(hide = true)]
+    Hold { address: SocketAddr, kind: streams::Kind, count: usize },
 }
 
 /// What to measure, and with what.
@@ -75,6 +88,10 @@ fn obey(cli: Cli) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match cli.command {
         Some(Command::Upstream) => runtime.block_on(upstream::serve()),
+        Some(Command::Streams { gateway, count }) => {
+            runtime.block_on(streams::run(&gateway, count, cli.options.threads))
+        }
+        Some(Command::Hold { address, kind, count }) => runtime.block_on(streams::hold(address, kind, count)),
         None => runtime.block_on(run(cli.options)),
     }
 }

@@ -19,6 +19,16 @@ pub struct Connection {
 pub struct Answer<'a> {
     pub status: u16,
     pub body: &'a [u8],
+    head: &'a [u8],
+}
+
+impl<'a> Answer<'a> {
+    /// A header of the answer.
+    pub fn header(&self, wanted: &str) -> Option<&'a str> {
+        let text = std::str::from_utf8(self.head).ok()?;
+        let named = |line: &&str| line.split_once(':').is_some_and(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        text.split("\r\n").find(named).and_then(|line| line.split_once(':')).map(|(_, value)| value.trim())
+    }
 }
 
 struct Head {
@@ -60,7 +70,11 @@ impl Connection {
                 self.fill().await?;
             },
         };
-        Ok(Answer { status: head.status, body: &self.buffer[head.body_start..end] })
+        Ok(Answer {
+            status: head.status,
+            body: &self.buffer[head.body_start..end],
+            head: &self.buffer[..head.body_start],
+        })
     }
 
     async fn fill(&mut self) -> anyhow::Result<()> {
