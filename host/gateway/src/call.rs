@@ -224,12 +224,10 @@ impl Call<'_> {
         };
         let spliced = Spliced { message: asked.message, edit };
         let outgoing = Outgoing {
-            method: "tools/call",
             name: Some(self.tool),
-            body: &spliced,
             headers: carried.map_or(&[], |c| &c.headers),
-            deadline,
             progress: progress.is_some(),
+            ..Outgoing::new("tools/call", &spliced, deadline)
         };
         if let Some(record) = &mut self.record {
             record.sending().await?;

@@ -8,7 +8,7 @@ use portcullis_credential::{Carried, Resolver};
 use portcullis_identity::Authenticator;
 use portcullis_protocol::seal::Sealer;
 use portcullis_telemetry::{Audit, Metrics};
-use portcullis_upstream::{Peer, UpstreamError, Upstreams};
+use portcullis_upstream::{Changed, ListKind, Peer, UpstreamError, Upstreams};
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 
@@ -111,7 +111,7 @@ impl Gateways {
         let carried = carried.cloned();
         self.catalogue.refresh(&key, &entry, assigned.traffic.catalogue_ttl.get(), || async move {
             let headers = carried.as_ref().map_or(&[][..], |c| &c.headers);
-            fetched(upstreams.list_tools(&target, headers).await)
+            fetched(upstreams.list(&target, ListKind::Tools, headers).await)
         });
         entry
     }
@@ -121,15 +121,15 @@ impl Gateways {
         let key = assigned.catalogue_key(&view.tenant, None);
         let peer: Arc<Peer> = Arc::clone(&shared.peer);
         self.catalogue.refresh(&key, &shared.entry, assigned.traffic.catalogue_ttl.get(), || async move {
-            fetched(peer.list_tools(&[]).await)
+            fetched(peer.list(ListKind::Tools, &[]).await)
         });
     }
 }
 
 fn fetched(listing: Result<portcullis_upstream::Listing, UpstreamError>) -> Result<Fetched, UpstreamError> {
     let listing = listing?;
-    let tool = |t: portcullis_upstream::Tool| catalogue::Tool { name: Arc::from(t.name), raw: t.raw };
-    Ok(Fetched { tools: listing.tools.into_iter().map(tool).collect(), ttl: listing.ttl })
+    let tool = |t: portcullis_upstream::Item| catalogue::Tool { name: Arc::from(t.key), raw: t.raw };
+    Ok(Fetched { tools: listing.items.into_iter().map(tool).collect(), ttl: listing.ttl })
 }
 
 /// Expires what servers say has changed; the next list fetches it again.
@@ -138,7 +138,8 @@ async fn follow_changes(gateways: std::sync::Weak<Gateways>) {
     let Some(mut changes) = gateways.upgrade().map(|g| g.upstreams.changes()) else { return };
     loop {
         let changed = match changes.recv().await {
-            Ok(key) => Some(key),
+            Ok(change) if change.what == Changed::Tools => Some(change.key),
+            Ok(_) => continue,
             Err(RecvError::Lagged(_)) => None,
             Err(RecvError::Closed) => return,
         };

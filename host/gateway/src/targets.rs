@@ -59,6 +59,7 @@ pub fn target(view: &View, assigned: &Assigned, carried: Option<&Carried>) -> Ta
             server: assigned.server.clone(),
             generation: assigned.generation,
             account,
+            conversation: None,
         },
         endpoint,
         traffic: Arc::clone(&assigned.traffic),

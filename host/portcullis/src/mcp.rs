@@ -10,7 +10,7 @@ use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use portcullis_console::api::ApiError;
 use portcullis_model::{Name, Side, Span, spec::Traffic};
 use portcullis_upstream::{
-    Account, Endpoint, HttpEndpoint, Incoming, MessageKind, Options, Outgoing, Params, Peer, Target, TargetKey,
+    Account, Endpoint, HttpEndpoint, Incoming, ListKind, MessageKind, Options, Outgoing, Params, Peer, Target, TargetKey,
     UpstreamError, Upstreams, launch::NoLauncher,
 };
 use serde_json::{Value, value::RawValue};
@@ -53,6 +53,7 @@ impl Mcp {
                 server: Name::default_tenant(),
                 generation: 0,
                 account: Account::None,
+                conversation: None,
             },
             endpoint: Endpoint::Http(Arc::new(HttpEndpoint { url, headers: Vec::new(), allow_private: true })),
             traffic: Arc::new(Traffic { timeout, ..Traffic::default() }),
@@ -66,8 +67,8 @@ impl Mcp {
     /// # Errors
     /// A refusal, or why there is no answer.
     pub async fn tools(&self) -> Result<Vec<Value>, Failure> {
-        let listing = self.peer.list_tools(&self.headers).await.map_err(|e| self.failure(e))?;
-        listing.tools.iter().map(|tool| serde_json::from_slice(&tool.raw).map_err(odd)).collect()
+        let listing = self.peer.list(ListKind::Tools, &self.headers).await.map_err(|e| self.failure(e))?;
+        listing.items.iter().map(|tool| serde_json::from_slice(&tool.raw).map_err(odd)).collect()
     }
 
     /// Calls a tool. The answer is its result, whatever it says.
@@ -80,12 +81,13 @@ impl Mcp {
         let incoming = self
             .peer
             .send(Outgoing {
-                method: "tools/call",
                 name: Some(tool),
-                body: &Params { method: "tools/call", members: &members },
                 headers: &self.headers,
-                deadline: Instant::now() + self.timeout,
-                progress: false,
+                ..Outgoing::new(
+                    "tools/call",
+                    &Params { method: "tools/call", members: &members },
+                    Instant::now() + self.timeout,
+                )
             })
             .await
             .map_err(|e| self.failure(e))?;

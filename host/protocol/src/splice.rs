@@ -32,6 +32,8 @@ pub enum MetaEdit<'e> {
         capabilities: &'e str,
         /// Who the gateway is, as a JSON object.
         client_info: Option<&'e str>,
+        /// The log level, as text; `None` keeps the client's.
+        log_level: Option<&'e str>,
     },
     /// Nothing: modern to legacy.
     Legacy,
@@ -162,7 +164,7 @@ fn add_members<'e>(message: &Message<'_>, edit: &RequestEdit<'e>, edits: &mut Ed
         added.push_str(arguments);
     }
     let members = match edit.meta {
-        MetaEdit::Modern { version, capabilities, client_info } => {
+        MetaEdit::Modern { version, capabilities, client_info, log_level } => {
             let mut text = format!(
                 "\"io.modelcontextprotocol/protocolVersion\":{},\"io.modelcontextprotocol/clientCapabilities\":{capabilities}",
                 quote(version)
@@ -171,13 +173,17 @@ fn add_members<'e>(message: &Message<'_>, edit: &RequestEdit<'e>, edits: &mut Ed
                 text.push_str(",\"io.modelcontextprotocol/clientInfo\":");
                 text.push_str(info);
             }
+            if let Some(level) = log_level {
+                text.push_str(",\"io.modelcontextprotocol/logLevel\":");
+                text.push_str(&quote(level));
+            }
             Some(text)
         }
         MetaEdit::Keep | MetaEdit::Legacy => None,
     };
     match params.and_then(|p| p.meta.as_ref()) {
         Some(meta) => {
-            let kept_log_level = members.is_some();
+            let kept_log_level = matches!(edit.meta, MetaEdit::Modern { log_level: None, .. });
             let mut gone: Vec<Member> = Vec::with_capacity(4);
             if !matches!(edit.meta, MetaEdit::Keep) {
                 // The log level is the client's wish, and legal in a modern request: only a legacy server must not see it.

@@ -86,6 +86,7 @@ async fn relayed(url: &str, calls: u32, connections: u32) -> f64 {
         server: "bench".parse().unwrap(),
         generation: 1,
         account: Account::None,
+        conversation: None,
     };
     let endpoint = HttpEndpoint { url: url.parse().unwrap(), headers: Vec::new(), allow_private: false };
     let target = Target { key, endpoint: Endpoint::Http(Arc::new(endpoint)), traffic: Arc::default() };
@@ -94,14 +95,9 @@ async fn relayed(url: &str, calls: u32, connections: u32) -> f64 {
     let headers = headers();
     let one = || async {
         let body = Spliced { message: &message, edit: Default::default() };
-        let outgoing = Outgoing {
-            method: "tools/call",
-            name: Some("echo"),
-            body: &body,
-            headers: &headers,
-            deadline: Instant::now() + Duration::from_secs(30),
-            progress: false,
-        };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let outgoing =
+            Outgoing { name: Some("echo"), headers: &headers, ..Outgoing::new("tools/call", &body, deadline) };
         match peer.send(outgoing).await.unwrap() {
             Incoming::Json { message, .. } => message.with_id("7").len(),
             Incoming::Stream { .. } => panic!("a stream"),
@@ -135,14 +131,24 @@ fn headers() -> Vec<(HeaderName, HeaderValue)> {
 }
 
 fn splice(calls: u32) -> f64 {
-    use portcullis_upstream::{Body, Version, Wire};
+    use portcullis_upstream::Body;
     let message = parse(CALL, &ParseLimits::default()).unwrap();
     let body = Spliced { message: &message, edit: Default::default() };
     let before = cpu();
     for id in 0..u64::from(calls) {
-        std::hint::black_box(body.build(&Wire { id, version: Version::LATEST, progress: None }));
+        std::hint::black_box(body.build(&wire(id)));
     }
     per_call(cpu() - before, calls)
+}
+
+fn wire(id: u64) -> portcullis_upstream::Wire<'static> {
+    portcullis_upstream::Wire {
+        id,
+        version: portcullis_upstream::Version::LATEST,
+        progress: None,
+        capabilities: portcullis_upstream::NO_CAPABILITIES,
+        log_level: None,
+    }
 }
 
 fn read(calls: u32) -> f64 {

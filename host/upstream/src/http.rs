@@ -34,15 +34,16 @@ use portcullis_protocol::{Era, Version, headers};
 use crate::{
     address::{GuardedResolver, Reach},
     error::{Sent, UpstreamError},
+    facts::ServerFacts,
     http::{
         answer::{HttpAnswer, Reply},
         connect::Counting,
         session::Session,
     },
     message::{Held, Incoming, Message, MessageKind, MessageStream, Source, cancelled},
-    outgoing::{Outgoing, Wire},
+    outgoing::{NO_CAPABILITIES, Outgoing},
     server::{InFlight, Server},
-    target::{HttpEndpoint, TargetKey},
+    target::{Conversation, HttpEndpoint, TargetKey},
 };
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -63,6 +64,10 @@ pub(crate) struct HttpPeer {
     limit: u64,
     server: Arc<Server>,
     session: ArcSwapOption<Session>,
+    /// What the server last said of itself.
+    facts: ArcSwapOption<ServerFacts>,
+    /// Whose conversation it is; nobody's in particular for a shared peer.
+    conversation: Option<Arc<Conversation>>,
     /// Held while a session is opened, which only happens when there is none.
     opening: tokio::sync::Mutex<()>,
     ids: AtomicU64,
@@ -127,9 +132,37 @@ impl HttpPeer {
             limit: traffic.max_response.get(),
             server,
             session: ArcSwapOption::empty(),
+            facts: ArcSwapOption::empty(),
+            conversation: key.conversation.clone(),
             opening: tokio::sync::Mutex::new(()),
             ids: AtomicU64::new(1),
         }))
+    }
+
+    /// What a legacy server is told in `initialize`.
+    fn capabilities(&self) -> &str {
+        self.conversation.as_ref().map_or(NO_CAPABILITIES, |c| &c.capabilities)
+    }
+
+    /// What the server last said of itself.
+    pub(crate) fn facts(&self) -> Option<Arc<ServerFacts>> {
+        self.facts.load_full()
+    }
+
+    /// Hands the server an answer or a notification of the client.
+    pub(crate) async fn reply(
+        self: &Arc<Self>,
+        body: Bytes,
+        headers: &[(HeaderName, HeaderValue)],
+        deadline: Instant,
+    ) -> Result<(), UpstreamError> {
+        let Some(session) = self.session.load_full() else {
+            // Whoever asked is gone with its session. The modern era has no messages of this sort.
+            return Err(UpstreamError::Closed { sent: Sent::No });
+        };
+        let head = Head { method: "", name: None, version: Some(session.version), session: Some(&session), headers };
+        let response = self.post(&head, body, deadline.min(Instant::now() + ASIDE)).await?;
+        if response.status().is_success() { Ok(()) } else { Err(status_error(&response)) }
     }
 
     /// See [`crate::Peer::send`].
@@ -210,7 +243,7 @@ impl HttpPeer {
         deadline: Instant,
     ) -> Result<(Message, HttpAnswer), Refusal> {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
-        let body = outgoing.body.build(&Wire { id, version, progress: outgoing.progress.then_some(id) });
+        let body = outgoing.body.build(&outgoing.wire(id, version));
         let head = Head {
             method: outgoing.method,
             name: outgoing.name,
@@ -391,12 +424,7 @@ impl Drop for Cancel {
 
 /// The code of a JSON-RPC error; 0 where there is none.
 pub(crate) fn rpc_code(message: &Message) -> i64 {
-    #[derive(serde::Deserialize)]
-    struct Code {
-        #[serde(default)]
-        code: i64,
-    }
-    serde_json::from_str::<Code>(message.payload_text()).map_or(0, |c| c.code)
+    message.code.unwrap_or(0)
 }
 
 /// What a refusal by status says besides its number.

@@ -6,7 +6,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod error;
+pub mod facts;
 pub mod launch;
+pub mod listen;
 pub mod listing;
 pub mod message;
 pub mod outgoing;
@@ -20,12 +22,14 @@ mod server;
 mod stdio;
 
 pub use error::{Sent, UpstreamError};
+pub use facts::ServerFacts;
 pub use launch::{LaunchError, LaunchKey, LaunchSpec, Launcher, Pipes, SecretFile};
-pub use listing::{Listing, Tool};
+pub use listen::{Change, Changed, Listen};
+pub use listing::{Item, ListKind, Listing};
 pub use message::{Incoming, Message, MessageKind, MessageStream};
-pub use outgoing::{Body, Outgoing, Params, Spliced, Wire};
+pub use outgoing::{Body, NO_CAPABILITIES, Outgoing, Params, Spliced, Wire};
 pub use portcullis_protocol::{Era, Version};
-pub use target::{Account, Endpoint, HttpEndpoint, Target, TargetKey};
+pub use target::{Account, Conversation, Endpoint, HttpEndpoint, Target, TargetKey};
 pub use upstreams::{Options, Peer, Upstreams};
 
 /// A future in a box, so that traits that return one can be objects.

@@ -1,6 +1,6 @@
 //! What a server sends: one JSON-RPC message, read just far enough to route it.
 
-use std::{fmt, ops::Range};
+use std::{borrow::Cow, fmt, ops::Range};
 
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
@@ -37,8 +37,12 @@ pub struct Message {
     pub payload: Range<usize>,
     /// Where the value of `params.progressToken` stands, for [`MessageKind::Progress`].
     pub token: Option<Range<usize>>,
+    /// Where the value of `method` stands, with its quotes, for a request or notification.
+    pub method: Option<Range<usize>>,
     /// Whether it is a tool's result that says `isError`.
     pub is_error: bool,
+    /// The code of a [`MessageKind::Error`], where it has one that is an integer.
+    pub code: Option<i64>,
 }
 
 const PROGRESS: &str = "notifications/progress";
@@ -52,7 +56,7 @@ impl Message {
     /// # Errors
     /// In words, when it is no JSON-RPC message: not JSON, not an object, a member twice, or neither answer nor call.
     pub fn parse(body: Bytes) -> Result<Self, String> {
-        let (kind, id, payload, token, is_error) = {
+        let read = {
             let message = portcullis_protocol::parse(&body, &LIMITS).map_err(|e| e.to_string())?;
             let id = message.id.filter(|id| id.raw != "null").map(|id| id.range());
             let params = message.params.as_ref();
@@ -70,10 +74,18 @@ impl Message {
                 .map(|r| r.piece)
                 .or(message.error.as_ref().map(|e| e.piece))
                 .or(params.map(|p| p.piece));
-            let is_error = message.result.as_ref().is_some_and(|r| r.is_error);
-            (kind, id, payload.map(|p| p.range()).unwrap_or_default(), token.map(|t| t.range()), is_error)
+            Self {
+                body: Bytes::new(),
+                kind,
+                id,
+                payload: payload.map(|p| p.range()).unwrap_or_default(),
+                token: token.map(|t| t.range()),
+                method: message.method.as_ref().map(|m| m.piece.range()),
+                is_error: message.result.as_ref().is_some_and(|r| r.is_error),
+                code: message.error.as_ref().and_then(|e| e.code),
+            }
         };
-        Ok(Self { body, kind, id, payload, token, is_error })
+        Ok(Self { body, ..read })
     }
 
     /// Whether it ends the call.
@@ -92,9 +104,12 @@ impl Message {
     }
 
     /// The method of a request or notification.
-    pub fn method(&self) -> Option<String> {
-        let message = portcullis_protocol::parse(&self.body, &LIMITS).ok()?;
-        message.method.map(|m| m.value.into_owned())
+    pub fn method(&self) -> Option<Cow<'_, str>> {
+        let quoted = self.text(self.method.clone()?);
+        match quoted.strip_prefix('"').and_then(|q| q.strip_suffix('"')) {
+            Some(plain) if !plain.contains('\\') => Some(Cow::Borrowed(plain)),
+            _ => serde_json::from_str::<String>(quoted).ok().map(Cow::Owned),
+        }
     }
 
     /// The id as one of ours.

@@ -11,20 +11,34 @@ use portcullis_protocol::{
 
 /// What the transport decides about a request's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wire {
+pub struct Wire<'w> {
     /// The JSON-RPC id to write, as a number.
     pub id: u64,
     /// The revision that the server speaks; 2026-07-28 wants its `_meta` fields in every request.
     pub version: Version,
     /// The progress token to write in place of the caller's, as a number. `None` where the caller gave none.
     pub progress: Option<u64>,
+    /// What the client can do, as a JSON object: said in each request to a server of the modern era.
+    pub capabilities: &'w str,
+    /// The log level that a server of the modern era is asked for; `None` leaves what the client's request says.
+    pub log_level: Option<&'w str>,
 }
+
+impl Wire<'_> {
+    /// A request of our own, which offers the server nothing.
+    pub(crate) fn own(id: u64, version: Version) -> Self {
+        Self { id, version, progress: None, capabilities: NO_CAPABILITIES, log_level: None }
+    }
+}
+
+/// What whoever can do nothing advertises.
+pub const NO_CAPABILITIES: &str = "{}";
 
 /// Something that can write itself as one JSON-RPC request. The gateway splices the caller's bytes; [`Params`] writes a
 /// request of our own.
 pub trait Body: Send + Sync {
     /// One complete JSON-RPC request.
-    fn build(&self, wire: &Wire) -> Bytes;
+    fn build(&self, wire: &Wire<'_>) -> Bytes;
 }
 
 /// One request for [`crate::Upstreams::send`].
@@ -41,6 +55,39 @@ pub struct Outgoing<'a> {
     pub deadline: Instant,
     /// Whether the caller asked for progress: then its token is replaced by one of ours, and progress is relayed.
     pub progress: bool,
+    /// What the caller can do, as a JSON object: a server of the modern era may ask for that, and no more, in its answer.
+    /// [`NO_CAPABILITIES`] where nobody would answer. To a legacy server the target's [`crate::Conversation`] speaks.
+    pub capabilities: &'a str,
+    /// The log level that the caller wants of a server of the modern era, such as `info`; `None` leaves what the request
+    /// says.
+    pub log_level: Option<&'a str>,
+}
+
+impl<'a> Outgoing<'a> {
+    /// What the transport decides, once it has an id and knows the server's revision.
+    pub(crate) fn wire(&self, id: u64, version: Version) -> Wire<'a> {
+        Wire {
+            id,
+            version,
+            progress: self.progress.then_some(id),
+            capabilities: self.capabilities,
+            log_level: self.log_level,
+        }
+    }
+
+    /// A request without `Mcp-Name`, headers, progress or capabilities.
+    pub fn new(method: &'a str, body: &'a dyn Body, deadline: Instant) -> Self {
+        Self {
+            method,
+            name: None,
+            body,
+            headers: &[],
+            deadline,
+            progress: false,
+            capabilities: NO_CAPABILITIES,
+            log_level: None,
+        }
+    }
 }
 
 /// A client's request, spliced: the transport's id and progress token go in, `_meta` becomes what the server's era wants,
@@ -53,12 +100,15 @@ pub struct Spliced<'a> {
 }
 
 impl Body for Spliced<'_> {
-    fn build(&self, wire: &Wire) -> Bytes {
+    fn build(&self, wire: &Wire<'_>) -> Bytes {
         let meta = match wire.version.era() {
             Era::Legacy => MetaEdit::Legacy,
-            Era::Modern => {
-                MetaEdit::Modern { version: wire.version.as_str(), capabilities: "{}", client_info: Some(CLIENT_INFO) }
-            }
+            Era::Modern => MetaEdit::Modern {
+                version: wire.version.as_str(),
+                capabilities: wire.capabilities,
+                client_info: Some(CLIENT_INFO),
+                log_level: wire.log_level,
+            },
         };
         let progress_token = wire.progress.map(Raw::Number);
         let edit = RequestEdit { id: Some(Raw::Number(wire.id)), progress_token, meta, ..self.edit };
@@ -78,17 +128,16 @@ pub struct Params<'a> {
     pub members: &'a str,
 }
 
-/// The `_meta` object of a request of our own to a server of the modern era. We advertise no capabilities: the session or
-/// child behind it is shared (security decision 16).
-pub(crate) const MODERN_META: &str = concat!(
-    r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"#,
+/// What a request of our own says in `_meta` to a server of the modern era, up to the capabilities.
+const MODERN_META: &str = concat!(
+    r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","#,
     r#""io.modelcontextprotocol/clientInfo":{"name":"portcullis","version":""#,
     env!("CARGO_PKG_VERSION"),
-    r#""}}"#
+    r#""},"io.modelcontextprotocol/clientCapabilities":"#
 );
 
 impl Body for Params<'_> {
-    fn build(&self, wire: &Wire) -> Bytes {
+    fn build(&self, wire: &Wire<'_>) -> Bytes {
         let mut into = Vec::with_capacity(320 + self.members.len());
         into.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
         write_number(wire.id, &mut into);
@@ -101,6 +150,23 @@ impl Body for Params<'_> {
                 into.push(b',');
             }
             into.extend_from_slice(MODERN_META.as_bytes());
+            into.extend_from_slice(wire.capabilities.as_bytes());
+            if let Some(level) = wire.log_level {
+                into.extend_from_slice(br#","io.modelcontextprotocol/logLevel":"#);
+                into.extend_from_slice(splice::quote(level).as_bytes());
+            }
+            if let Some(token) = wire.progress {
+                into.extend_from_slice(br#","progressToken":"#);
+                write_number(token, &mut into);
+            }
+            into.push(b'}');
+        } else if let Some(token) = wire.progress {
+            if !self.members.is_empty() {
+                into.push(b',');
+            }
+            into.extend_from_slice(br#""_meta":{"progressToken":"#);
+            write_number(token, &mut into);
+            into.push(b'}');
         }
         into.extend_from_slice(b"}}");
         into.into()
@@ -129,7 +195,7 @@ mod tests {
     #[test]
     fn writes_both_eras() {
         let write = |version, members| {
-            let out = Params { method: "tools/list", members }.build(&Wire { id: u64::MAX, version, progress: None });
+            let out = Params { method: "tools/list", members }.build(&Wire::own(u64::MAX, version));
             serde_json::from_slice::<serde_json::Value>(&out).unwrap()
         };
         let old = write(Version::V2025_11_25, "");

@@ -16,15 +16,18 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use portcullis_model::spec::Traffic;
 use portcullis_protocol::Version;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
 use crate::{
     error::{Sent, UpstreamError},
+    facts::ServerFacts,
     launch::{LaunchError, LaunchSpec, Launcher},
+    listen::Change,
     message::{Held, Incoming, Message, MessageStream, Source},
-    outgoing::{Outgoing, Wire},
+    outgoing::{NO_CAPABILITIES, Outgoing},
     server::{InFlight, Server},
     target::TargetKey,
 };
@@ -41,7 +44,7 @@ pub(crate) struct StdioPeer {
     traffic: Arc<Traffic>,
     server: Arc<Server>,
     launcher: Arc<dyn Launcher>,
-    changes: broadcast::Sender<TargetKey>,
+    changes: broadcast::Sender<Change>,
     child: ArcSwapOption<Child>,
     /// Held while a child is started; the outcome of the last start, so that those who waited for it share it.
     starting: tokio::sync::Mutex<Option<UpstreamError>>,
@@ -58,7 +61,7 @@ impl StdioPeer {
         traffic: Arc<Traffic>,
         server: Arc<Server>,
         launcher: Arc<dyn Launcher>,
-        changes: broadcast::Sender<TargetKey>,
+        changes: broadcast::Sender<Change>,
     ) -> Arc<Self> {
         let places = Arc::new(Semaphore::new(spec.process.max_in_flight.max(1) as usize));
         Arc::new(Self {
@@ -78,6 +81,25 @@ impl StdioPeer {
 
     pub(crate) fn start_timeout(&self) -> Duration {
         self.spec.process.start_timeout.get()
+    }
+
+    /// See [`crate::Peer::connect`].
+    pub(crate) async fn connect(self: &Arc<Self>, deadline: Instant) -> Result<Arc<ServerFacts>, UpstreamError> {
+        let child = self.child(deadline).await?;
+        Ok(child.facts().unwrap_or_else(|| Arc::new(ServerFacts::unknown(child.version()))))
+    }
+
+    /// What the child that runs said of itself.
+    pub(crate) fn facts(&self) -> Option<Arc<ServerFacts>> {
+        self.child.load().as_ref().and_then(|c| c.facts())
+    }
+
+    /// Hands the child an answer or a notification of the client. None is started for it.
+    pub(crate) async fn reply(&self, body: Bytes, deadline: Instant) -> Result<(), UpstreamError> {
+        match self.child.load_full().filter(|c| c.is_open()) {
+            Some(child) => child.write(body, deadline).await,
+            None => Err(UpstreamError::Closed { sent: Sent::No }),
+        }
     }
 
     /// See [`crate::Peer::send`].
@@ -117,7 +139,7 @@ impl StdioPeer {
             // Time runs for the call itself from here on: a start that took long is not the call's fault.
             let deadline = outgoing.deadline.min(Instant::now() + self.traffic.timeout.get());
             let (id, version) = (child.next_id(), child.version());
-            let body = outgoing.body.build(&Wire { id, version, progress: outgoing.progress.then_some(id) });
+            let body = outgoing.body.build(&outgoing.wire(id, version));
             let mut call = match child.call(id, body, outgoing.progress, deadline).await {
                 // The child ended between two calls, and this one never reached it.
                 Err(UpstreamError::Closed { sent: Sent::No }) if attempt == 0 => continue,
@@ -189,7 +211,8 @@ impl StdioPeer {
     async fn launch(&self) -> Result<Arc<Child>, UpstreamError> {
         let pipes = self.launcher.launch(&self.key, &self.spec).await?;
         let child = Child::run(self.key.clone(), pipes, self.traffic.max_response.as_usize(), self.changes.clone());
-        match handshake::shake(&child, self.server.era(), self.start_timeout()).await {
+        let capabilities = self.key.conversation.as_ref().map_or(NO_CAPABILITIES, |c| &c.capabilities);
+        match handshake::shake(&child, self.server.era(), capabilities, self.start_timeout()).await {
             Ok(era) => {
                 self.server.learn(era);
                 child.ready();

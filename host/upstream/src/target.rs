@@ -25,6 +25,16 @@ pub enum Account {
     Holder(Arc<str>),
 }
 
+/// One conversation of a client with a server: what asks it back (elicitation, sampling, roots) shares its session or child
+/// with nobody else (security decision 16).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Conversation {
+    /// What tells it from others of the same server and account, such as a session's nonce. No secret.
+    pub id: Arc<str>,
+    /// What the client can do, as a JSON object: a legacy server is told it in `initialize`.
+    pub capabilities: Arc<str>,
+}
+
 /// What a pooled session, connection or child belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TargetKey {
@@ -36,15 +46,22 @@ pub struct TargetKey {
     pub generation: u64,
     /// Whose credential is carried. [`Account::None`] for a child that everybody shares.
     pub account: Account,
+    /// Whose conversation it is. `None` for a peer that all callers under the account share: it advertises nothing, and
+    /// what the server asks is refused.
+    pub conversation: Option<Arc<Conversation>>,
 }
 
 impl fmt::Display for TargetKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.tenant, self.server)?;
         match &self.account {
-            Account::None => Ok(()),
-            Account::Connection { name, .. } => write!(f, " under {name}"),
-            Account::Holder(holder) => write!(f, " under {holder}"),
+            Account::None => {}
+            Account::Connection { name, .. } => write!(f, " under {name}")?,
+            Account::Holder(holder) => write!(f, " under {holder}")?,
+        }
+        match &self.conversation {
+            None => Ok(()),
+            Some(conversation) => write!(f, " in conversation {}", conversation.id),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use portcullis_model::{Name, spec::Traffic};
 use portcullis_protocol::Era;
@@ -17,10 +18,12 @@ use tokio::sync::broadcast;
 
 use crate::{
     error::UpstreamError,
+    facts::ServerFacts,
     http::HttpPeer,
     launch::Launcher,
-    listing::{self, Listing},
-    message::Incoming,
+    listen::{Change, Listen},
+    listing::{self, ListKind, Listing},
+    message::{Incoming, MessageStream},
     meter::Meter,
     outgoing::Outgoing,
     server::Server,
@@ -59,7 +62,7 @@ pub struct Upstreams {
     tls: Arc<rustls::ClientConfig>,
     peers: RwLock<HashMap<TargetKey, Arc<Peer>>>,
     servers: Mutex<HashMap<ServerKey, Weak<Server>>>,
-    changes: broadcast::Sender<TargetKey>,
+    changes: broadcast::Sender<Change>,
     born: Instant,
 }
 
@@ -164,21 +167,23 @@ impl Upstreams {
         self.peer(target)?.send(outgoing).await
     }
 
-    /// Lists the tools of a target; see [`Peer::list_tools`].
+    /// Lists what a target offers; see [`Peer::list`].
     ///
     /// # Errors
-    /// As [`Peer::list_tools`].
-    pub async fn list_tools(
+    /// As [`Peer::list`].
+    pub async fn list(
         &self,
         target: &Target,
+        kind: ListKind,
         headers: &[(HeaderName, HeaderValue)],
     ) -> Result<Listing, UpstreamError> {
-        self.peer(target)?.list_tools(headers).await
+        self.peer(target)?.list(kind, headers).await
     }
 
-    /// Keys of targets whose tools changed, as the servers tell. A reader that falls behind sees `Lagged` and had better
-    /// list everything again.
-    pub fn changes(&self) -> broadcast::Receiver<TargetKey> {
+    /// Which lists of which targets changed, as the servers tell. A reader that falls behind sees `Lagged` and had better
+    /// list everything again. A process tells by itself; whoever wants to hear from a server behind a URL has to
+    /// [`Peer::listen`].
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
     }
 
@@ -239,7 +244,7 @@ impl Peer {
     /// # Errors
     /// [`UpstreamError`]; [`UpstreamError::sent`] says whether the server may have seen the request.
     pub async fn send(&self, outgoing: Outgoing<'_>) -> Result<Incoming, UpstreamError> {
-        self.used.store(millis(self.born.elapsed()), Ordering::Relaxed);
+        self.touch();
         let in_flight = self.server.admit()?;
         match &self.transport {
             Transport::Http(peer) => peer.send(outgoing, in_flight).await,
@@ -247,16 +252,82 @@ impl Peer {
         }
     }
 
-    /// Lists the server's tools, over all pages, within `traffic.timeout` and `traffic.maxResponse`.
+    /// Lists all that the server offers of one kind, over all pages, within `traffic.timeout` and `traffic.maxResponse`. A
+    /// server that does not know the method offers none.
     ///
     /// # Errors
     /// As [`Peer::send`]; [`UpstreamError::Protocol`] when the list is malformed or has no end.
-    pub async fn list_tools(&self, headers: &[(HeaderName, HeaderValue)]) -> Result<Listing, UpstreamError> {
+    pub async fn list(&self, kind: ListKind, headers: &[(HeaderName, HeaderValue)]) -> Result<Listing, UpstreamError> {
         let patience = match &self.transport {
             Transport::Http(_) => Duration::ZERO,
             Transport::Stdio(peer) => peer.start_timeout(),
         };
-        listing::list_tools(self, headers, Instant::now() + self.traffic.timeout.get().max(patience)).await
+        listing::list(self, kind, headers, Instant::now() + self.traffic.timeout.get().max(patience)).await
+    }
+
+    /// Opens the session or starts the child if there is none, and says what the server says of itself. A server of the
+    /// modern era is asked once; a legacy one says it whenever a session is opened.
+    ///
+    /// # Errors
+    /// As [`Peer::send`].
+    pub async fn connect(
+        &self,
+        headers: &[(HeaderName, HeaderValue)],
+        deadline: Instant,
+    ) -> Result<Arc<ServerFacts>, UpstreamError> {
+        self.touch();
+        match &self.transport {
+            Transport::Http(peer) => peer.connect(headers, deadline).await,
+            Transport::Stdio(peer) => peer.connect(deadline).await,
+        }
+    }
+
+    /// What the server last said of itself; nothing before the first connection.
+    pub fn facts(&self) -> Option<Arc<ServerFacts>> {
+        match &self.transport {
+            Transport::Http(peer) => peer.facts(),
+            Transport::Stdio(peer) => peer.facts(),
+        }
+    }
+
+    /// Hands a legacy server what its client says to it outside any call: the answer to a request of the server, under the
+    /// server's id, or a notification. `body` is the whole message. Opens no session and starts no child: whoever asked
+    /// would be gone.
+    ///
+    /// # Errors
+    /// [`UpstreamError::Closed`] when there is no session or child; else as [`Peer::send`].
+    pub async fn reply(
+        &self,
+        body: Bytes,
+        headers: &[(HeaderName, HeaderValue)],
+        deadline: Instant,
+    ) -> Result<(), UpstreamError> {
+        self.touch();
+        match &self.transport {
+            Transport::Http(peer) => peer.reply(body, headers, deadline).await,
+            Transport::Stdio(peer) => peer.reply(body, deadline).await,
+        }
+    }
+
+    /// Hears what the server says outside any call: changes of its lists and of the resources named, and on a peer of one
+    /// conversation also its requests and everything else that belongs to no call.
+    ///
+    /// # Errors
+    /// When the server can't be listened to.
+    pub async fn listen(
+        &self,
+        listen: &Listen<'_>,
+        headers: &[(HeaderName, HeaderValue)],
+        deadline: Instant,
+    ) -> Result<MessageStream, UpstreamError> {
+        self.touch();
+        let _ = (listen, headers, deadline);
+        Err(UpstreamError::Protocol("the server can't be listened to".to_owned()))
+    }
+
+    /// Notes that the peer is in use.
+    fn touch(&self) {
+        self.used.store(millis(self.born.elapsed()), Ordering::Relaxed);
     }
 
     /// Whose peer it is.

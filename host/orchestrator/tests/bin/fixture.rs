@@ -190,18 +190,13 @@ async fn gateway(dir: std::path::PathBuf) {
         server: "doomed".parse().unwrap(),
         generation: 1,
         account: Account::None,
+        conversation: None,
     };
     let endpoint = Endpoint::Stdio(Arc::new(LaunchSpec::plain(Arc::new(process))));
     let target = Target { key, endpoint, traffic: Arc::new(Traffic::default()) };
     let body = Params { method: "tools/call", members: r#""name":"pid""# };
-    let outgoing = Outgoing {
-        method: "tools/call",
-        name: Some("pid"),
-        body: &body,
-        headers: &[],
-        deadline: Instant::now() + Duration::from_secs(20),
-        progress: false,
-    };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let outgoing = Outgoing { name: Some("pid"), ..Outgoing::new("tools/call", &body, deadline) };
     pool.send(&target, outgoing).await.unwrap();
     println!("up");
     std::future::pending::<()>().await;

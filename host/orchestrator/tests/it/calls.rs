@@ -7,7 +7,7 @@ use std::{
 
 use portcullis_model::{Bytes, Span, spec::Traffic};
 use portcullis_protocol::Era;
-use portcullis_upstream::{Incoming, MessageKind, Outgoing, Params, Sent, UpstreamError};
+use portcullis_upstream::{Change, Changed, Incoming, ListKind, MessageKind, Outgoing, Params, Sent, UpstreamError};
 use serde_json::json;
 
 use crate::kit::{House, call, eventually, payload, process, send};
@@ -42,13 +42,13 @@ async fn speaks_both_eras_and_tells_of_changes() {
         let house = House::new();
         let mut changes = house.pool.changes();
         let peer = house.server(flags);
-        let listing = peer.list_tools(&[]).await.unwrap();
+        let listing = peer.list(ListKind::Tools, &[]).await.unwrap();
         assert_eq!(peer.era(), Some(era));
-        assert_eq!(listing.tools.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-        assert_eq!(&listing.tools[0].raw[..], br#"{"name":"a","x":1.1}"#);
+        assert_eq!(listing.items.iter().map(|t| t.key.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(&listing.items[0].raw[..], br#"{"name":"a","x":1.1}"#);
         assert_eq!((listing.ttl, listing.public), (Some(Duration::from_millis(500)), true));
-        let key = tokio::time::timeout(Duration::from_secs(5), changes.recv()).await.unwrap().unwrap();
-        assert_eq!(&key, peer.key());
+        let change = tokio::time::timeout(Duration::from_secs(5), changes.recv()).await.unwrap().unwrap();
+        assert_eq!(change, Change { key: peer.key().clone(), what: Changed::Tools });
         house.close().await;
     }
 }
@@ -64,7 +64,7 @@ async fn a_server_that_never_answers_discover_is_greeted_anyway() {
 #[tokio::test]
 async fn a_list_without_an_end_is_refused() {
     let house = House::new();
-    let error = house.server(&["endless"]).list_tools(&[]).await.unwrap_err();
+    let error = house.server(&["endless"]).list(ListKind::Tools, &[]).await.unwrap_err();
     assert!(matches!(error, UpstreamError::Protocol(_)), "{error}");
     house.close().await;
 }
@@ -148,14 +148,7 @@ async fn progress_reaches_the_caller_who_asked() {
             portcullis_protocol::parse(text.as_bytes(), &portcullis_protocol::ParseLimits::default()).unwrap();
         let body = portcullis_upstream::Spliced { message: &message, edit: Default::default() };
         let deadline = Instant::now() + Duration::from_secs(20);
-        let outgoing = Outgoing {
-            method: "tools/call",
-            name: Some("progress"),
-            body: &body,
-            headers: &[],
-            deadline,
-            progress: true,
-        };
+        let outgoing = Outgoing { progress: true, ..Outgoing::new("tools/call", &body, deadline) };
         let Incoming::Stream { mut stream, .. } = peer.send(outgoing).await.unwrap() else { panic!("no stream") };
         let mut seen = Vec::new();
         while let Some(message) = stream.next().await {
@@ -212,7 +205,7 @@ async fn a_request_with_line_breaks_is_one_line() {
     let peer = house.server(&[]);
     let body = Params { method: "tools/call", members: "\"name\":\n\"echo\",\r\n\"arguments\":\n5" };
     let deadline = Instant::now() + Duration::from_secs(20);
-    let outgoing = Outgoing { method: "tools/call", name: None, body: &body, headers: &[], deadline, progress: false };
+    let outgoing = Outgoing::new("tools/call", &body, deadline);
     let Incoming::Json { message, .. } = peer.send(outgoing).await.unwrap() else { panic!("a stream") };
     assert_eq!(payload(&message)["echo"], 5);
     house.close().await;

@@ -63,7 +63,7 @@ impl House {
     }
 
     pub fn peer_of(&self, server: &str, account: Account, spec: LaunchSpec, traffic: Traffic) -> Arc<Peer> {
-        let key = TargetKey { tenant: tenant(), server: name(server), generation: 1, account };
+        let key = TargetKey { tenant: tenant(), server: name(server), generation: 1, account, conversation: None };
         let target = Target { key, endpoint: Endpoint::Stdio(Arc::new(spec)), traffic: Arc::new(traffic) };
         self.pool.peer(&target).unwrap()
     }
@@ -90,8 +90,7 @@ pub async fn send(peer: &Peer, tool: &str, arguments: Value, patience: Duration)
     let members = format!(r#""name":"{tool}","arguments":{arguments}"#);
     let body = Params { method: "tools/call", members: &members };
     let deadline = Instant::now() + patience;
-    peer.send(Outgoing { method: "tools/call", name: Some(tool), body: &body, headers: &[], deadline, progress: false })
-        .await
+    peer.send(Outgoing { name: Some(tool), ..Outgoing::new("tools/call", &body, deadline) }).await
 }
 
 pub async fn call(peer: &Peer, tool: &str, arguments: Value) -> Result<Value, UpstreamError> {

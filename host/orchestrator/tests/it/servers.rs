@@ -10,7 +10,7 @@ use std::{
 use portcullis_e2e::{parts, parts::Parts, servers};
 use portcullis_model::spec::{Process, Traffic};
 use portcullis_protocol::{Era, Version};
-use portcullis_upstream::{Account, Endpoint, HttpEndpoint, LaunchSpec, Peer, Target, TargetKey};
+use portcullis_upstream::{Account, Endpoint, HttpEndpoint, LaunchSpec, ListKind, Peer, Target, TargetKey};
 use serde_json::{Value, json};
 
 use crate::kit::{House, alive, call, eventually, name, payload, send, tenant};
@@ -46,10 +46,10 @@ async fn seven_real_servers_list_and_run_their_tools() {
         process.env.insert("MEMORY_FILE_PATH".to_owned(), inside("memory.json"));
         let spec = LaunchSpec::plain(Arc::new(process));
         let peer = house.peer(server.name, spec, Traffic::default());
-        let listing = peer.list_tools(&[]).await.unwrap_or_else(|e| panic!("{}: {e}", server.name));
-        assert_eq!(listing.tools.len(), server.tools, "{}", server.name);
+        let listing = peer.list(ListKind::Tools, &[]).await.unwrap_or_else(|e| panic!("{}: {e}", server.name));
+        assert_eq!(listing.items.len(), server.tools, "{}", server.name);
         assert_eq!(listing.version.as_str(), server.version, "{}", server.name);
-        assert!(listing.tools.iter().any(|t| t.name == tool), "{}: {tool}", server.name);
+        assert!(listing.items.iter().any(|t| t.key == tool), "{}: {tool}", server.name);
         let result = call(&peer, tool, arguments).await.unwrap_or_else(|e| panic!("{}: {e}", server.name));
         assert!(result["isError"] != json!(true) && text(&result).contains(said), "{}: {result}", server.name);
     }
@@ -65,8 +65,8 @@ async fn a_real_server_over_http_that_forgets_its_sessions() {
     let house = House::new();
     let mut server = Everything::start(free_port()).await;
     let peer = server.peer(&house);
-    let listing = peer.list_tools(&[]).await.unwrap();
-    assert_eq!((listing.tools.len(), listing.version), (13, Version::V2025_11_25));
+    let listing = peer.list(ListKind::Tools, &[]).await.unwrap();
+    assert_eq!((listing.items.len(), listing.version), (13, Version::V2025_11_25));
     assert_eq!(peer.era(), Some(Era::Legacy));
     for n in 0..3 {
         let result = call(&peer, "echo", json!({"message": format!("call {n}")})).await.unwrap();
@@ -117,7 +117,13 @@ impl Everything {
     }
 
     fn peer(&self, house: &House) -> Arc<Peer> {
-        let key = TargetKey { tenant: tenant(), server: name("http"), generation: 1, account: Account::None };
+        let key = TargetKey {
+            tenant: tenant(),
+            server: name("http"),
+            generation: 1,
+            account: Account::None,
+            conversation: None,
+        };
         let url = format!("http://127.0.0.1:{}/mcp", self.port).parse().unwrap();
         let endpoint = HttpEndpoint { url, headers: Vec::new(), allow_private: false };
         let traffic = Arc::new(Traffic::default());

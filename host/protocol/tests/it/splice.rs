@@ -12,6 +12,7 @@ const MODERN: MetaEdit<'static> = MetaEdit::Modern {
     version: "2026-07-28",
     capabilities: "{\"elicitation\":{}}",
     client_info: Some("{\"name\":\"portcullis\",\"version\":\"1\"}"),
+    log_level: None,
 };
 const PREFIX: &str = "io.modelcontextprotocol/";
 
@@ -150,7 +151,7 @@ fn members_are_added_to_whatever_there_is() {
             r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"arguments":{"a":1},"_meta":{M,"a":1}}}"#,
         ),
     ] {
-        let meta = MetaEdit::Modern { version: "2026-07-28", capabilities: "{}", client_info: None };
+        let meta = MetaEdit::Modern { version: "2026-07-28", capabilities: "{}", client_info: None, log_level: None };
         let edit = RequestEdit { arguments: Some("{\"a\":1}"), meta, ..RequestEdit::default() };
         let m = "\"io.modelcontextprotocol/protocolVersion\":\"2026-07-28\",\"io.modelcontextprotocol/clientCapabilities\":{}";
         assert_eq!(spliced(text, &edit), wanted.replace('M', m));

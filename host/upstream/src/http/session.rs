@@ -6,21 +6,20 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use http_body_util::Full;
 use portcullis_protocol::{Era, Version};
-use serde::Deserialize;
 
 use crate::{
     error::{Sent, UpstreamError},
+    facts::{Proof, ServerFacts, read_discovery, read_initialized},
     http::{
         Cancel, Head, HttpPeer, SESSION_ID,
         answer::{HttpAnswer, Reply},
         rpc_code,
     },
-    message::{Message, MessageKind},
     meter::{Kept, Opened},
     outgoing::{Body, CLIENT_INFO, Params, Wire},
 };
 
-/// A session with a legacy server, shared by all calls under one account. It advertises no capabilities.
+/// A session with a legacy server: of one conversation, or shared by all calls under one account.
 pub(crate) struct Session {
     /// `Mcp-Session-Id`; servers without state give none.
     pub(crate) id: Option<HeaderValue>,
@@ -32,105 +31,17 @@ pub(crate) struct Session {
     _kept: Kept,
 }
 
-/// What a server says to `server/discover`, as far as it matters here.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Discovered {
-    supported_versions: Vec<String>,
-    #[serde(default)]
-    capabilities: Capabilities,
-}
-
-#[derive(Deserialize, Default)]
-struct Capabilities {
-    #[serde(default)]
-    tools: ToolsCapability,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase")]
-struct ToolsCapability {
-    #[serde(default)]
-    list_changed: bool,
-}
-
-#[derive(Deserialize)]
-struct Unsupported {
-    data: SupportedVersions,
-}
-
-#[derive(Deserialize)]
-struct SupportedVersions {
-    supported: Vec<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Initialized {
-    protocol_version: String,
-}
-
-/// What the answer to `server/discover` proves.
-pub(crate) enum Proof {
-    /// The modern era; whether changes of the tool list are announced.
-    Modern {
-        /// `capabilities.tools.listChanged`.
-        list_changed: bool,
-    },
-    /// Most likely the legacy era: try `initialize`.
-    Legacy,
-}
-
-/// Reads the answer to `server/discover` (2026-07-28, "Versioning": a recognised modern error means modern, anything
-/// else legacy).
-pub(crate) fn read_discovery(message: &Message) -> Proof {
-    let modern = |versions: &[String]| versions.iter().any(|v| v == Version::LATEST.as_str());
-    match message.kind {
-        MessageKind::Result => match serde_json::from_str::<Discovered>(message.payload_text()) {
-            Ok(found) if modern(&found.supported_versions) => {
-                Proof::Modern { list_changed: found.capabilities.tools.list_changed }
-            }
-            _ => Proof::Legacy,
-        },
-        _ => match rpc_code(message) {
-            -32020 | -32021 => Proof::Modern { list_changed: false },
-            -32022 => match serde_json::from_str::<Unsupported>(message.payload_text()) {
-                Ok(error) if modern(&error.data.supported) => Proof::Modern { list_changed: false },
-                _ => Proof::Legacy,
-            },
-            _ => Proof::Legacy,
-        },
-    }
-}
-
-/// The `initialize` request, which advertises nothing.
-pub(crate) fn initialize(id: u64) -> Bytes {
+/// The `initialize` request, which advertises what a conversation's client can do, and nothing for a shared peer.
+pub(crate) fn initialize(id: u64, capabilities: &str) -> Bytes {
     let members = format!(
-        r#""protocolVersion":"{}","capabilities":{{}},"clientInfo":{CLIENT_INFO}"#,
+        r#""protocolVersion":"{}","capabilities":{capabilities},"clientInfo":{CLIENT_INFO}"#,
         Version::LATEST_LEGACY.as_str()
     );
-    Params { method: "initialize", members: &members }.build(&Wire {
-        id,
-        version: Version::LATEST_LEGACY,
-        progress: None,
-    })
+    Params { method: "initialize", members: &members }.build(&Wire::own(id, Version::LATEST_LEGACY))
 }
 
 /// The notification that ends the handshake.
 pub(crate) const INITIALIZED: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
-
-/// The revision that the answer to `initialize` agrees on.
-pub(crate) fn read_initialized(message: &Message) -> Result<Version, UpstreamError> {
-    if message.kind == MessageKind::Error {
-        return Err(UpstreamError::Protocol(format!("initialize was answered with error {}", rpc_code(message))));
-    }
-    let result: Initialized = serde_json::from_str(message.payload_text())
-        .map_err(|_| UpstreamError::Protocol("the result of initialize is malformed".to_owned()))?;
-    match result.protocol_version.parse::<Version>() {
-        Ok(version) if version.era() == Era::Legacy => Ok(version),
-        _ => Err(UpstreamError::Protocol("the server wants a protocol version that nobody else speaks".to_owned())),
-    }
-}
 
 impl HttpPeer {
     /// Finds out what the server speaks and opens a session if it needs one: `None` for the modern era.
@@ -156,9 +67,10 @@ impl HttpPeer {
                 }
             }
             None => {
-                if matches!(self.discover(headers, deadline).await?, Proof::Modern { .. }) {
+                if let Proof::Modern(facts) = self.discover(headers, deadline).await? {
                     self.server.learn(Era::Modern);
                     tracing::debug!(server = self.name, era = "modern", "probed");
+                    self.facts.store(facts);
                     return Ok(None);
                 }
             }
@@ -172,13 +84,42 @@ impl HttpPeer {
         Ok(Some(session))
     }
 
+    /// See [`crate::Peer::connect`].
+    pub(crate) async fn connect(
+        self: &Arc<Self>,
+        headers: &[(HeaderName, HeaderValue)],
+        deadline: Instant,
+    ) -> Result<Arc<ServerFacts>, UpstreamError> {
+        self.server.check()?;
+        let deadline = deadline.min(Instant::now() + self.timeout);
+        let session = self.open(self.server.era(), headers, deadline).await?;
+        if let Some(facts) = self.facts.load_full() {
+            return Ok(facts);
+        }
+        let version = session.map_or(Version::LATEST, |s| s.version);
+        if version.era() == Era::Legacy {
+            return Ok(Arc::new(ServerFacts::unknown(version)));
+        }
+        // The era was found out under another account, which may be told other things.
+        match self.discover(headers, deadline).await? {
+            Proof::Modern(facts) => {
+                let facts = facts.unwrap_or_else(|| Arc::new(ServerFacts::unknown(version)));
+                self.facts.store(Some(facts.clone()));
+                Ok(facts)
+            }
+            Proof::Legacy => {
+                self.server.forget_era();
+                Err(UpstreamError::Protocol("the server does not speak the era that it spoke before".to_owned()))
+            }
+        }
+    }
+
     async fn discover(
         self: &Arc<Self>,
         headers: &[(HeaderName, HeaderValue)],
         deadline: Instant,
     ) -> Result<Proof, UpstreamError> {
-        let wire = Wire { id: 0, version: Version::LATEST, progress: None };
-        let body = Params { method: "server/discover", members: "" }.build(&wire);
+        let body = Params { method: "server/discover", members: "" }.build(&Wire::own(0, Version::LATEST));
         let head =
             Head { method: "server/discover", name: None, version: Some(Version::LATEST), session: None, headers };
         let response = self.post(&head, body, deadline).await.map_err(unsent)?;
@@ -205,7 +146,7 @@ impl HttpPeer {
         deadline: Instant,
     ) -> Result<Session, UpstreamError> {
         let head = Head { method: "initialize", name: None, version: None, session: None, headers };
-        let response = self.post(&head, initialize(0), deadline).await?;
+        let response = self.post(&head, initialize(0, self.capabilities()), deadline).await?;
         let id = response.headers().get(SESSION_ID).cloned();
         if id.as_ref().is_some_and(|v| v.len() > 1024 || v.to_str().is_err()) {
             return Err(UpstreamError::Protocol("a session id that is too long or not visible ASCII".to_owned()));
@@ -220,8 +161,10 @@ impl HttpPeer {
                 Reply::Status(error) => error,
             });
         }
-        let version = read_initialized(&answer.answer().await?)?;
+        let facts = read_initialized(&answer.answer().await?)?;
         drop(answer);
+        let version = facts.version;
+        self.facts.store(Some(facts));
         let session = Session { id, version, headers: headers.to_vec(), _kept: self.server.meter.keep() };
         let head = Head {
             method: "notifications/initialized",
@@ -241,8 +184,7 @@ impl HttpPeer {
         headers: &[(HeaderName, HeaderValue)],
         deadline: Instant,
     ) -> bool {
-        let wire = Wire { id: 0, version: session.version, progress: None };
-        let body = Params { method: "ping", members: "" }.build(&wire);
+        let body = Params { method: "ping", members: "" }.build(&Wire::own(0, session.version));
         let head = Head { method: "ping", name: None, version: Some(session.version), session: Some(session), headers };
         let status = self.post(&head, body, deadline).await.map(|response| response.status());
         matches!(status, Ok(StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND))

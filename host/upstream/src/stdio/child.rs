@@ -18,7 +18,9 @@ use tokio::{
 
 use crate::{
     error::{Sent, UpstreamError},
+    facts::ServerFacts,
     launch::{self, Pipes},
+    listen::{Change, Changed},
     message::{Message, MessageKind, cancelled, refuse},
     stdio::lines::{Line, Lines, id_of},
     target::TargetKey,
@@ -35,7 +37,7 @@ const MAX_GARBAGE: usize = 16 << 20;
 pub(crate) struct Child {
     key: TargetKey,
     ids: AtomicU64,
-    version: OnceLock<Version>,
+    facts: OnceLock<Arc<ServerFacts>>,
     outbox: mpsc::Sender<Bytes>,
     table: Mutex<Table>,
     limit: usize,
@@ -57,12 +59,12 @@ struct Waiter {
 
 impl Child {
     /// Starts the two tasks. They end with the child's output, or when it is closed.
-    pub(crate) fn run(key: TargetKey, pipes: Pipes, limit: usize, changes: broadcast::Sender<TargetKey>) -> Arc<Self> {
+    pub(crate) fn run(key: TargetKey, pipes: Pipes, limit: usize, changes: broadcast::Sender<Change>) -> Arc<Self> {
         let (outbox, inbox) = mpsc::channel(OUTBOX);
         let child = Arc::new(Self {
             key,
             ids: AtomicU64::new(1),
-            version: OnceLock::new(),
+            facts: OnceLock::new(),
             outbox,
             table: Mutex::new(Table { open: true, waiting: HashMap::new() }),
             limit,
@@ -89,12 +91,17 @@ impl Child {
 
     /// The revision settled on; before that, the newest.
     pub(crate) fn version(&self) -> Version {
-        self.version.get().copied().unwrap_or(Version::LATEST)
+        self.facts.get().map_or(Version::LATEST, |f| f.version)
     }
 
-    pub(crate) fn settle(&self, version: Version) {
+    pub(crate) fn settle(&self, facts: Arc<ServerFacts>) {
         // Settled once, by the handshake.
-        let _ = self.version.set(version);
+        let _ = self.facts.set(facts);
+    }
+
+    /// What the child said of itself in the handshake.
+    pub(crate) fn facts(&self) -> Option<Arc<ServerFacts>> {
+        self.facts.get().cloned()
     }
 
     /// Whether it takes new calls.
@@ -211,7 +218,7 @@ impl Child {
     }
 
     /// Takes a line of output. Returns whether it was a message.
-    fn take(&self, line: Bytes, changes: &broadcast::Sender<TargetKey>) -> bool {
+    fn take(&self, line: Bytes, changes: &broadcast::Sender<Change>) -> bool {
         let Ok(message) = Message::parse(line) else {
             return false;
         };
@@ -232,9 +239,9 @@ impl Child {
                 }
             }
             MessageKind::Notification => {
-                if message.method().is_some_and(|m| m == "notifications/tools/list_changed") {
+                if let Some(what) = message.method().and_then(|m| Changed::of(&m)) {
                     // Nobody may be listening.
-                    let _ = changes.send(self.key.clone());
+                    let _ = changes.send(Change { key: self.key.clone(), what });
                 }
             }
         }
@@ -258,7 +265,7 @@ async fn write_all(mut stdin: Box<dyn AsyncWrite + Send + Unpin>, mut inbox: mps
 async fn read_all<R: tokio::io::AsyncRead + Unpin>(
     child: Weak<Child>,
     mut lines: Lines<R>,
-    changes: broadcast::Sender<TargetKey>,
+    changes: broadcast::Sender<Change>,
 ) {
     let mut garbage = 0usize;
     while let Some(line) = lines.next().await {

@@ -58,8 +58,13 @@ pub async fn start(server: Server) -> (Arc<Server>, String) {
 }
 
 pub fn peer_with(url: &str, account: Account, traffic: Traffic, pool: &Upstreams) -> Arc<Peer> {
-    let key =
-        TargetKey { tenant: "default".parse().unwrap(), server: "fixture".parse().unwrap(), generation: 1, account };
+    let key = TargetKey {
+        tenant: "default".parse().unwrap(),
+        server: "fixture".parse().unwrap(),
+        generation: 1,
+        account,
+        conversation: None,
+    };
     let endpoint = HttpEndpoint { url: url.parse().unwrap(), headers: Vec::new(), allow_private: false };
     pool.peer(&Target { key, endpoint: Endpoint::Http(Arc::new(endpoint)), traffic: Arc::new(traffic) }).unwrap()
 }
@@ -79,15 +84,8 @@ pub async fn send(peer: &Peer, tool: &str, patience: Duration) -> Result<Incomin
     let body = Params { method: "tools/call", members: &members };
     let headers = [(HeaderName::from_static("authorization"), HeaderValue::from_static("Bearer x"))];
     let deadline = Instant::now() + patience;
-    peer.send(Outgoing {
-        method: "tools/call",
-        name: Some(tool),
-        body: &body,
-        headers: &headers,
-        deadline,
-        progress: true,
-    })
-    .await
+    let outgoing = Outgoing::new("tools/call", &body, deadline);
+    peer.send(Outgoing { name: Some(tool), headers: &headers, progress: true, ..outgoing }).await
 }
 
 pub async fn call(peer: &Peer, tool: &str) -> Result<Message, UpstreamError> {

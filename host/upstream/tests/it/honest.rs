@@ -6,7 +6,7 @@ use portcullis_model::spec::Traffic;
 use portcullis_protocol::Era;
 use portcullis_telemetry::Metrics;
 use portcullis_upstream::{
-    Account, Incoming, MessageKind, Options, Sent, UpstreamError, Upstreams, launch::NoLauncher,
+    Account, Incoming, MessageKind, Options, Outgoing, Sent, UpstreamError, Upstreams, launch::NoLauncher,
 };
 
 use crate::fixture::{Server, call, eventually, peer, peer_with, pool, send, start};
@@ -111,17 +111,13 @@ async fn accounts_share_no_session() {
 async fn progress_is_relayed_and_requests_are_refused() {
     let (server, url) = start(Server::default()).await;
     let (_pool, peer) = peer(&url);
-    // The fixture's `Params` body has no token, so the fixture's progress is nobody's: only the splice puts one in.
     let text = br#"{"jsonrpc":"2.0","id":"c","method":"tools/call","params":{"name":"progress","_meta":{"progressToken":"t"}}}"#;
     let message = portcullis_protocol::parse(text, &portcullis_protocol::ParseLimits::default()).unwrap();
     let body = portcullis_upstream::Spliced { message: &message, edit: Default::default() };
-    let outgoing = portcullis_upstream::Outgoing {
-        method: "tools/call",
+    let outgoing = Outgoing {
         name: Some("progress"),
-        body: &body,
-        headers: &[],
-        deadline: std::time::Instant::now() + Duration::from_secs(10),
         progress: true,
+        ..Outgoing::new("tools/call", &body, std::time::Instant::now() + Duration::from_secs(10))
     };
     let Incoming::Stream { mut stream, .. } = peer.send(outgoing).await.unwrap() else { panic!("no stream") };
     let mut kinds = Vec::new();

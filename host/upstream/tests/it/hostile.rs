@@ -63,6 +63,7 @@ async fn private_addresses_are_out_of_reach() {
             server: "lured".parse().unwrap(),
             generation: 1,
             account: Account::None,
+            conversation: None,
         },
         endpoint: Endpoint::Http(std::sync::Arc::new(HttpEndpoint {
             url: url.parse().unwrap(),
