@@ -7,7 +7,7 @@ pub mod people;
 pub mod plugin;
 
 pub use connection::{Connection, Owner, SecretSource};
-pub use gateway::{CredentialMode, Gateway, PluginUse, ServerAssignment, ToolAssignment};
+pub use gateway::{CredentialMode, Disclosure, Gateway, PluginUse, ServerAssignment, Shown, ToolAssignment};
 pub use mcp_server::{CredentialNeed, Field, McpServer, Placement, Process, Remote, Sharing, Traffic, Transport};
 pub use people::{Agent, ExternalGroup, Identity, Role, Team, User};
 pub use plugin::{Failure, Grants, Isolation, Limits, Plugin, Source};

@@ -27,9 +27,12 @@ pub struct Gateway {
     /// Policies, asked in this order; each has to allow. Without any, every caller may use every assigned tool.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<PluginUse>,
-    /// The servers whose tools are shown.
+    /// The servers whose tools, prompts and resources are shown.
     #[serde(default)]
     pub servers: Vec<ServerAssignment>,
+    /// How tools are shown.
+    #[serde(default, skip_serializing_if = "Disclosure::is_list")]
+    pub exposure: Disclosure,
     /// The most requests a second by one principal, and the burst; unlimited where left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_per_principal: Option<u32>,
@@ -37,6 +40,25 @@ pub struct Gateway {
 
 fn default_auth() -> Vec<PluginUse> {
     vec![PluginUse { plugin: "bearer-token".to_owned(), config: None, on_error: None }]
+}
+
+/// How a gateway shows its tools.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Disclosure {
+    /// Each by itself.
+    #[default]
+    List,
+    /// By two tools in their place: `search_tools` finds them, `call_tool` calls them. For gateways with more tools than a
+    /// model should read. Each tool can still be called by its name.
+    Search,
+}
+
+impl Disclosure {
+    /// Whether it is the usual one.
+    pub fn is_list(&self) -> bool {
+        *self == Self::List
+    }
 }
 
 /// A plugin at a place in a gateway.
@@ -53,16 +75,16 @@ pub struct PluginUse {
     pub on_error: Option<Failure>,
 }
 
-/// A server's tools in a gateway.
+/// A server's tools, prompts and resources in a gateway.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServerAssignment {
     /// The `McpServer`.
     pub server: Name,
-    /// Put before each tool's name with two underscores; the server's name where left out.
+    /// Put before each tool's and prompt's name with two underscores; the server's name where left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
-    /// Shows tools under their own names. Two servers that show one name are refused.
+    /// Shows tools and prompts under their own names. Where two servers show one name, the first server has it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bare_names: bool,
     /// How the credential of its calls is chosen; as the `McpServer` says where left out.
@@ -74,9 +96,34 @@ pub struct ServerAssignment {
     /// Which tools are not shown, as globs of their own names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
+    /// Which prompts are shown, by globs of their own names; all where left out.
+    #[serde(default, skip_serializing_if = "Shown::is_all")]
+    pub prompts: Shown,
+    /// Which resources and resource templates are shown, by globs of their URIs as the server writes them; all where left out.
+    #[serde(default, skip_serializing_if = "Shown::is_all")]
+    pub resources: Shown,
     /// Single tools that are shown otherwise, by their own names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tools: BTreeMap<String, ToolAssignment>,
+}
+
+/// Which of a server's prompts or resources are shown.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Shown {
+    /// Those that match one of these globs; all where empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub include: Vec<String>,
+    /// But none that matches one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+}
+
+impl Shown {
+    /// Whether nothing is left out.
+    pub fn is_all(&self) -> bool {
+        self.include.is_empty() && self.exclude.is_empty()
+    }
 }
 
 /// One tool, shown otherwise than its server says.

@@ -196,6 +196,10 @@ pub struct Traffic {
     pub max_concurrent: u32,
     /// How old the catalogue may get where the server does not say.
     pub catalogue_ttl: Span,
+    /// Says that what the server lists is the same under every account, so that one account's list may be shown to another
+    /// until its own has been fetched. Servers of 2026-07-28 say so themselves (`cacheScope`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub catalogue_public: bool,
     /// Arguments that are set for every call, over what the caller sent, by tool glob.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub pinned_arguments: BTreeMap<String, BTreeMap<String, Value>>,
@@ -209,6 +213,7 @@ impl Default for Traffic {
             max_response: Bytes::mebi(64),
             max_concurrent: 1024,
             catalogue_ttl: Span::seconds(300),
+            catalogue_public: false,
             pinned_arguments: BTreeMap::new(),
         }
     }
