@@ -42,7 +42,15 @@ impl Settings {
     /// A fault of the caller, for HTTP status 403.
     pub fn check_origin(&self, authority: Option<&str>, headers: &HeaderMap) -> Result<(), Fault> {
         let text = |name| headers.get(name).map(|v| v.to_str().unwrap_or("\u{fffd}"));
-        let host = authority.or_else(|| text(header::HOST)).unwrap_or_default();
+        let sent = text(header::HOST);
+        let twice = headers.get_all(header::HOST).iter().nth(1).is_some();
+        let differs = authority.zip(sent).is_some_and(|(authority, host)| !authority.eq_ignore_ascii_case(host));
+        if twice || differs {
+            // Who stands in front may have believed the other one (RFC 9112 section 3.2, RFC 9113 section 8.3.1).
+            return Err(Fault::new(Side::Caller, "invalid-request", "the request names more than one host")
+                .next("Send one Host header"));
+        }
+        let host = authority.or(sent).unwrap_or_default();
         let host_name = name_of(host);
         if !self.is_our_name(host_name) {
             return Err(Fault::new(Side::Caller, "foreign-host", "the Host header names another server")
@@ -89,6 +97,37 @@ impl Settings {
             || self.allowed_hosts.iter().any(|h| h.eq_ignore_ascii_case(name))
             || self.public_url.as_ref().and_then(Url::host_str).is_some_and(|h| h.eq_ignore_ascii_case(name))
     }
+}
+
+/// Refuses a body that is anything but plain JSON in UTF-8 (RFC 8259 section 8.1), before it is read.
+///
+/// # Errors
+/// A fault of the caller, for HTTP status 415.
+pub fn check_content(headers: &HeaderMap) -> Result<(), Fault> {
+    let refused = |why: &'static str| Err(Fault::new(Side::Caller, "unsupported-media-type", why));
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(first), None) = (types.next(), types.next()) else {
+        return refused("the body must be application/json");
+    };
+    // What nearly everybody sends.
+    if first.as_bytes() != b"application/json" {
+        let mut pieces = first.to_str().unwrap_or_default().split(';');
+        if !pieces.next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
+            return refused("the body must be application/json");
+        }
+        let charset = pieces
+            .filter_map(|piece| piece.split_once('='))
+            .find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))
+            .map(|(_, value)| value.trim().trim_matches('"'));
+        if charset.is_some_and(|c| !c.eq_ignore_ascii_case("utf-8") && !c.eq_ignore_ascii_case("us-ascii")) {
+            return refused("the body must be in UTF-8, whatever its charset says");
+        }
+    }
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    if encodings.any(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return refused("the body must not be encoded: Content-Encoding is not supported here");
+    }
+    Ok(())
 }
 
 /// The name in `name:port` or `[v6]:port`.
@@ -138,6 +177,46 @@ mod tests {
             assert_eq!(check("mcp.example.com", Some(origin)), Err("foreign-origin"), "{origin}");
         }
         assert_eq!(check("127.0.0.1:7777", Some("http://evil.example")), Err("foreign-origin"));
+    }
+
+    #[test]
+    fn a_request_names_one_host() {
+        let settings = Settings::default();
+        let check = |authority, headers: &HeaderMap| settings.check_origin(authority, headers).map_err(|f| f.code);
+        let one = headers(&[("host", "localhost:7777")]);
+        let mut two = one.clone();
+        two.append(header::HOST, "localhost:7777".parse().unwrap());
+        assert_eq!(check(None, &one), Ok(()));
+        assert_eq!(check(Some("LOCALHOST:7777"), &one), Ok(()));
+        assert_eq!(check(Some("localhost:7777"), &HeaderMap::new()), Ok(()), "HTTP/2 needs no Host");
+        assert_eq!(check(None, &two), Err("invalid-request"), "also where both say the same");
+        assert_eq!(check(Some("localhost:1"), &one), Err("invalid-request"));
+        assert_eq!(check(Some("evil.example"), &one), Err("invalid-request"));
+    }
+
+    #[test]
+    fn a_body_is_plain_json_in_utf_8() {
+        let check = |pairs: &[(&'static str, &str)]| check_content(&headers(pairs)).map_err(|f| f.code);
+        for right in [
+            "application/json",
+            "Application/JSON",
+            "application/json; charset=utf-8",
+            "application/json;charset=\"UTF-8\"",
+            "application/json; charset=us-ascii; v=1",
+        ] {
+            assert_eq!(check(&[("content-type", right)]), Ok(()), "{right}");
+        }
+        for wrong in ["", "text/plain", "application/jsonx", "application/json; charset=utf-16", "a; application/json"]
+        {
+            assert_eq!(check(&[("content-type", wrong)]), Err("unsupported-media-type"), "{wrong}");
+        }
+        assert!(check(&[]).is_err());
+        let json = ("content-type", "application/json");
+        assert_eq!(check(&[json, ("content-encoding", "identity")]), Ok(()));
+        assert!(check(&[json, ("content-encoding", "gzip")]).is_err());
+        let mut twice = headers(&[json]);
+        twice.append(header::CONTENT_TYPE, "text/plain".parse().unwrap());
+        assert!(check_content(&twice).is_err());
     }
 
     #[test]

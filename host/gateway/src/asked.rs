@@ -1,6 +1,6 @@
 //! What is known of a request once it is read and its caller is known; every method starts from it.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -18,6 +18,41 @@ pub struct Client {
     pub session: Option<[u8; 12]>,
 }
 
+/// What phases 1 to 3 made of a request, without the message that is read from its body.
+#[derive(Clone)]
+pub struct Received {
+    /// The gateway that was asked.
+    pub view: Arc<View>,
+    /// Who asks.
+    pub principal: Arc<Principal>,
+    /// The client's side of the protocol.
+    pub client: Client,
+    /// The whole body.
+    pub body: Bytes,
+    /// The request's headers.
+    pub headers: Arc<HeaderMap>,
+    /// Its id in logs, traces, audit and errors.
+    pub request_id: Arc<str>,
+    /// When it came.
+    pub started: Instant,
+}
+
+impl Received {
+    /// The request with its message, which was read from the body.
+    pub fn asked<'a>(&'a self, message: &'a Message<'a>) -> Asked<'a> {
+        Asked {
+            view: &self.view,
+            principal: &self.principal,
+            client: &self.client,
+            message,
+            body: &self.body,
+            headers: &self.headers,
+            request_id: &self.request_id,
+            started: self.started,
+        }
+    }
+}
+
 /// A request after phases 1 to 3.
 pub struct Asked<'a> {
     /// The gateway that was asked.
@@ -32,8 +67,6 @@ pub struct Asked<'a> {
     pub body: &'a Bytes,
     /// The request's headers.
     pub headers: &'a Arc<HeaderMap>,
-    /// Where it came from.
-    pub address: IpAddr,
     /// Its id in logs, traces, audit and errors.
     pub request_id: &'a Arc<str>,
     /// When it came.

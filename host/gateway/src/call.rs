@@ -1,13 +1,13 @@
 //! `tools/call`: phases 4 to 10.
 
-use std::{sync::Arc, time::Instant};
+use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
 use portcullis_credential::Carried;
 use portcullis_model::{Fault, Side, spec::Failure};
-use portcullis_plugin::{Attributes, CallFacts, Decision, PluginFailure, RequestFacts, ResultFacts};
+use portcullis_plugin::{Attributes, CallFacts, Decision, Item, PluginFailure, RequestFacts, ResultFacts};
 use portcullis_protocol::{ParseLimits, rpc, splice::RequestEdit, strict};
 use portcullis_upstream::{Incoming, MessageKind, Outgoing, Peer, Spliced, UpstreamError};
 
@@ -31,9 +31,17 @@ pub async fn call(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Under
             .next("Name the tool as tools/list shows it");
         return answer::rpc_fault(asked.id(), &fault, asked.request_id, era);
     };
+    if let Some(rate) = &asked.view.rate
+        && let Err(fault) = rate.check(&asked.principal.subject_text)
+    {
+        Record::outside(gateways, asked, exposed).refused(&fault).await;
+        return answer::tool_fault(asked.id(), &fault, asked.request_id, era);
+    }
     let Some(route) = asked.view.route(exposed, &gateways.catalogue) else {
         let fault = unknown_tool(exposed);
-        Record::outside(gateways, asked, exposed).refused(&fault).await;
+        // With policies, what is denied is on disk before it is answered: so is this, or the time would tell them apart.
+        let durable = !asked.view.policies.is_empty();
+        Record::outside(gateways, asked, exposed).unknown(&fault, durable).await;
         return answer::rpc_fault(asked.id(), &fault, asked.request_id, era);
     };
     let assigned = &asked.view.servers[route.server];
@@ -52,10 +60,15 @@ pub async fn call(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Under
     };
     match outcome {
         Ok(response) => response,
-        Err(fault) => {
-            if let Some(record) = one.record.take() {
-                record.refused(&fault).await;
+        Err(Refused { fault, hidden }) => {
+            match one.record.take() {
+                Some(record) if hidden => record.hidden(&fault).await,
+                Some(record) => record.refused(&fault).await,
+                None => {}
             }
+            // Whoever does not see a tool in the list learns no more from calling it than that there is none. What is on
+            // record says why.
+            let fault = if hidden { unknown_tool(exposed) } else { fault };
             if fault.code == "unknown-tool" {
                 return answer::rpc_fault(asked.id(), &fault, asked.request_id, era);
             }
@@ -71,6 +84,19 @@ fn unknown_tool(exposed: &str) -> Fault {
         .next("List the tools again: the list may have changed")
 }
 
+/// Why a call does not happen.
+struct Refused {
+    fault: Fault,
+    /// Whether the tool is hidden from this caller, so that the answer must not tell that there is one.
+    hidden: bool,
+}
+
+impl From<Fault> for Refused {
+    fn from(fault: Fault) -> Self {
+        Self { fault, hidden: false }
+    }
+}
+
 struct Call<'a> {
     gateways: &'a Gateways,
     asked: &'a Asked<'a>,
@@ -83,23 +109,31 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    async fn run(&mut self) -> Result<Response, Fault> {
+    async fn run(&mut self) -> Result<Response, Refused> {
         let (asked, assigned) = (self.asked, self.assigned);
-        if let Some(rate) = &asked.view.rate {
-            rate.check(&asked.principal.subject_text)?;
+        let deadline = asked.started + assigned.traffic.timeout.get();
+        let mut facts = None;
+        let (arguments, modified) = if asked.view.policies.is_empty() {
+            (self.arguments()?, false)
+        } else {
+            let decided = match self.arguments() {
+                Ok(arguments) => self.decide(facts.insert(Facts::new(self, deadline, &arguments)), arguments).await,
+                Err(fault) => Err(fault),
+            };
+            match decided {
+                Ok(decided) => decided,
+                Err(fault) => return Err(Refused { fault, hidden: self.is_hidden(deadline).await }),
+            }
+        };
+        if let Some(record) = &mut self.record {
+            record.decided(modified);
         }
+        // After the policies: who may not use a tool is not told whether there is one.
         if let Some(shared) = &assigned.shared
             && shared.entry.has(self.tool) == Some(false)
         {
             self.gateways.refresh_shared(assigned, shared, asked.view);
-            return Err(unknown_tool(self.exposed).server(assigned.server.as_str()));
-        }
-        let deadline = asked.started + assigned.traffic.timeout.get();
-        let arguments = self.arguments()?;
-        let facts = Facts::new(self, deadline, &arguments);
-        let arguments = self.decide(&facts, arguments).await?;
-        if let Some(record) = &mut self.record {
-            record.decided(matches!(arguments, Arguments::Changed(_)));
+            return Err(unknown_tool(self.exposed).into());
         }
 
         let carried = match assigned.plan_for(self.tool) {
@@ -120,7 +154,21 @@ impl Call<'_> {
         }
         let peer = targets::peer(&self.gateways.upstreams, asked.view, assigned, carried.as_deref())
             .map_err(|e| e.to_fault(assigned.server.as_str(), Some(self.exposed)))?;
-        self.send(&peer, carried.as_deref(), arguments, &facts, deadline).await
+        Ok(self.send(&peer, carried.as_deref(), arguments, facts.as_ref(), deadline).await?)
+    }
+
+    /// Whether a policy leaves this tool out of this caller's list. A filter that fails hides nothing here: then the list is
+    /// refused as a whole, and says so.
+    async fn is_hidden(&self, deadline: Instant) -> bool {
+        let request = request_facts(self.asked, deadline);
+        let item = [Item { server: self.assigned.server.as_str(), name: self.tool }];
+        for policy in self.asked.view.policies.iter().filter(|p| p.plugin.hooks().list_filter) {
+            let kept = policy.plugin.filter(self.asked.principal, &request, "tools", &item).await;
+            if kept.is_ok_and(|kept| kept.is_empty()) {
+                return true;
+            }
+        }
+        false
     }
 
     /// What stands in place of a server's tools was called, and there is an account by now.
@@ -153,24 +201,41 @@ impl Call<'_> {
 
     fn pinned(&self, raw: &str, unchanged: Arguments) -> Result<Arguments, Fault> {
         match self.assigned.pinned.apply(self.tool, raw) {
-            Ok(std::borrow::Cow::Borrowed(_)) => Ok(unchanged),
-            Ok(std::borrow::Cow::Owned(changed)) => Ok(Arguments::Changed(Bytes::from(changed))),
+            Ok(Cow::Borrowed(_)) => Ok(unchanged),
+            Ok(Cow::Owned(changed)) => Ok(Arguments::Changed(Bytes::from(changed))),
             Err(what) => Err(Fault::new(Side::Caller, "invalid-params", what)),
         }
     }
 
-    /// Phase 6: each policy has to allow.
-    async fn decide(&self, facts: &Facts, mut arguments: Arguments) -> Result<Arguments, Fault> {
+    /// A policy's arguments with the pinned ones put back: no policy can change what the operator has pinned, and the next
+    /// policy decides by what will be sent.
+    fn pinned_again(&self, policy: &Policy, new: Bytes) -> Result<Bytes, Fault> {
+        self.assigned.pinned.apply_again(self.tool, new).map_err(|error| {
+            tracing::warn!(
+                request = &**self.asked.request_id,
+                policy = policy.plugin.name(),
+                error,
+                "a policy's new arguments are none"
+            );
+            Fault::new(Side::Gateway, "plugin-invalid", "a policy answered with invalid arguments")
+                .server(self.assigned.server.as_str())
+                .tool(self.exposed)
+        })
+    }
+
+    /// Phase 6: each policy has to allow. Gives the arguments, and whether a policy changed them.
+    async fn decide(&self, facts: &Facts, mut arguments: Arguments) -> Result<(Arguments, bool), Fault> {
         let mut changed: Option<CallFacts> = None;
         for policy in self.asked.view.policies.iter().filter(|p| p.plugin.hooks().tool_call) {
             let call = changed.as_ref().unwrap_or(&facts.call);
             let decision = policy.plugin.decide(self.asked.principal, &facts.request, call).await;
             if let Some(new) = self.allowed(policy, decision)? {
+                let new = self.pinned_again(policy, new)?;
                 changed = Some(CallFacts { arguments: new.clone(), ..facts.call.clone() });
                 arguments = Arguments::Changed(new);
             }
         }
-        Ok(arguments)
+        Ok((arguments, changed.is_some()))
     }
 
     /// What a policy's answer means: nothing, other arguments (or another result), or a refusal.
@@ -209,7 +274,7 @@ impl Call<'_> {
         peer: &Peer,
         carried: Option<&Carried>,
         arguments: Arguments,
-        facts: &Facts,
+        facts: Option<&Facts>,
         deadline: Instant,
     ) -> Result<Response, Fault> {
         let asked = self.asked;
@@ -252,17 +317,20 @@ impl Call<'_> {
             server: version.era(),
             max_bytes: self.assigned.traffic.max_response.as_usize(),
         };
-        let reviewed = asked.view.policies.iter().any(|p| p.plugin.hooks().tool_result);
+        let reviewed = facts.filter(|_| asked.view.policies.iter().any(|p| p.plugin.hooks().tool_result));
         match incoming {
             Incoming::Json { message, .. } => {
-                let message = if reviewed { self.review(facts, message).await? } else { message };
+                let message = match reviewed {
+                    Some(facts) => self.review(facts, message).await?,
+                    None => message,
+                };
                 let body = rewrite
                     .answer(&message)
                     .map_err(|e| e.to_fault(self.assigned.server.as_str(), Some(self.exposed)))?;
                 self.done(&message);
                 Ok(answer::json(StatusCode::OK, body))
             }
-            Incoming::Stream { mut stream, .. } if reviewed => {
+            Incoming::Stream { mut stream, .. } if let Some(facts) = reviewed => {
                 // What is reviewed has to be held; what came before the answer goes out with it.
                 let mut events = Vec::new();
                 let answer = loop {
@@ -333,6 +401,16 @@ enum Arguments {
     Changed(Bytes),
 }
 
+fn request_facts(asked: &Asked<'_>, deadline: Instant) -> RequestFacts {
+    RequestFacts {
+        gateway: asked.view.name.clone(),
+        request_id: Arc::clone(asked.request_id),
+        headers: Arc::clone(asked.headers),
+        deadline,
+        attributes: Attributes::default(),
+    }
+}
+
 /// What policies are told. Made only where there are any.
 struct Facts {
     request: RequestFacts,
@@ -343,13 +421,7 @@ impl Facts {
     fn new(call: &Call<'_>, deadline: Instant, arguments: &Arguments) -> Self {
         let asked = call.asked;
         Self {
-            request: RequestFacts {
-                gateway: asked.view.name.clone(),
-                request_id: Arc::clone(asked.request_id),
-                headers: Arc::clone(asked.headers),
-                deadline,
-                attributes: Attributes::default(),
-            },
+            request: request_facts(asked, deadline),
             call: CallFacts {
                 server: call.assigned.server.clone(),
                 tool: Arc::from(call.tool),

@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
+use bytes::Bytes;
 use globset::{GlobBuilder, GlobMatcher};
 use serde_json::{Value, value::RawValue};
 
@@ -27,6 +28,18 @@ impl Pinned {
     /// Whether any argument of this tool is pinned.
     pub fn any(&self, tool: &str) -> bool {
         self.0.iter().any(|(glob, _)| glob.is_match(tool))
+    }
+
+    /// Arguments that a policy wrote, with the pinned ones put back: no policy changes what the operator has pinned.
+    ///
+    /// # Errors
+    /// In words, where they are no object.
+    pub fn apply_again(&self, tool: &str, arguments: Bytes) -> Result<Bytes, &'static str> {
+        let text = std::str::from_utf8(&arguments).map_err(|_| "arguments must be UTF-8")?;
+        match self.apply(tool, text)? {
+            Cow::Owned(pinned) => Ok(pinned.into()),
+            Cow::Borrowed(_) => Ok(arguments),
+        }
     }
 
     /// The arguments with the pinned ones in place; those that are not pinned stay byte for byte.
@@ -100,6 +113,11 @@ mod tests {
         assert_eq!(apply("list_repos", "{}").unwrap(), r#"{"n":1,"owner":"us"}"#);
         assert_eq!(apply("other", r#"{ "a": 1 }"#).unwrap(), r#"{ "a": 1 }"#);
         assert!(apply("get", "[]").is_err());
+        let again = |tool, text: &'static str| pinned.apply_again(tool, Bytes::from_static(text.as_bytes()));
+        assert_eq!(again("get", r#"{"x":false,"y":1}"#).unwrap(), r#"{"y":1,"x":true}"#, "a policy can't change it");
+        assert_eq!(again("get", "{}").unwrap(), r#"{"x":true}"#, "nor leave it out");
+        assert_eq!(again("other", "[ 1]").unwrap(), "[ 1]", "byte for byte where nothing is pinned");
+        assert!(again("get", "null").is_err());
         // A key written with an escape is the same key.
         assert_eq!(apply("get", r#"{"\u0078":false}"#).unwrap(), r#"{"x":true}"#);
     }

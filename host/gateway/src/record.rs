@@ -141,6 +141,16 @@ impl Record {
         (fault, Arc::clone(&self.request_id))
     }
 
+    /// Nobody was asked: there is no such tool. Where denials are waited for, so is this.
+    pub async fn unknown(mut self, fault: &Fault, durable: bool) {
+        self.metrics.refused(fault);
+        let outcome = Outcome::of_fault(fault);
+        if !durable {
+            return self.write(Some(fault.code), outcome);
+        }
+        self.write_durable(fault.code, outcome).await;
+    }
+
     /// The call was refused. What a policy denied, or what failed closed before all had decided, is on disk before the caller
     /// hears of it.
     pub async fn refused(mut self, fault: &Fault) {
@@ -151,12 +161,26 @@ impl Record {
             self.write(Some(fault.code), outcome);
             return;
         }
+        self.denied(fault.code, outcome).await;
+    }
+
+    /// The tool is hidden from the caller: whatever was found wrong with the call, it was denied.
+    pub async fn hidden(mut self, fault: &Fault) {
+        self.metrics.refused(fault);
+        self.denied(fault.code, Outcome::Denied).await;
+    }
+
+    async fn denied(&mut self, reason: &'static str, outcome: Outcome) {
         self.decision = Some("deny");
-        if let Some(event) = self.finish(Some(fault.code), outcome)
+        self.write_durable(reason, outcome).await;
+    }
+
+    async fn write_durable(&mut self, reason: &'static str, outcome: Outcome) {
+        if let Some(event) = self.finish(Some(reason), outcome)
             && let Err(error) = self.audit.record_durable(event).await
         {
             // The call does not happen either way.
-            tracing::error!(%error, "a denial could not be recorded");
+            tracing::error!(%error, "a refusal could not be recorded");
         }
     }
 

@@ -15,14 +15,14 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use portcullis_identity::Presented;
-use portcullis_model::{DEFAULT_TENANT, Fault, Principal, Side};
+use portcullis_model::{DEFAULT_TENANT, Fault, Side};
 use portcullis_protocol::{Era, Kind, Message, ParseLimits, headers, parse, rpc};
 use portcullis_telemetry::{Metrics, RequestId};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
-    answer,
-    asked::{Asked, Client},
+    accept, answer,
+    asked::{Asked, Client, Received},
     call,
     gateways::Gateways,
     legacy, list,
@@ -158,6 +158,7 @@ async fn serve(
         path: parts.uri.path(),
         address,
         headers: &parts.headers,
+        request: request_id,
     };
     let authenticated = gateways.authenticator.authenticate(&view.providers, view.anonymous, &presented).await;
     let principal = authenticated.map_err(|refusal| {
@@ -218,26 +219,25 @@ async fn serve(
         Era::Legacy => legacy::client(gateways, &view, &principal, &sent)
             .map_err(|fault| Refusal::of(&message, fault, request_id))?,
     };
-    let asked = Asked {
-        view: &view,
-        principal: &principal,
-        client: &client,
-        message: &message,
-        body: &body,
-        headers: &sent,
-        address,
-        request_id,
+    let received = Received {
+        view,
+        principal,
+        client,
+        body: body.clone(),
+        headers: sent,
+        request_id: Arc::clone(request_id),
         started,
     };
-    Ok(dispatch(gateways, &asked).await)
+    Ok(dispatch(gateways, &received, &message).await)
 }
 
-async fn dispatch(gateways: &Arc<Gateways>, asked: &Asked<'_>) -> Response {
+async fn dispatch(gateways: &Arc<Gateways>, received: &Received, message: &Message<'_>) -> Response {
+    let asked = &received.asked(message);
     match (asked.message.kind, asked.message.method(), asked.client.era) {
         (Kind::Notification, _, Era::Legacy) => legacy::notified(gateways, asked),
         (Kind::Notification | Kind::Response, _, _) => answer::empty(StatusCode::ACCEPTED),
         (Kind::Request, "tools/call", Era::Modern) => call::call(gateways, asked, None).await,
-        (Kind::Request, "tools/call", Era::Legacy) => legacy_call(gateways, asked).await,
+        (Kind::Request, "tools/call", Era::Legacy) => legacy_call(gateways, received, asked).await,
         (Kind::Request, "tools/list", _) => list::list(gateways, asked).await,
         (Kind::Request, "initialize", Era::Legacy) => legacy::initialize(gateways, asked),
         (Kind::Request, "ping", Era::Legacy) => answer::json(StatusCode::OK, rpc::empty(asked.id(), asked.client.era)),
@@ -261,7 +261,7 @@ async fn dispatch(gateways: &Arc<Gateways>, asked: &Asked<'_>) -> Response {
 }
 
 /// A call of a legacy client goes on when its connection drops, so it runs in a task of its own.
-async fn legacy_call(gateways: &Arc<Gateways>, asked: &Asked<'_>) -> Response {
+async fn legacy_call(gateways: &Arc<Gateways>, received: &Received, asked: &Asked<'_>) -> Response {
     let underway = match asked.client.session {
         None => None,
         Some(session) => match gateways.in_flight.enter(session, asked.id()) {
@@ -273,28 +273,16 @@ async fn legacy_call(gateways: &Arc<Gateways>, asked: &Asked<'_>) -> Response {
             }
         },
     };
-    let (gateways, view) = (Arc::clone(gateways), Arc::clone(asked.view));
-    let (principal, client): (Arc<Principal>, Client) = (Arc::clone(asked.principal), asked.client.clone());
-    let (body, headers, request_id) = (asked.body.clone(), Arc::clone(asked.headers), Arc::clone(asked.request_id));
-    let (address, started) = (asked.address, asked.started);
+    let (gateways, received) = (Arc::clone(gateways), received.clone());
     let task = tokio::spawn(async move {
         let limits = ParseLimits { max_bytes: gateways.settings.max_body, ..ParseLimits::default() };
-        let message: Message<'_> = match parse(&body, &limits) {
+        let message: Message<'_> = match parse(&received.body, &limits) {
             Ok(message) => message,
-            Err(problem) => return answer::json(StatusCode::BAD_REQUEST, rpc::parse_fault(&problem, &request_id)),
+            Err(problem) => {
+                return answer::json(StatusCode::BAD_REQUEST, rpc::parse_fault(&problem, &received.request_id));
+            }
         };
-        let asked = Asked {
-            view: &view,
-            principal: &principal,
-            client: &client,
-            message: &message,
-            body: &body,
-            headers: &headers,
-            address,
-            request_id: &request_id,
-            started,
-        };
-        call::call(&gateways, &asked, underway).await
+        call::call(&gateways, &received.asked(&message), underway).await
     });
     match task.await {
         Ok(response) => response,
@@ -320,14 +308,7 @@ fn room(gateways: &Gateways, sent: &http::HeaderMap) -> Result<OwnedSemaphorePer
 
 /// Reads the body, bounded.
 async fn read(gateways: &Gateways, sent: &http::HeaderMap, body: Body) -> Result<Bytes, Fault> {
-    let json = sent
-        .get(header::CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.split(';').next())
-        .is_some_and(|v| v.trim().eq_ignore_ascii_case("application/json"));
-    if !json {
-        return Err(Fault::new(Side::Caller, "unsupported-media-type", "the body must be application/json"));
-    }
+    accept::check_content(sent)?;
     let limit = gateways.settings.max_body;
     let Ok(read) = tokio::time::timeout(READ, Limited::new(body, limit).collect()).await else {
         return Err(Fault::new(Side::Caller, "truncated", "the body did not come in time"));

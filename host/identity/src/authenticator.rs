@@ -72,6 +72,8 @@ pub struct Presented<'a> {
     pub address: IpAddr,
     /// The request's headers.
     pub headers: &'a HeaderMap,
+    /// The request's id, for the log.
+    pub request: &'a str,
 }
 
 /// Asks auth providers, and remembers.
@@ -304,8 +306,8 @@ fn failed(provider: &Provider, presented: &Presented<'_>, failure: &PluginFailur
         PluginFailure::Error(PluginError::Expired) => AuthRefusal::ended("the credential has expired"),
         _ => {
             let plugin = provider.hook.name();
-            let (tenant, gateway) = (presented.tenant, presented.gateway);
-            tracing::error!(%plugin, %tenant, %gateway, error = %failure, "an auth provider has no answer; the request is refused");
+            let (tenant, gateway, request) = (presented.tenant, presented.gateway, presented.request);
+            tracing::error!(request, %plugin, %tenant, %gateway, error = %failure, "an auth provider has no answer; the request is refused");
             let passing = matches!(
                 failure,
                 PluginFailure::PoolFull

@@ -43,17 +43,17 @@ impl ListFilter for ToolAccess {
     }
 }
 
-/// Says which rule refused and whom to ask, and nothing else about the rule set.
+/// Says which rule refused, and nothing else about the rule set. Whom to ask is the gateway's to say.
 fn refusal(config: &Config, verdict: &Verdict, caller: Caller<'_>, asked: Asked<'_>) -> String {
     let who = caller.subject();
     let tool = format!("\"{}\" of \"{}\"", asked.tool.unwrap_or_default(), asked.server);
     match verdict.rule {
         Some(at) => match &config.rules[at].message {
             Some(message) => format!("{message} (rule {})", at + 1),
-            None => format!("rule {} does not let {who} use {tool} like this: ask your operator", at + 1),
+            None => format!("rule {} does not let {who} use {tool} like this", at + 1),
         },
-        None if verdict.conditional => format!("no rule lets {who} use {tool} with these arguments: ask your operator"),
-        None => format!("no rule lets {who} use {tool}: ask your operator"),
+        None if verdict.conditional => format!("no rule lets {who} use {tool} with these arguments"),
+        None => format!("no rule lets {who} use {tool}"),
     }
 }
 

@@ -255,9 +255,9 @@ fn refusals_name_the_rule_and_nothing_else_of_the_set() {
     let ann = caller("user:ann");
     let say = |tool: &str| message(&config, &ann, tool, &json!({"to": "x"}));
     assert_eq!(say("db/drop"), "dropping tables goes through the DBA (rule 2)");
-    assert_eq!(say("db/delete"), "rule 3 does not let user:ann use \"delete\" of \"db\" like this: ask your operator");
-    assert_eq!(say("db/put"), "no rule lets user:ann use \"put\" of \"db\" with these arguments: ask your operator");
-    assert_eq!(say("db/get"), "no rule lets user:ann use \"get\" of \"db\": ask your operator");
+    assert_eq!(say("db/delete"), "rule 3 does not let user:ann use \"delete\" of \"db\" like this");
+    assert_eq!(say("db/put"), "no rule lets user:ann use \"put\" of \"db\" with these arguments");
+    assert_eq!(say("db/get"), "no rule lets user:ann use \"get\" of \"db\"");
     for tool in ["db/drop", "db/delete", "db/put", "db/get"] {
         assert!(!say(tool).contains("secret-project") && !say(tool).contains("hidden-value"));
     }

@@ -305,8 +305,15 @@ mod tests {
         }
         let tenant = Name::default_tenant();
         let address = "192.0.2.1".parse().unwrap();
-        let presented =
-            Presented { tenant: &tenant, gateway: &tenant, method: "POST", path: "/", address, headers: &map };
+        let presented = Presented {
+            tenant: &tenant,
+            gateway: &tenant,
+            method: "POST",
+            path: "/",
+            address,
+            headers: &map,
+            request: "r-1",
+        };
         then(&presented)
     }
 

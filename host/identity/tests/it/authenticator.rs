@@ -134,6 +134,7 @@ impl Client {
             path: "/mcp/main",
             address: self.address,
             headers: &self.headers,
+            request: "r-1",
         };
         at.authenticate(providers, self.anonymous, &presented).await
     }

@@ -71,6 +71,7 @@ async fn ask(
         path: "/mcp/main",
         address: "127.0.0.1".parse::<IpAddr>().unwrap(),
         headers: &headers,
+        request: "r-1",
     };
     at.authenticate(providers, false, &presented).await
 }

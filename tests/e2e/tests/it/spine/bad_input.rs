@@ -451,3 +451,24 @@ async fn a_policy_that_fails_is_a_denial_in_the_audit() {
     assert!(audit.lines().any(|l| denied(&l)), "{audit}");
     product.stop().await;
 }
+
+#[tokio::test]
+async fn encodings_charsets_and_hosts_that_could_be_read_in_two_ways_are_refused() {
+    let (echo, product, token) = start(&[]).await;
+    let authorization = format!("Bearer {token}");
+    for (name, value) in [("content-encoding", "gzip"), ("content-type", "application/json; charset=utf-16")] {
+        let mut headers = right_headers(&authorization);
+        headers.push((name, value));
+        let reply = http::post(&product.url("main"), &headers, right_body()).await.unwrap();
+        assert_eq!(reply.status, 415, "{name}: {}", reply.text());
+        assert!(reply.text().contains("unsupported-media-type"), "{name}: {}", reply.text());
+    }
+    let mut headers = right_headers(&authorization);
+    let host = product.address.to_string();
+    headers.extend([("host", host.as_str()), ("host", "localhost")]);
+    let reply = http::post(&product.url("main"), &headers, right_body()).await.unwrap();
+    assert_eq!(reply.status, 400, "{}", reply.text());
+    assert!(reply.text().contains("more than one host"), "{}", reply.text());
+    assert_eq!(echo.seen().iter().filter(|s| s.method == "tools/call").count(), 1, "only the good call arrived");
+    product.stop().await;
+}
