@@ -12,7 +12,9 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, header::AUTHORIZATION};
 use portcullis_model::{Name, Principal, Secret};
-use portcullis_plugin::{Asserted, AssertedPrincipal, AuthRequest, PluginError, PluginFailure, Read, Verdict};
+use portcullis_plugin::{
+    Asserted, AssertedPrincipal, AuthRequest, PluginError, PluginFailure, Read, Tokens as _, Verdict,
+};
 
 pub use limit::LimitOptions;
 pub use provider::{Provider, ProviderAnswer, ProviderHook};
@@ -21,6 +23,7 @@ pub use refusal::AuthRefusal;
 use crate::{
     clock::{millis, now_ms},
     directory::{Directories, Directory},
+    jwt::JwtService,
     token::{TokenService, Validity},
 };
 use limit::Failures;
@@ -80,17 +83,23 @@ pub struct Presented<'a> {
 pub struct Authenticator {
     directories: Arc<Directories>,
     tokens: Arc<TokenService>,
+    jwt: Arc<JwtService>,
     options: AuthOptions,
     verdicts: Verdicts,
     failures: Failures,
 }
 
 impl Authenticator {
-    /// One that has asked nobody yet.
-    pub fn new(directories: Arc<Directories>, tokens: Arc<TokenService>, options: AuthOptions) -> Arc<Self> {
+    /// One that has asked nobody yet. `tokens` and `jwt` are those that the providers use.
+    pub fn new(
+        directories: Arc<Directories>,
+        tokens: Arc<TokenService>,
+        jwt: Arc<JwtService>,
+        options: AuthOptions,
+    ) -> Arc<Self> {
         let verdicts = Verdicts::new(options.verdict_bytes, options.refusals);
         let failures = Failures::new(&options.limit);
-        Arc::new(Self { directories, tokens, options, verdicts, failures })
+        Arc::new(Self { directories, tokens, jwt, options, verdicts, failures })
     }
 
     /// Who is calling. Providers are asked in order: `not-mine` goes to the next one, everything else is final. Nobody's
@@ -113,12 +122,18 @@ impl Authenticator {
         if !credential && providers.is_empty() && anonymous {
             return Ok(Arc::new(Principal::anonymous(presented.tenant.clone())));
         }
-        if let Some(wait) = self.failures.wait(presented.address) {
-            return Err(AuthRefusal::limited(wait));
-        }
         // Taken before anybody is asked: what changes meanwhile makes the verdict be made again.
         let directory = self.directories.load_full();
-        if let Some(refusal) = self.verdicts.refused(&base, directory.generation(), now) {
+        let refused = self.verdicts.refused(&base, directory.generation(), now);
+        // Who sends no credential guesses none. Behind one address there may be many people, so what is limited is
+        // credentials that prove nothing, and not who comes from there with one that does.
+        if credential
+            && let Some(wait) = self.failures.wait(presented.address)
+            && (refused.is_some() || !self.proves_something(presented))
+        {
+            return Err(AuthRefusal::limited(wait));
+        }
+        if let Some(refusal) = refused {
             self.failures.note(presented.address);
             return Err(refusal);
         }
@@ -134,6 +149,15 @@ impl Authenticator {
             }
         }
         answer
+    }
+
+    /// Whether a credential is worth asking providers about, though its address failed too often: a token of ours that works
+    /// here, or one that an issuer signed whose keys are known. Both are told in memory, in microseconds. What only a
+    /// provider can tell, such as a key that it looks up elsewhere, waits.
+    fn proves_something(&self, presented: &Presented<'_>) -> bool {
+        bearer(presented.headers).is_some_and(|token| {
+            self.tokens.lookup(presented.tenant, presented.gateway, &token).is_ok() || self.jwt.signed(&token)
+        })
     }
 
     /// The warm path.

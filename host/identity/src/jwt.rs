@@ -9,6 +9,7 @@ mod guard;
 mod jwks;
 mod keys;
 mod rules;
+mod signed;
 
 use std::{sync::Arc, time::Duration};
 

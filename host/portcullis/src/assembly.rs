@@ -92,7 +92,7 @@ impl Assembly {
         .context("the plugin host can't start")?;
         let services = Services {
             tokens: Some(Arc::clone(&tokens) as _),
-            jwt: Some(jwt as _),
+            jwt: Some(Arc::clone(&jwt) as _),
             connections: Some(Arc::clone(&book) as _),
             http: Some(portcullis_plugin::Http::new().context("plugins' requests can't be set up")?),
             audit: Some(Arc::new(status::Reveals(Arc::clone(&audit))) as _),
@@ -121,7 +121,12 @@ impl Assembly {
             audit: Arc::clone(&audit),
             sealer,
             upstreams: Arc::clone(&upstreams),
-            authenticator: Authenticator::new(Arc::clone(&directories), Arc::clone(&tokens), AuthOptions::default()),
+            authenticator: Authenticator::new(
+                Arc::clone(&directories),
+                Arc::clone(&tokens),
+                jwt,
+                AuthOptions::default(),
+            ),
             credentials: Resolver::new(Arc::clone(&book), CACHE_ENTRIES),
         });
         let keeper =

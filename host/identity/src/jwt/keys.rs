@@ -87,6 +87,13 @@ impl Issuers {
         };
         issuer.keys(&self.shared, wanted).await
     }
+
+    /// The usable key sets of an issuer that are in memory, wherever they were fetched from.
+    pub(super) fn held(&self, issuer: &str, now: Instant) -> Vec<Arc<KeySet>> {
+        let of_issuer = self.issuers.iter().filter(|(source, _)| source.0 == issuer);
+        let usable = of_issuer.filter_map(|(_, issuer)| issuer.held.load_full().filter(|held| now < held.usable_until));
+        usable.map(|held| Arc::clone(&held.keys)).collect()
+    }
 }
 
 impl Issuer {

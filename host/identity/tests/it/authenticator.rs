@@ -11,7 +11,8 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use portcullis_identity::{
-    AuthOptions, AuthRefusal, Authenticator, LimitOptions, Presented, Provider, ProviderAnswer, ProviderHook,
+    AuthOptions, AuthRefusal, Authenticator, JwtOptions, JwtService, LimitOptions, Presented, Provider, ProviderAnswer,
+    ProviderHook,
 };
 use portcullis_model::{Name, Principal, Side};
 use portcullis_plugin::{
@@ -151,7 +152,8 @@ impl Client {
 }
 
 fn authenticator(house: &House, options: AuthOptions) -> Arc<Authenticator> {
-    Authenticator::new(Arc::clone(&house.directories), Arc::clone(&house.tokens), options)
+    let jwt = JwtService::new(JwtOptions::default());
+    Authenticator::new(Arc::clone(&house.directories), Arc::clone(&house.tokens), jwt, options)
 }
 
 #[tokio::test]
@@ -395,6 +397,14 @@ async fn refusals_are_repeated_for_a_moment_and_failures_counted() {
     assert_eq!(refusal.status, 429);
     assert!(refusal.fault.retry_after_ms.unwrap() > 1000);
     assert!(good.ask(&at, &providers).await.is_ok(), "who is known already gets on");
+    // Behind the same address, never seen before: a token that works is no failure, and its first call gets through.
+    let fresh = house.token("user:bob").await;
+    assert!(Client::bearer(fresh.text.expose()).ask(&at, &providers).await.is_ok());
+    // A token that was good is no ticket past the limit, nor is one of ours that was never made.
+    house.tokens.revoke(&name("default"), &fresh.record.id).await.unwrap();
+    assert_eq!(Client::bearer(fresh.text.expose()).ask(&at, &providers).await.unwrap_err().status, 429);
+    // Who sends nothing learns how to get a credential, here too.
+    assert_eq!(Client::new().show(&at, &providers).await, "401 unauthenticated");
     let elsewhere = Client { address: "192.0.2.2".parse().unwrap(), ..Client::bearer(b"pcl_wrong") };
     assert_eq!(elsewhere.show(&at, &providers).await, "401 invalid-credential");
 

@@ -1,9 +1,11 @@
 //! The built-in auth providers, as components, end to end.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
-use portcullis_identity::{AuthOptions, AuthRefusal, Authenticator, JwtOptions, JwtService, Presented, Provider};
+use portcullis_identity::{
+    AuthOptions, AuthRefusal, Authenticator, JwtOptions, JwtService, LimitOptions, Presented, Provider,
+};
 use portcullis_model::{
     Name, Principal, Secret,
     spec::{Grants, Isolation, Limits},
@@ -17,13 +19,9 @@ use crate::{
 };
 
 /// Both providers in a row, with the services that they use.
-async fn providers(house: &House, issuer: &str) -> Vec<Arc<Provider>> {
+async fn providers(house: &House, jwt: &Arc<JwtService>, issuer: &str) -> Vec<Arc<Provider>> {
     let host = Host::new(HostOptions { pool_instances: 8, ..HostOptions::default() }).unwrap();
-    let services = Services {
-        tokens: Some(house.tokens.clone()),
-        jwt: Some(JwtService::new(JwtOptions::default())),
-        ..Services::default()
-    };
+    let services = Services { tokens: Some(house.tokens.clone()), jwt: Some(jwt.clone()), ..Services::default() };
     let config =
         json!({"issuers":[{"issuer":issuer,"audience":["us"],"claims":{"groups":"groups","displayName":"name"}}]});
     let grants = [
@@ -51,6 +49,13 @@ async fn providers(house: &House, issuer: &str) -> Vec<Arc<Provider>> {
         providers.push(Arc::new(Provider::new(host.load(plan).await.unwrap(), &Arc::from(plugin))));
     }
     providers
+}
+
+/// An authenticator, and the providers that use the same keys.
+async fn gate(house: &House, issuer: &str, options: AuthOptions) -> (Arc<Authenticator>, Vec<Arc<Provider>>) {
+    let jwt = JwtService::new(JwtOptions::default());
+    let providers = providers(house, &jwt, issuer).await;
+    (Authenticator::new(house.directories.clone(), house.tokens.clone(), jwt, options), providers)
 }
 
 async fn ask(
@@ -95,8 +100,7 @@ async fn tokens_of_ours_and_of_an_issuer_through_real_plugins() {
     let blue = format!(r#"{{"groups":[{{"issuer":"{}","group":"blues"}}]}}"#, issuer.url);
     people[2] = resource("default", "Team", "blue", &blue);
     house.set_people(people);
-    let at = Authenticator::new(house.directories.clone(), house.tokens.clone(), AuthOptions::default());
-    let providers = providers(&house, &issuer.url).await;
+    let (at, providers) = gate(&house, &issuer.url, AuthOptions::default()).await;
     let check = async |token: Option<&Secret>, expected: &str| {
         for _ in 0..2 {
             assert_eq!(show(&ask(&at, &providers, "main", token).await), expected);
@@ -135,8 +139,53 @@ async fn an_issuer_that_is_away_refuses_and_says_that_it_is_not_the_caller() {
     let house = House::new().await;
     let issuer = Issuer::new().await;
     issuer.be(Mood::Down);
-    let at = Authenticator::new(house.directories.clone(), house.tokens.clone(), AuthOptions::default());
-    let providers = providers(&house, &issuer.url).await;
+    let (at, providers) = gate(&house, &issuer.url, AuthOptions::default()).await;
     let token = Key::ec().token("a", &issuer.claims());
     assert_eq!(show(&ask(&at, &providers, "main", Some(&token)).await), "503 auth-unavailable");
+}
+
+/// Many people share an address. One of them floods it with what proves nothing; the others notice nothing of that.
+#[tokio::test]
+async fn a_flood_of_failures_locks_nobody_out_behind_the_same_address() {
+    let house = House::new().await;
+    let issuer = Issuer::new().await;
+    let key = Key::ec();
+    issuer.publish(&[key.jwk("a")]);
+    let limit = LimitOptions { burst: 3, every: Duration::from_secs(3600), ..LimitOptions::default() };
+    let (at, providers) = gate(&house, &issuer.url, AuthOptions { limit, ..AuthOptions::default() }).await;
+    let signed = |subject: &str, expires: u64| {
+        let mut claims = issuer.claims();
+        claims["sub"] = json!(subject);
+        claims["exp"] = json!(expires);
+        claims
+    };
+    let soon = now() + 600;
+    // Somebody's first call makes the issuer's keys known.
+    assert!(ask(&at, &providers, "main", Some(&key.token("a", &signed("1", soon)))).await.is_ok());
+
+    // Each forged in another way, so that no refusal is remembered.
+    let stranger = Key::ec();
+    let forged = |n: usize| match n % 5 {
+        0 => Secret::new(format!("pcl_{n}")),
+        1 => Secret::new(format!("garbage-{n}")),
+        2 => stranger.token("a", &signed(&format!("forged-{n}"), soon)),
+        3 => stranger.token("unknown", &signed(&format!("forged-{n}"), soon)),
+        _ => key.token("a", &signed(&format!("late-{n}"), now() - 3600)),
+    };
+    for n in 0..50 {
+        let shown = show(&ask(&at, &providers, "main", Some(&forged(n))).await);
+        assert_eq!(shown, if n < 3 { "401 invalid-credential" } else { "429 too-many-failures" }, "{n}");
+    }
+    for n in 0..5 {
+        let token = house.token("user:bob").await.text;
+        assert_eq!(show(&ask(&at, &providers, "main", Some(&token)).await), "user:bob []");
+        let token = key.token("a", &signed(&format!("new-{n}"), soon));
+        assert!(ask(&at, &providers, "main", Some(&token)).await.is_ok(), "{n}");
+    }
+    // Whoever is signed and still refused, here for another audience, is throttled once that is known.
+    let mut elsewhere = signed("1", soon);
+    elsewhere["aud"] = json!("somebody else");
+    let elsewhere = key.token("a", &elsewhere);
+    assert_eq!(show(&ask(&at, &providers, "main", Some(&elsewhere)).await), "401 invalid-credential");
+    assert_eq!(show(&ask(&at, &providers, "main", Some(&elsewhere)).await), "429 too-many-failures");
 }
