@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command that reports to a terminal")]
 
 mod bench;
+mod conformance;
 mod deny;
 mod lint;
 mod setup;
@@ -43,6 +44,21 @@ enum Command {
         #[arg(long, default_value = "dist")]
         profile: String,
     },
+    /// Runs the official conformance suite directly and through the gateway, and compares.
+    Conformance {
+        /// Writes the figures and differences as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Only this revision.
+        #[arg(long)]
+        revision: Option<String>,
+        /// Writes the list of known differences as it is true now.
+        #[arg(long)]
+        accept: bool,
+        /// The cargo profile of the gateway under test.
+        #[arg(long, default_value = "dev")]
+        profile: String,
+    },
     /// Checks what no compiler checks: crate arrows, file lengths, who may read secrets, the plugin contract, links.
     Tidy,
     /// Formatting, clippy, dependencies and documentation.
@@ -69,6 +85,9 @@ fn obey(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Test { filter } => test::run(filter.as_deref()),
         Command::Bench { json, quick, only, profile } => bench::run(&bench::Request { json, quick, only, profile }),
+        Command::Conformance { json, revision, accept, profile } => {
+            conformance::run(&conformance::Request { json, revision, accept, profile })
+        }
         Command::Tidy => tidy::run(),
         Command::Lint => lint::run(),
         Command::Setup { print } => setup::run(print),

@@ -15,8 +15,10 @@ use sha2::{Digest, Sha256};
 
 use crate::shell::{cache, find, quietly, root, stage};
 
-/// The oldest Node that the official client runs on.
-const NODE: u32 = 20;
+/// The oldest Node, major and minor, that every package runs on: the inspector asks for most.
+const NODE: (u32, u32) = (22, 19);
+/// The oldest Node that the official conformance suite runs on.
+const SUITE_NODE: (u32, u32) = (22, 0);
 /// What is installed where Node is missing or older: a binary in an npm package.
 const NODE_PACKAGE: &str = "node@24.21.0";
 
@@ -29,6 +31,10 @@ pub struct Parts {
     pub node_bin: PathBuf,
     /// The Python environment: `PORTCULLIS_TEST_VENV`.
     pub venv: PathBuf,
+    /// The folder that holds the `node_modules` of the conformance suite: `PORTCULLIS_TEST_SUITE`.
+    pub suite: PathBuf,
+    /// The Node binary that runs the suite: `PORTCULLIS_TEST_SUITE_NODE`.
+    pub suite_node: PathBuf,
 }
 
 impl Parts {
@@ -37,6 +43,8 @@ impl Parts {
         command.env("PORTCULLIS_TEST_NODE", &self.node);
         command.env("PORTCULLIS_TEST_NODE_BIN", &self.node_bin);
         command.env("PORTCULLIS_TEST_VENV", &self.venv);
+        command.env("PORTCULLIS_TEST_SUITE", &self.suite);
+        command.env("PORTCULLIS_TEST_SUITE_NODE", &self.suite_node);
     }
 }
 
@@ -47,10 +55,12 @@ pub fn run(print: bool) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string(&parts)?);
     } else {
         println!(
-            "node packages  {}\nnode           {}\npython         {}",
+            "node packages  {}\nnode           {}\npython         {}\nsuite          {}\nnode for it    {}",
             parts.node.display(),
             parts.node_bin.display(),
-            parts.venv.display()
+            parts.venv.display(),
+            parts.suite.display(),
+            parts.suite_node.display()
         );
     }
     Ok(())
@@ -65,10 +75,12 @@ pub fn install() -> anyhow::Result<Parts> {
     lock.lock().context("waiting for another setup")?;
     debian()?;
     guests_target()?;
-    let node_bin = node_binary(&cache)?;
-    let node = node_packages(&cache, &node_bin)?;
+    let node_bin = node_binary(&cache, NODE)?;
+    let node = node_packages(&cache, &node_bin, "tests/fixtures/node")?;
     let venv = python_packages(&cache)?;
-    Ok(Parts { node, node_bin, venv })
+    let suite_node = node_binary(&cache, SUITE_NODE)?;
+    let suite = node_packages(&cache, &suite_node, "tests/conformance/node")?;
+    Ok(Parts { node, node_bin, venv, suite, suite_node })
 }
 
 fn debian() -> anyhow::Result<()> {
@@ -116,13 +128,14 @@ fn guests_target() -> anyhow::Result<()> {
     stage("rustup target add", || quietly(Command::new("rustup").current_dir(root()).args(["target", "add", TARGET])))
 }
 
-fn node_binary(cache: &Path) -> anyhow::Result<PathBuf> {
+/// The machine's Node, or one of our own where it has none of the version `least` or newer.
+fn node_binary(cache: &Path, least: (u32, u32)) -> anyhow::Result<PathBuf> {
     if let Some(node) = find("node")
         && let Ok(output) = Command::new(&node).arg("--version").output()
     {
         let version = String::from_utf8_lossy(&output.stdout);
-        let major = version.trim().trim_start_matches('v').split('.').next().and_then(|m| m.parse::<u32>().ok());
-        if major.is_some_and(|m| m >= NODE) {
+        let mut parts = version.trim().trim_start_matches('v').split('.').map_while(|n| n.parse::<u32>().ok());
+        if (parts.next().unwrap_or_default(), parts.next().unwrap_or_default()) >= least {
             return Ok(node);
         }
     }
@@ -140,8 +153,8 @@ fn node_binary(cache: &Path) -> anyhow::Result<PathBuf> {
     Ok(home.join("node_modules/node/bin/node"))
 }
 
-fn node_packages(cache: &Path, node: &Path) -> anyhow::Result<PathBuf> {
-    let from = root().join("tests/fixtures/node");
+fn node_packages(cache: &Path, node: &Path, from: &str) -> anyhow::Result<PathBuf> {
+    let from = root().join(from);
     let lock = fs::read(from.join("package-lock.json"))?;
     let home = cache.join(format!("node-{}", key(&[&lock])));
     made(&home, "npm ci", |aside| {
@@ -175,7 +188,10 @@ fn python_packages(cache: &Path) -> anyhow::Result<PathBuf> {
                 fs::remove_dir_all(&home)?;
             }
             quietly(Command::new(&python).args(["-m", "venv"]).arg(&home))?;
-            quietly(Command::new(home.join("bin/pip")).args(["install", "--no-deps", "-q", "-r"]).arg(&from))?;
+            let pip = || Command::new(home.join("bin/pip"));
+            quietly(pip().args(["install", "--no-deps", "-q", "-r"]).arg(&from))?;
+            // The same once more as files: `uvx` installs a server from them as from an index, with no network.
+            quietly(pip().args(["download", "--no-deps", "-q", "-d"]).arg(home.join("wheels")).arg("-r").arg(&from))?;
             fs::write(&mark, "")?;
             Ok(())
         })?;

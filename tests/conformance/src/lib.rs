@@ -1,0 +1,13 @@
+//! The official conformance suite and our own comparison of payloads, direct and through the gateway: whatever a server
+//! says by itself, it says through Portcullis.
+//!
+//! `cargo xtask conformance` runs it and writes the figures; a test of `cargo xtask test` runs the same.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it reports to a terminal")]
+
+pub mod compare;
+pub mod fixture;
+pub mod known;
+pub mod parts;
+pub mod run;
+pub mod settings;
+pub mod suite;
