@@ -39,7 +39,10 @@ pub struct Decoder {
     data: Vec<u8>,
     has_data: bool,
     event: Option<Box<str>>,
+    /// The id that the next event to be finished has.
     id: Option<Box<str>>,
+    /// The id of the last event that was finished: one that was cut off has not been seen, so it must come again.
+    last_id: Option<Box<str>>,
     retry_ms: Option<u64>,
     /// Bytes of the event so far, comments and ids included: an event that is never finished must not grow either.
     size: usize,
@@ -57,6 +60,7 @@ impl Decoder {
             has_data: false,
             event: None,
             id: None,
+            last_id: None,
             retry_ms: None,
             size: 0,
             limit,
@@ -65,9 +69,16 @@ impl Decoder {
         }
     }
 
-    /// The last event id that the stream gave, to resume from.
+    /// A decoder for the rest of a stream that broke: it goes on from the last event that was finished, and from the
+    /// reconnection time.
+    pub fn resumed(&self) -> Self {
+        let id = self.last_id.clone();
+        Self { id: id.clone(), last_id: id, retry_ms: self.retry_ms, ..Self::new(self.limit) }
+    }
+
+    /// The id of the last event that was finished, to resume from.
     pub fn last_event_id(&self) -> Option<&str> {
-        self.id.as_deref()
+        self.last_id.as_deref()
     }
 
     /// The reconnection time that the stream asked for, in milliseconds.
@@ -157,6 +168,9 @@ impl Decoder {
 
     fn dispatch(&mut self, events: &mut Vec<Event>) {
         self.size = 0;
+        if self.last_id != self.id {
+            self.last_id.clone_from(&self.id);
+        }
         let event = self.event.take().filter(|e| !e.is_empty());
         if std::mem::take(&mut self.has_data) {
             events.push(Event { event, data: Bytes::from(std::mem::take(&mut self.data)), id: self.id.clone() });
@@ -245,6 +259,30 @@ mod tests {
         assert_eq!((events[1].is_message(), events[2].is_message()), (false, true));
         assert_eq!(events[2].id, None);
         assert_eq!(decoder.retry_ms(), Some(250));
+    }
+
+    #[test]
+    fn a_stream_is_resumed_after_its_last_finished_event_wherever_it_is_cut() {
+        let stream = b"id: 1\ndata:\n\nid: 2\r\ndata: two\r\n\r\nid: 3\nretry: 7\ndata: three\n\n";
+        for cut in 0..=stream.len() {
+            let mut decoder = Decoder::new(1000);
+            let mut events = Vec::new();
+            decoder.feed(&stream[..cut], &mut events).unwrap();
+            let last = decoder.last_event_id().map(str::to_owned);
+            assert_eq!(last, events.last().and_then(|e| e.id.as_deref()).map(str::to_owned), "cut at {cut}");
+            // What a server sends from there on.
+            let rest: &[u8] = match last.as_deref() {
+                None => stream,
+                Some("1") => &stream[14..],
+                Some("2") => &stream[34..],
+                Some(_) => b"",
+            };
+            let mut decoder = decoder.resumed();
+            assert_eq!(decoder.last_event_id(), last.as_deref());
+            decoder.feed(rest, &mut events).unwrap();
+            assert_eq!(data(&events), [&b""[..], b"two", b"three"], "cut at {cut}");
+            assert_eq!(decoder.retry_ms(), Some(7));
+        }
     }
 
     #[test]

@@ -69,6 +69,15 @@ pub enum UpstreamError {
         /// When it may be worth another try.
         retry_after: Duration,
     },
+    /// The server refused with a JSON-RPC error what was asked of it on behalf of several callers, such as a subscription.
+    #[error("the server refused with error {code}")]
+    Refused {
+        /// The JSON-RPC code.
+        code: i64,
+    },
+    /// The server says more than its reader takes: its stream was cut.
+    #[error("the server says more than can be taken: its stream was cut")]
+    Flooded,
     /// The pool is closing.
     #[error("shutting down")]
     ShuttingDown,
@@ -82,7 +91,8 @@ impl UpstreamError {
             Self::Timeout { sent } | Self::Closed { sent } => *sent,
             // An authorization or rate refusal is a refusal of the whole request.
             Self::Status { code: 401 | 403 | 404 | 429, .. } => Sent::No,
-            Self::Status { .. } | Self::Protocol(_) | Self::TooLarge { .. } => Sent::Maybe,
+            Self::Refused { .. } => Sent::No,
+            Self::Status { .. } | Self::Protocol(_) | Self::TooLarge { .. } | Self::Flooded => Sent::Maybe,
         }
     }
 
@@ -107,6 +117,8 @@ impl UpstreamError {
             Self::Closed { .. } => "server-closed",
             Self::Launch(_) => "server-start",
             Self::Busy { .. } => "server-busy",
+            Self::Refused { .. } => "server-refused",
+            Self::Flooded => "server-flooded",
             Self::ShuttingDown => "shutting-down",
         }
     }

@@ -1,63 +1,70 @@
 //! Streamable HTTP: one POST for each call, in both eras.
 //!
 //! A peer owns its connections, so that no two accounts share one. The modern era needs nothing else; the legacy era
-//! shares one session, opened by whoever comes first and opened again when the server has forgotten it.
+//! has one session for all callers under an account, or one for each conversation, opened by whoever comes first and opened
+//! again when the server has forgotten it.
 
 pub(crate) mod answer;
 mod connect;
-pub(crate) mod session;
+mod events;
+mod feed;
+mod session;
+mod sse;
+mod wire;
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use http::{
-    HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE},
-};
+use http::{HeaderName, HeaderValue, StatusCode, Uri};
 use http_body_util::Full;
-use hyper::body::Incoming as HyperBody;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
 use portcullis_model::spec::Traffic;
-use portcullis_protocol::{Era, Version, headers};
+use portcullis_protocol::{Era, Version};
 
 use crate::{
     address::{GuardedResolver, Reach},
+    asking::Asking,
     error::{Sent, UpstreamError},
     facts::ServerFacts,
     http::{
         answer::{HttpAnswer, Reply},
         connect::Counting,
         session::Session,
+        wire::{ASIDE, Cancel, Head, status_error},
     },
-    message::{Held, Incoming, Message, MessageKind, MessageStream, Source, cancelled},
+    link::{Call, Kind},
+    listen::hub::Hub,
+    message::{Incoming, Message, MessageKind, Source},
     outgoing::{NO_CAPABILITIES, Outgoing},
     server::{InFlight, Server},
-    target::{Conversation, HttpEndpoint, TargetKey},
+    target::{HttpEndpoint, TargetKey},
 };
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 /// How long a connection that nobody uses is kept.
 const IDLE_CONNECTION: Duration = Duration::from_secs(60);
-/// How long a message that nobody waits for (a cancellation, a refusal) may take.
-const ASIDE: Duration = Duration::from_secs(5);
 
+/// Connections to one server under one account.
+pub(crate) type HttpClient = Client<Connector, Full<Bytes>>;
 type Connector = Counting<HttpsConnector<HttpConnector<GuardedResolver>>>;
 
 /// One server over HTTP under one account.
 pub(crate) struct HttpPeer {
+    key: TargetKey,
+    /// The key in words.
     name: String,
-    client: Client<Connector, Full<Bytes>>,
+    client: HttpClient,
     uri: Uri,
     headers: Vec<(HeaderName, HeaderValue)>,
     timeout: Duration,
@@ -66,8 +73,12 @@ pub(crate) struct HttpPeer {
     session: ArcSwapOption<Session>,
     /// What the server last said of itself.
     facts: ArcSwapOption<ServerFacts>,
-    /// Whose conversation it is; nobody's in particular for a shared peer.
-    conversation: Option<Arc<Conversation>>,
+    /// What may be asked in the conversation; nothing on a shared peer.
+    asking: Option<Arc<Asking>>,
+    /// Who listens.
+    hub: Arc<Hub>,
+    /// Refusals on their way.
+    refusals: AtomicU32,
     /// Held while a session is opened, which only happens when there is none.
     opening: tokio::sync::Mutex<()>,
     ids: AtomicU64,
@@ -85,45 +96,60 @@ pub(crate) fn default_tls() -> Result<Arc<rustls::ClientConfig>, UpstreamError> 
     Ok(Arc::new(config))
 }
 
-/// What a request is sent as.
-#[derive(Clone, Copy)]
-struct Head<'a> {
-    method: &'a str,
-    name: Option<&'a str>,
-    /// `None` for `initialize`, which negotiates it.
-    version: Option<Version>,
-    session: Option<&'a Session>,
-    /// The caller's headers: the credential.
-    headers: &'a [(HeaderName, HeaderValue)],
+/// Connections to one server under one account.
+fn connections(reach: Reach, traffic: &Traffic, server: &Arc<Server>, tls: &Arc<rustls::ClientConfig>) -> HttpClient {
+    let mut http = HttpConnector::new_with_resolver(GuardedResolver::new(reach));
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_connect_timeout(Some(traffic.connect_timeout.get()));
+    let https = HttpsConnectorBuilder::new()
+        .with_tls_config(tls.as_ref().clone())
+        .https_or_http()
+        .enable_all_versions()
+        .wrap_connector(http);
+    Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(IDLE_CONNECTION)
+        .pool_max_idle_per_host(256)
+        .pool_timer(TokioTimer::new())
+        .build(Counting::new(https, server.clone()))
+}
+
+/// What a peer is made of.
+pub(crate) struct Parts<'a> {
+    pub(crate) key: &'a TargetKey,
+    pub(crate) endpoint: &'a HttpEndpoint,
+    pub(crate) traffic: &'a Traffic,
+    pub(crate) server: Arc<Server>,
+    pub(crate) tls: &'a Arc<rustls::ClientConfig>,
+    pub(crate) hub: Arc<Hub>,
+}
+
+/// What the messages of a call come from.
+enum Way {
+    Http(HttpAnswer),
+    Link(Call),
+}
+
+impl From<Way> for Source {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Http(answer) => Self::Http(Box::new(answer)),
+            Way::Link(call) => Self::Link(Box::new(call)),
+        }
+    }
 }
 
 impl HttpPeer {
-    pub(crate) fn new(
-        key: &TargetKey,
-        endpoint: &HttpEndpoint,
-        traffic: &Traffic,
-        server: Arc<Server>,
-        tls: &Arc<rustls::ClientConfig>,
-    ) -> Result<Arc<Self>, UpstreamError> {
+    /// A peer. `client` holds the connections of its account, where there are some already.
+    pub(crate) fn new(parts: Parts<'_>, client: Option<HttpClient>) -> Result<Arc<Self>, UpstreamError> {
+        let Parts { key, endpoint, traffic, server, tls, hub } = parts;
         let reach = Reach::of(&endpoint.url, endpoint.allow_private).map_err(UpstreamError::Connect)?;
         let mut url = endpoint.url.clone();
         url.set_fragment(None);
         let uri = url.as_str().parse().map_err(|_| UpstreamError::Connect("the URL is malformed".to_owned()))?;
-        let mut http = HttpConnector::new_with_resolver(GuardedResolver::new(reach));
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(traffic.connect_timeout.get()));
-        let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls.as_ref().clone())
-            .https_or_http()
-            .enable_all_versions()
-            .wrap_connector(http);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(IDLE_CONNECTION)
-            .pool_max_idle_per_host(256)
-            .pool_timer(TokioTimer::new())
-            .build(Counting::new(https, server.clone()));
+        let client = client.unwrap_or_else(|| connections(reach, traffic, &server, tls));
         Ok(Arc::new(Self {
+            key: key.clone(),
             name: key.to_string(),
             client,
             uri,
@@ -133,15 +159,22 @@ impl HttpPeer {
             server,
             session: ArcSwapOption::empty(),
             facts: ArcSwapOption::empty(),
-            conversation: key.conversation.clone(),
+            asking: key.conversation.as_deref().map(|c| Arc::new(Asking::new(c))),
+            hub,
+            refusals: AtomicU32::new(0),
             opening: tokio::sync::Mutex::new(()),
             ids: AtomicU64::new(1),
         }))
     }
 
+    /// The connections of the account.
+    pub(crate) fn client(&self) -> HttpClient {
+        self.client.clone()
+    }
+
     /// What a legacy server is told in `initialize`.
     fn capabilities(&self) -> &str {
-        self.conversation.as_ref().map_or(NO_CAPABILITIES, |c| &c.capabilities)
+        self.key.conversation.as_ref().map_or(NO_CAPABILITIES, |c| &c.capabilities)
     }
 
     /// What the server last said of itself.
@@ -149,7 +182,7 @@ impl HttpPeer {
         self.facts.load_full()
     }
 
-    /// Hands the server an answer or a notification of the client.
+    /// Hands the server an answer or a notification of the client; an answer only to a question that is open.
     pub(crate) async fn reply(
         self: &Arc<Self>,
         body: Bytes,
@@ -160,6 +193,12 @@ impl HttpPeer {
             // Whoever asked is gone with its session. The modern era has no messages of this sort.
             return Err(UpstreamError::Closed { sent: Sent::No });
         };
+        if let Some(link) = &session.link {
+            return link.reply(body, deadline).await;
+        }
+        if !self.asking.as_ref().is_some_and(|asking| asking.closes(&body)) {
+            return Ok(());
+        }
         let head = Head { method: "", name: None, version: Some(session.version), session: Some(&session), headers };
         let response = self.post(&head, body, deadline.min(Instant::now() + ASIDE)).await?;
         if response.status().is_success() { Ok(()) } else { Err(status_error(&response)) }
@@ -169,34 +208,14 @@ impl HttpPeer {
     pub(crate) async fn send(
         self: &Arc<Self>,
         outgoing: Outgoing<'_>,
-        mut in_flight: InFlight,
+        in_flight: InFlight,
     ) -> Result<Incoming, UpstreamError> {
         let exchanged = self.exchange(&outgoing).await;
-        match exchanged {
-            Ok((message, _, version)) if message.is_answer() => {
-                in_flight.ended(None);
-                Ok(Incoming::Json { message, version })
-            }
-            Ok((first, answer, version)) => {
-                let held = Held { server: Some(in_flight), child: None };
-                let source = Source::Http(Box::new(answer));
-                Ok(Incoming::Stream {
-                    stream: MessageStream { first: Some(first), source, done: false, held },
-                    version,
-                })
-            }
-            Err(error) => {
-                in_flight.ended(Some(&error));
-                Err(error)
-            }
-        }
+        Incoming::of(exchanged, in_flight, None)
     }
 
     /// Sends the call, a second time where the first was provably not executed, and waits for the first message.
-    async fn exchange(
-        self: &Arc<Self>,
-        outgoing: &Outgoing<'_>,
-    ) -> Result<(Message, HttpAnswer, Version), UpstreamError> {
+    async fn exchange(self: &Arc<Self>, outgoing: &Outgoing<'_>) -> Result<(Message, Way, Version), UpstreamError> {
         let deadline = outgoing.deadline.min(Instant::now() + self.timeout);
         self.server.check()?;
         let mut again = true;
@@ -208,6 +227,23 @@ impl HttpPeer {
                     Some(session) => (session.version, Some(session)),
                 },
             };
+            if let Some((link, credential)) = session.as_ref().and_then(|s| s.link.as_ref().zip(s.credential.as_ref()))
+            {
+                credential.store(Arc::new(outgoing.headers.into()));
+                let id = link.next_id();
+                let kind = Kind::Caller { progress: outgoing.progress, logs: outgoing.log_level.is_some() };
+                let mut call =
+                    match link.call(id, outgoing.body.build(&outgoing.wire(id, version)), kind, deadline).await {
+                        // The stream ended between two calls, and this one never reached the server.
+                        Err(UpstreamError::Closed { sent: Sent::No }) if again => {
+                            again = false;
+                            continue;
+                        }
+                        other => other?,
+                    };
+                let first = call.next().await?;
+                return Ok((first, Way::Link(call), version));
+            }
             match self.call(outgoing, version, session.as_ref(), deadline).await {
                 Err(Refusal::SessionGone) if again => {
                     // The server does not know the session: it has not looked at the request.
@@ -216,19 +252,24 @@ impl HttpPeer {
                     }
                     again = false;
                 }
-                Err(Refusal::OtherEra) if again => {
+                Err(Refusal::OtherEra(..)) if again => {
                     self.server.forget_era();
+                    self.facts.store(None);
                     again = false;
                 }
-                Err(Refusal::SessionGone | Refusal::OtherEra) => {
+                Err(Refusal::SessionGone) => {
                     return Err(UpstreamError::Status { code: 404, www_authenticate: None, retry_after: None });
                 }
-                Err(Refusal::Error(error)) => return Err(error),
+                // It said so a moment ago, too: that is its answer to the request, then.
+                Err(Refusal::OtherEra(answer, Reply::Rpc(message))) => {
+                    return Ok((message, Way::Http(*answer), version));
+                }
+                Err(Refusal::OtherEra(_, Reply::Status(error)) | Refusal::Error(error)) => return Err(error),
                 Ok((first, mut answer)) => {
                     if first.is_answer() {
                         answer.finish();
                     }
-                    return Ok((first, answer, version));
+                    return Ok((first, Way::Http(answer), version));
                 }
             }
         }
@@ -284,86 +325,18 @@ impl HttpPeer {
         match refused {
             Reply::Rpc(message) => {
                 // 2026-07-28: this revision is not spoken any more. It was not executed.
-                if version.era() == Era::Modern && message.kind == MessageKind::Error && rpc_code(&message) == -32022 {
-                    return Err(Refusal::OtherEra);
+                if version.era() == Era::Modern && message.kind == MessageKind::Error && message.code == Some(-32022) {
+                    return Err(Refusal::OtherEra(Box::new(answer), Reply::Rpc(message)));
                 }
                 Ok((message, answer))
             }
-            Reply::Status(UpstreamError::Status { code: 400 | 404 | 405 | 406, .. })
+            Reply::Status(error @ UpstreamError::Status { code: 400 | 404 | 405 | 406, .. })
                 if version.era() == Era::Modern =>
             {
-                Err(Refusal::OtherEra)
+                Err(Refusal::OtherEra(Box::new(answer), Reply::Status(error)))
             }
             Reply::Status(error) => Err(error.into()),
         }
-    }
-
-    /// One POST, up to the head of its answer.
-    async fn post(
-        &self,
-        head: &Head<'_>,
-        body: Bytes,
-        deadline: Instant,
-    ) -> Result<Response<HyperBody>, UpstreamError> {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.uri.clone();
-        let map = request.headers_mut();
-        map.reserve(8 + self.headers.len() + head.headers.len());
-        for (name, value) in &self.headers {
-            map.insert(name, value.clone());
-        }
-        for (name, value) in head.headers {
-            map.append(name, value.clone());
-        }
-        // After the others, so that none of them can change what the protocol says.
-        map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        map.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
-        map.insert(USER_AGENT, HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION"))));
-        if let Some(version) = head.version {
-            for (name, value) in headers::upstream_headers(head.method, head.name, version) {
-                map.insert(name, value);
-            }
-        }
-        if let Some(id) = head.session.and_then(|s| s.id.as_ref()) {
-            map.insert(SESSION_ID, id.clone());
-        }
-        match tokio::time::timeout_at(deadline.into(), self.client.request(request)).await {
-            Ok(Ok(response)) => {
-                self.server.connect_worked();
-                Ok(response)
-            }
-            Ok(Err(error)) => Err(self.transport_error(&error)),
-            Err(_) => Err(UpstreamError::Timeout { sent: Sent::Maybe }),
-        }
-    }
-
-    fn transport_error(&self, error: &hyper_util::client::legacy::Error) -> UpstreamError {
-        if error.is_connect() {
-            let reason = innermost(error);
-            self.server.connect_failed(&reason);
-            return UpstreamError::Connect(reason);
-        }
-        let sent = std::error::Error::source(error)
-            .and_then(|e| e.downcast_ref::<hyper::Error>())
-            .filter(|e| e.is_canceled())
-            .map_or(Sent::Maybe, |_| Sent::No);
-        UpstreamError::Closed { sent }
-    }
-
-    /// Sends a message that nobody waits for.
-    fn aside(self: &Arc<Self>, session: Option<Arc<Session>>, headers: Vec<(HeaderName, HeaderValue)>, body: Vec<u8>) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
-        let peer = self.clone();
-        runtime.spawn(async move {
-            let version = session.as_ref().map(|s| s.version);
-            let head = Head { method: "", name: None, version, session: session.as_deref(), headers: &headers };
-            if let Err(error) = peer.post(&head, body.into(), Instant::now() + ASIDE).await {
-                tracing::debug!(server = peer.name, %error, "a message aside was not delivered");
-            }
-        });
     }
 }
 
@@ -371,8 +344,8 @@ impl HttpPeer {
 enum Refusal {
     /// The server does not know the session.
     SessionGone,
-    /// The server does not speak the era that it spoke before.
-    OtherEra,
+    /// The server does not speak the era that it spoke before, or so it says.
+    OtherEra(Box<HttpAnswer>, Reply),
     /// Anything else.
     Error(UpstreamError),
 }
@@ -381,67 +354,4 @@ impl From<UpstreamError> for Refusal {
     fn from(error: UpstreamError) -> Self {
         Self::Error(error)
     }
-}
-
-/// Tells a legacy server that nobody waits for a call any more. A modern one sees its stream close.
-pub(crate) struct Cancel {
-    armed: Option<Armed>,
-    id: u64,
-}
-
-/// What it takes to tell the server: the peer, the session, the credential.
-type Armed = (Arc<HttpPeer>, Arc<Session>, Vec<(HeaderName, HeaderValue)>);
-
-impl Cancel {
-    fn new(
-        peer: &Arc<HttpPeer>,
-        session: Option<&Arc<Session>>,
-        headers: &[(HeaderName, HeaderValue)],
-        id: u64,
-    ) -> Self {
-        Self { armed: session.map(|s| (peer.clone(), s.clone(), headers.to_vec())), id }
-    }
-
-    pub(crate) fn disarm(mut self) {
-        self.armed = None;
-    }
-
-    /// What a message aside to the same session needs.
-    pub(crate) fn aside(&self, body: Vec<u8>) {
-        if let Some((peer, session, headers)) = &self.armed {
-            peer.aside(Some(session.clone()), headers.clone(), body);
-        }
-    }
-}
-
-impl Drop for Cancel {
-    fn drop(&mut self) {
-        if let Some((peer, session, headers)) = self.armed.take() {
-            peer.aside(Some(session), headers, cancelled(self.id));
-        }
-    }
-}
-
-/// The code of a JSON-RPC error; 0 where there is none.
-pub(crate) fn rpc_code(message: &Message) -> i64 {
-    message.code.unwrap_or(0)
-}
-
-/// What a refusal by status says besides its number.
-fn status_error(response: &Response<HyperBody>) -> UpstreamError {
-    let text = |name| response.headers().get(name).and_then(|v: &HeaderValue| v.to_str().ok());
-    UpstreamError::Status {
-        code: response.status().as_u16(),
-        www_authenticate: text(WWW_AUTHENTICATE).map(|v| v.chars().take(1024).collect()),
-        retry_after: text(RETRY_AFTER).and_then(|v| v.parse().ok()).map(Duration::from_secs),
-    }
-}
-
-/// The cause at the bottom, which says most: "connection refused" rather than "client error".
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut at = error;
-    while let Some(source) = at.source() {
-        at = source;
-    }
-    at.to_string()
 }

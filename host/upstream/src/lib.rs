@@ -16,8 +16,11 @@ pub mod target;
 pub mod upstreams;
 
 mod address;
+mod asking;
 mod http;
+mod link;
 mod meter;
+mod pause;
 mod server;
 mod stdio;
 

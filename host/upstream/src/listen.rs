@@ -1,5 +1,7 @@
 //! What a server says outside any call, and who wants to hear it.
 
+pub(crate) mod hub;
+
 use crate::target::TargetKey;
 
 /// A list of a server that changed.
@@ -43,6 +45,6 @@ pub struct Listen<'a> {
     pub prompts: bool,
     /// `notifications/resources/list_changed`.
     pub resources: bool,
-    /// `notifications/resources/updated` of these, as the server knows them.
+    /// `notifications/resources/updated` of these, as the server knows them, and of what lies below them.
     pub uris: &'a [&'a str],
 }

@@ -7,7 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use portcullis_protocol::{Kind, ParseLimits, Version};
 
-use crate::{error::UpstreamError, outgoing::write_number};
+use crate::{error::UpstreamError, outgoing::write_number, server::InFlight};
 
 /// What sort of message it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,6 +199,31 @@ pub enum Incoming {
     },
 }
 
+impl Incoming {
+    /// What a call has come to: its answer, or the way there, which holds the call's places until it ends.
+    pub(crate) fn of(
+        exchanged: Result<(Message, impl Into<Source>, Version), UpstreamError>,
+        mut in_flight: InFlight,
+        child: Option<OwnedSemaphorePermit>,
+    ) -> Result<Self, UpstreamError> {
+        match exchanged {
+            Ok((message, _, version)) if message.is_answer() => {
+                in_flight.ended(None);
+                Ok(Self::Json { message, version })
+            }
+            Ok((first, source, version)) => {
+                let held = Held { server: Some(in_flight), child };
+                let stream = MessageStream { first: Some(first), source: source.into(), done: false, held };
+                Ok(Self::Stream { stream, version })
+            }
+            Err(error) => {
+                in_flight.ended(Some(&error));
+                Err(error)
+            }
+        }
+    }
+}
+
 impl fmt::Debug for Incoming {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -208,7 +233,7 @@ impl fmt::Debug for Incoming {
     }
 }
 
-/// Messages of one call as they come. Dropping it before its end cancels the call at the server.
+/// Messages of one call, or of a listener, as they come. Dropping it before its end cancels the call at the server.
 pub struct MessageStream {
     pub(crate) first: Option<Message>,
     pub(crate) source: Source,
@@ -220,14 +245,22 @@ pub struct MessageStream {
 /// What a call holds until it ends.
 #[derive(Default)]
 pub(crate) struct Held {
-    pub(crate) server: Option<crate::server::InFlight>,
+    pub(crate) server: Option<InFlight>,
     #[expect(dead_code, reason = "held for what dropping it does")]
     pub(crate) child: Option<OwnedSemaphorePermit>,
 }
 
 pub(crate) enum Source {
     Http(Box<crate::http::answer::HttpAnswer>),
-    Stdio(Box<crate::stdio::Call>),
+    Link(Box<crate::link::Call>),
+    Listener(Box<Listening>),
+}
+
+/// A listener, and what it keeps from being closed.
+pub(crate) struct Listening {
+    pub(crate) listener: crate::listen::hub::Listener,
+    #[expect(dead_code, reason = "held so that the session or child stays")]
+    pub(crate) transport: crate::upstreams::Transport,
 }
 
 impl MessageStream {
@@ -240,7 +273,8 @@ impl MessageStream {
             Some(first) => Ok(first),
             None => match &mut self.source {
                 Source::Http(answer) => answer.next().await,
-                Source::Stdio(call) => call.next().await,
+                Source::Link(call) => call.next().await,
+                Source::Listener(listening) => listening.listener.next().await,
             },
         };
         if !matches!(&next, Ok(m) if !m.is_answer()) {

@@ -64,6 +64,11 @@ pub(crate) enum Opened {
     ConnectionFailed,
     Session,
     SessionFailed,
+    /// A stream of what is said outside calls.
+    Stream,
+    StreamFailed,
+    /// A listener that took less than was said.
+    ListenerCut,
 }
 
 impl Opened {
@@ -73,6 +78,9 @@ impl Opened {
             Self::ConnectionFailed => "connection-failed",
             Self::Session => "session",
             Self::SessionFailed => "session-failed",
+            Self::Stream => "stream",
+            Self::StreamFailed => "stream-failed",
+            Self::ListenerCut => "listener-cut",
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -28,6 +28,8 @@ pub(crate) struct Server {
     failed_at: AtomicU64,
     reason: Mutex<String>,
     era: AtomicU8,
+    /// Whether it speaks the HTTP+SSE transport of 2024-11-05.
+    old: AtomicBool,
     /// What is counted.
     pub(crate) meter: Meter,
 }
@@ -61,6 +63,7 @@ impl Server {
             failed_at: AtomicU64::new(0),
             reason: Mutex::new(String::new()),
             era: AtomicU8::new(0),
+            old: AtomicBool::new(false),
             meter,
         }
     }
@@ -126,6 +129,15 @@ impl Server {
     /// The server spoke another era than remembered, so it was exchanged: the next call probes again.
     pub(crate) fn forget_era(&self) {
         self.era.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether it was last reached by HTTP+SSE.
+    pub(crate) fn is_old(&self) -> bool {
+        self.old.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn learn_old(&self, old: bool) {
+        self.old.store(old, Ordering::Relaxed);
     }
 
     fn now(&self) -> u64 {

@@ -1,15 +1,15 @@
 //! Standard input and output: one child for many callers, their ids kept apart.
 //!
-//! A [`StdioPeer`] has at most one [`child::Child`] at a time, started when a call needs it, in a task of its own so that
+//! A [`StdioPeer`] has at most one child at a time, behind a [`Link`], started when a call needs it, in a task of its own so that
 //! an impatient caller doesn't keep a slow package runner from ever coming up.
 
-mod child;
-mod handshake;
+mod idle;
 mod lines;
+mod pipes;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -19,20 +19,21 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use portcullis_model::spec::Traffic;
 use portcullis_protocol::Version;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
+    asking::Asking,
     error::{Sent, UpstreamError},
     facts::ServerFacts,
     launch::{LaunchError, LaunchSpec, Launcher},
-    listen::Change,
-    message::{Held, Incoming, Message, MessageStream, Source},
+    link::{Call, Kind, Link, feed, handshake, raised},
+    listen::hub::Hub,
+    message::{Incoming, Message, Source},
     outgoing::{NO_CAPABILITIES, Outgoing},
+    pause::Pause,
     server::{InFlight, Server},
     target::TargetKey,
 };
-pub(crate) use child::Call;
-use child::Child;
 
 /// How many calls may wait for a place, for each place.
 const QUEUE_FACTOR: u32 = 16;
@@ -44,14 +45,21 @@ pub(crate) struct StdioPeer {
     traffic: Arc<Traffic>,
     server: Arc<Server>,
     launcher: Arc<dyn Launcher>,
-    changes: broadcast::Sender<Change>,
-    child: ArcSwapOption<Child>,
+    hub: Arc<Hub>,
+    asking: Option<Arc<Asking>>,
+    child: ArcSwapOption<Link>,
     /// Held while a child is started; the outcome of the last start, so that those who waited for it share it.
     starting: tokio::sync::Mutex<Option<UpstreamError>>,
     /// How many starts have ended.
     starts: AtomicU64,
     places: Arc<Semaphore>,
     waiting: AtomicU32,
+}
+
+impl From<Call> for Source {
+    fn from(call: Call) -> Self {
+        Self::Link(Box::new(call))
+    }
 }
 
 impl StdioPeer {
@@ -61,8 +69,9 @@ impl StdioPeer {
         traffic: Arc<Traffic>,
         server: Arc<Server>,
         launcher: Arc<dyn Launcher>,
-        changes: broadcast::Sender<Change>,
+        hub: Arc<Hub>,
     ) -> Arc<Self> {
+        let asking = key.conversation.as_deref().map(|c| Arc::new(Asking::new(c)));
         let places = Arc::new(Semaphore::new(spec.process.max_in_flight.max(1) as usize));
         Arc::new(Self {
             key,
@@ -70,7 +79,8 @@ impl StdioPeer {
             traffic,
             server,
             launcher,
-            changes,
+            hub,
+            asking,
             child: ArcSwapOption::empty(),
             starting: tokio::sync::Mutex::new(None),
             starts: AtomicU64::new(0),
@@ -97,7 +107,7 @@ impl StdioPeer {
     /// Hands the child an answer or a notification of the client. None is started for it.
     pub(crate) async fn reply(&self, body: Bytes, deadline: Instant) -> Result<(), UpstreamError> {
         match self.child.load_full().filter(|c| c.is_open()) {
-            Some(child) => child.write(body, deadline).await,
+            Some(child) => child.reply(body, deadline).await,
             None => Err(UpstreamError::Closed { sent: Sent::No }),
         }
     }
@@ -106,47 +116,32 @@ impl StdioPeer {
     pub(crate) async fn send(
         self: &Arc<Self>,
         outgoing: Outgoing<'_>,
-        mut in_flight: InFlight,
+        in_flight: InFlight,
     ) -> Result<Incoming, UpstreamError> {
-        match self.exchange(&outgoing).await {
-            Ok((message, _, _, version)) if message.is_answer() => {
-                in_flight.ended(None);
-                Ok(Incoming::Json { message, version })
-            }
-            Ok((first, call, place, version)) => {
-                let held = Held { server: Some(in_flight), child: Some(place) };
-                let source = Source::Stdio(Box::new(call));
-                Ok(Incoming::Stream {
-                    stream: MessageStream { first: Some(first), source, done: false, held },
-                    version,
-                })
-            }
-            Err(error) => {
-                in_flight.ended(Some(&error));
-                Err(error)
-            }
-        }
+        let place = self.place(outgoing.deadline.min(Instant::now() + self.traffic.timeout.get())).await;
+        let (exchanged, place) = match place {
+            Ok(place) => (self.exchange(&outgoing).await, Some(place)),
+            Err(error) => (Err(error), None),
+        };
+        Incoming::of(exchanged, in_flight, place)
     }
 
     /// Sends the call, to the next child where one ended before the call reached it, and waits for the first message.
-    async fn exchange(
-        self: &Arc<Self>,
-        outgoing: &Outgoing<'_>,
-    ) -> Result<(Message, Call, OwnedSemaphorePermit, Version), UpstreamError> {
-        let place = self.place(outgoing.deadline.min(Instant::now() + self.traffic.timeout.get())).await?;
+    async fn exchange(self: &Arc<Self>, outgoing: &Outgoing<'_>) -> Result<(Message, Call, Version), UpstreamError> {
         for attempt in 0.. {
             let child = self.child(outgoing.deadline).await?;
             // Time runs for the call itself from here on: a start that took long is not the call's fault.
             let deadline = outgoing.deadline.min(Instant::now() + self.traffic.timeout.get());
             let (id, version) = (child.next_id(), child.version());
             let body = outgoing.body.build(&outgoing.wire(id, version));
-            let mut call = match child.call(id, body, outgoing.progress, deadline).await {
+            let kind = Kind::Caller { progress: outgoing.progress, logs: outgoing.log_level.is_some() };
+            let mut call = match child.call(id, body, kind, deadline).await {
                 // The child ended between two calls, and this one never reached it.
                 Err(UpstreamError::Closed { sent: Sent::No }) if attempt == 0 => continue,
                 other => other?,
             };
             let first = call.next().await?;
-            return Ok((first, call, place, version));
+            return Ok((first, call, version));
         }
         Err(UpstreamError::Closed { sent: Sent::No })
     }
@@ -168,7 +163,7 @@ impl StdioPeer {
     }
 
     /// The child, started if there is none.
-    async fn child(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Child>, UpstreamError> {
+    async fn child(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Link>, UpstreamError> {
         if let Some(child) = self.child.load_full().filter(|c| c.is_open()) {
             return Ok(child);
         }
@@ -182,7 +177,7 @@ impl StdioPeer {
         }
     }
 
-    async fn start(self: Arc<Self>, seen: u64) -> Result<Arc<Child>, UpstreamError> {
+    async fn start(self: Arc<Self>, seen: u64) -> Result<Arc<Link>, UpstreamError> {
         let mut last = self.starting.lock().await;
         if let Some(child) = self.child.load_full().filter(|c| c.is_open()) {
             return Ok(child);
@@ -208,14 +203,51 @@ impl StdioPeer {
         result
     }
 
-    async fn launch(&self) -> Result<Arc<Child>, UpstreamError> {
+    /// Keeps a child running for as long as anybody listens. A conversation ends with its child: the next one would know
+    /// nothing of it.
+    pub(crate) async fn attend(peer: Weak<Self>, hub: Arc<Hub>) {
+        let mut pause = Pause::default();
+        while !hub.retire() {
+            let Some(peer) = peer.upgrade() else { return };
+            let child = match peer.child(Instant::now() + peer.start_timeout()).await {
+                Ok(child) => child,
+                Err(error) => {
+                    hub.end_all(&error);
+                    continue;
+                }
+            };
+            let conversing = peer.key.conversation.is_some();
+            drop(peer);
+            let mut closing = child.closing();
+            drop(child);
+            let born = Instant::now();
+            tokio::select! {
+                () = raised(&mut closing) => {}
+                () = hub.emptied() => continue,
+            }
+            if conversing {
+                hub.end_all(&UpstreamError::Closed { sent: Sent::No });
+                continue;
+            }
+            pause.after(born.elapsed()).await;
+        }
+    }
+
+    async fn launch(&self) -> Result<Arc<Link>, UpstreamError> {
         let pipes = self.launcher.launch(&self.key, &self.spec).await?;
-        let child = Child::run(self.key.clone(), pipes, self.traffic.max_response.as_usize(), self.changes.clone());
+        let limit = self.traffic.max_response.as_usize();
+        let child = pipes::run(self.key.clone(), self.hub.clone(), self.asking.clone(), pipes, limit);
         let capabilities = self.key.conversation.as_ref().map_or(NO_CAPABILITIES, |c| &c.capabilities);
         match handshake::shake(&child, self.server.era(), capabilities, self.start_timeout()).await {
             Ok(era) => {
                 self.server.learn(era);
                 child.ready();
+                tokio::spawn(feed::feed(Arc::downgrade(&child), self.hub.clone()));
+                // A conversation would end with its child, so it lasts as long as its client wants.
+                let after = self.spec.process.idle_after.get();
+                if self.key.conversation.is_none() && !after.is_zero() {
+                    tokio::spawn(idle::watch(Arc::downgrade(&child), self.hub.clone(), after));
+                }
                 Ok(child)
             }
             Err(error) => {

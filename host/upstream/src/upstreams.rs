@@ -19,11 +19,11 @@ use tokio::sync::broadcast;
 use crate::{
     error::UpstreamError,
     facts::ServerFacts,
-    http::HttpPeer,
+    http::{HttpPeer, Parts},
     launch::Launcher,
-    listen::{Change, Listen},
+    listen::{Change, Listen, hub::Hub},
     listing::{self, ListKind, Listing},
-    message::{Incoming, MessageStream},
+    message::{Held, Incoming, Listening, MessageStream, Source},
     meter::Meter,
     outgoing::Outgoing,
     server::Server,
@@ -73,12 +73,15 @@ pub struct Peer {
     traffic: Arc<Traffic>,
     server: Arc<Server>,
     transport: Transport,
+    hub: Arc<Hub>,
     born: Instant,
     /// Milliseconds after `born` of the last call.
     used: AtomicU64,
 }
 
-enum Transport {
+/// How a peer reaches its server.
+#[derive(Clone)]
+pub(crate) enum Transport {
     Http(Arc<HttpPeer>),
     Stdio(Arc<StdioPeer>),
 }
@@ -118,15 +121,28 @@ impl Upstreams {
         if let Some(peer) = peers.get(&target.key) {
             return Ok(peer.clone());
         }
+        let mut evicted = None;
         if peers.len() >= self.options.max_peers
-            && let Some(oldest) =
-                peers.iter().min_by_key(|(_, p)| p.used.load(Ordering::Relaxed)).map(|(k, _)| k.clone())
+            && let Some(oldest) = peers
+                .iter()
+                .min_by_key(|(_, p)| (!p.hub.is_empty(), p.used.load(Ordering::Relaxed)))
+                .map(|(k, _)| k.clone())
         {
-            peers.remove(&oldest);
+            evicted = peers.remove(&oldest);
         }
+        let limit = target.traffic.max_response.as_usize();
+        let hub = Hub::new(target.key.clone(), server.clone(), self.changes.clone(), limit);
         let transport = match &target.endpoint {
             Endpoint::Http(endpoint) => {
-                Transport::Http(HttpPeer::new(&target.key, endpoint, &target.traffic, server.clone(), &self.tls)?)
+                let shared = TargetKey { conversation: None, ..target.key.clone() };
+                // A conversation has a session of its own, but its connections are those of its account.
+                let client = match peers.get(&shared).map(|p| &p.transport) {
+                    Some(Transport::Http(peer)) => Some(peer.client()),
+                    _ => None,
+                };
+                let (traffic, hub) = (&target.traffic, hub.clone());
+                let parts = Parts { key: &target.key, endpoint, traffic, server: server.clone(), tls: &self.tls, hub };
+                Transport::Http(HttpPeer::new(parts, client)?)
             }
             Endpoint::Stdio(spec) => Transport::Stdio(StdioPeer::new(
                 target.key.clone(),
@@ -134,13 +150,16 @@ impl Upstreams {
                 target.traffic.clone(),
                 server.clone(),
                 self.options.launcher.clone(),
-                self.changes.clone(),
+                hub.clone(),
             )),
         };
         let used = AtomicU64::new(millis(self.born.elapsed()));
         let (key, traffic) = (target.key.clone(), target.traffic.clone());
-        let peer = Arc::new(Peer { key, traffic, server, transport, born: self.born, used });
+        let peer = Arc::new(Peer { key, traffic, server, transport, hub, born: self.born, used });
         peers.insert(target.key.clone(), peer.clone());
+        drop(peers);
+        // Dropped outside the lock. Whoever listens to it still may: it is only that nobody finds it any more.
+        drop(evicted);
         Ok(peer)
     }
 
@@ -198,7 +217,13 @@ impl Upstreams {
             kept
         });
         // Dropped outside the lock: the last one closes its session.
-        drop(gone);
+        let_go(gone);
+    }
+
+    /// Drops one peer, such as that of a conversation that is over.
+    pub fn release(&self, key: &TargetKey) {
+        let gone = self.peers.write().unwrap_or_else(PoisonError::into_inner).remove(key);
+        let_go(gone);
     }
 
     /// How many peers there are.
@@ -216,15 +241,25 @@ impl Upstreams {
         let idle = millis(self.options.idle);
         let mut gone = Vec::new();
         self.peers.write().unwrap_or_else(PoisonError::into_inner).retain(|_, peer| {
-            let stale = matches!(peer.transport, Transport::Http(_))
+            // A shared child is left to whoever owns it; one of a conversation is nobody's when nobody holds its peer.
+            let ours = matches!(peer.transport, Transport::Http(_)) || peer.key.conversation.is_some();
+            let stale = ours
                 && Arc::strong_count(peer) == 1
+                && peer.hub.is_empty()
                 && now.saturating_sub(peer.used.load(Ordering::Relaxed)) > idle;
             if stale {
                 gone.push(peer.clone());
             }
             !stale
         });
-        drop(gone);
+        let_go(gone);
+    }
+}
+
+/// Whoever listens to these peers is told that they are gone.
+fn let_go(gone: impl IntoIterator<Item = Arc<Peer>>) {
+    for peer in gone {
+        peer.hub.close();
     }
 }
 
@@ -321,8 +356,18 @@ impl Peer {
         deadline: Instant,
     ) -> Result<MessageStream, UpstreamError> {
         self.touch();
-        let _ = (listen, headers, deadline);
-        Err(UpstreamError::Protocol("the server can't be listened to".to_owned()))
+        let (listener, starts) = self.hub.join(listen, headers)?;
+        if starts {
+            let hub = self.hub.clone();
+            match &self.transport {
+                Transport::Http(peer) => drop(tokio::spawn(HttpPeer::attend(Arc::downgrade(peer), hub))),
+                Transport::Stdio(peer) => drop(tokio::spawn(StdioPeer::attend(Arc::downgrade(peer), hub))),
+            }
+        }
+        listener.served(deadline).await?;
+        let listening = Listening { listener, transport: self.transport.clone() };
+        let source = Source::Listener(Box::new(listening));
+        Ok(MessageStream { first: None, source, done: false, held: Held::default() })
     }
 
     /// Notes that the peer is in use.

@@ -1,17 +1,28 @@
 //! The answer to a POST: one JSON message, or a stream of events, both bounded in size and time.
+//!
+//! A legacy stream that breaks before its answer is resumed where the server numbered its events: always by GET, from the
+//! last event that came whole, after the pause that the server asked for (2025-11-25, "Resumability and Redelivery").
 
-use std::{sync::Arc, time::Instant, vec};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode, header::CONTENT_TYPE};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming as HyperBody;
-use portcullis_protocol::sse::{Decoder, Event};
 
 use crate::{
+    asking::Verdict,
     error::{Sent, UpstreamError},
-    http::{Cancel, HttpPeer, status_error},
+    http::{
+        HttpPeer,
+        events::Events,
+        wire::{Cancel, status_error},
+    },
+    listen::Changed,
     message::{Message, MessageKind, refuse},
 };
 
@@ -19,17 +30,28 @@ use crate::{
 const MAX_REFUSAL: u64 = 64 << 10;
 /// How many times `traffic.maxResponse` a stream may carry in all, its progress notifications included.
 const STREAM_FACTOR: u64 = 4;
+/// How long a stream that broke is left alone where the server does not say.
+const RETRY: Duration = Duration::from_secs(1);
+/// The least that it is left alone, whatever the server says.
+const LEAST_RETRY: Duration = Duration::from_millis(20);
+/// How many attempts in a row to resume a stream may fail.
+const MAX_FAILURES: u32 = 5;
 
 /// The messages of one answer.
 pub(crate) struct HttpAnswer {
     peer: Arc<HttpPeer>,
-    response: Option<Response<HyperBody>>,
-    /// For a stream of events: its decoder, and events read but not handed on.
-    events: Option<(Decoder, vec::IntoIter<Event>)>,
-    received: u64,
+    body: Body,
     id: Option<u64>,
     deadline: Instant,
     cancel: Option<Cancel>,
+    /// A stream without an end: everything is handed on, and nothing counts against a call's bounds.
+    lasting: bool,
+}
+
+enum Body {
+    Whole(Response<HyperBody>),
+    Events(Box<Events>),
+    Gone,
 }
 
 /// An answer whose status is no success.
@@ -48,10 +70,14 @@ impl HttpAnswer {
         deadline: Instant,
         cancel: Cancel,
     ) -> Self {
-        let stream = content_type(&response, "text/event-stream");
-        let events =
-            stream.then(|| (Decoder::new(usize::try_from(peer.limit).unwrap_or(usize::MAX)), Vec::new().into_iter()));
-        Self { peer, response: Some(response), events, received: 0, id, deadline, cancel: Some(cancel) }
+        let body = match response.status().is_success() && is_events(&response) {
+            true => {
+                let budget = peer.limit.saturating_mul(STREAM_FACTOR);
+                Body::Events(Box::new(Events::new(response, peer.limit, Some(budget))))
+            }
+            false => Body::Whole(response),
+        };
+        Self { peer, body, id, deadline, cancel: Some(cancel), lasting: false }
     }
 
     /// The call is over: nothing is cancelled any more.
@@ -61,11 +87,19 @@ impl HttpAnswer {
         }
     }
 
-    /// The next message: the answer, or a notification of this call.
+    /// It has no end but the server's.
+    pub(crate) fn last(&mut self) {
+        self.lasting = true;
+        if let Body::Events(events) = &mut self.body {
+            events.last();
+        }
+    }
+
+    /// The next message: the answer, or a notification or request of this call.
     pub(crate) async fn next(&mut self) -> Result<Message, UpstreamError> {
-        let message = match self.events.is_some() {
-            true => self.next_event().await?,
-            false => self.whole().await?,
+        let message = match self.body {
+            Body::Events(_) => self.next_event().await?,
+            Body::Whole(_) | Body::Gone => self.whole().await?,
         };
         if message.is_answer() {
             self.finish();
@@ -85,7 +119,7 @@ impl HttpAnswer {
 
     /// What a refusal says.
     pub(crate) async fn refused(&mut self) -> Reply {
-        let Some(response) = self.response.take() else {
+        let Body::Whole(response) = std::mem::replace(&mut self.body, Body::Gone) else {
             return Reply::Status(UpstreamError::Closed { sent: Sent::Maybe });
         };
         let error = status_error(&response);
@@ -106,7 +140,7 @@ impl HttpAnswer {
     }
 
     async fn whole(&mut self) -> Result<Message, UpstreamError> {
-        let Some(response) = self.response.take() else {
+        let Body::Whole(response) = std::mem::replace(&mut self.body, Body::Gone) else {
             return Err(UpstreamError::Closed { sent: Sent::Maybe });
         };
         if !content_type(&response, "application/json") {
@@ -126,56 +160,108 @@ impl HttpAnswer {
 
     async fn next_event(&mut self) -> Result<Message, UpstreamError> {
         loop {
-            let Some((decoder, events)) = &mut self.events else {
+            let Body::Events(events) = &mut self.body else {
                 return Err(UpstreamError::Closed { sent: Sent::Maybe });
             };
-            if let Some(event) = events.next() {
-                // Other types are none of MCP's, and an event without data only carries an id to resume from.
-                if !event.is_message() || event.data.is_empty() {
+            let data = match tokio::time::timeout_at(self.deadline.into(), events.next_message()).await {
+                Err(_) => return Err(UpstreamError::Timeout { sent: Sent::Maybe }),
+                Ok(Ok(Some(data))) => data,
+                Ok(Ok(None) | Err(UpstreamError::Closed { .. })) => {
+                    self.resume().await?;
                     continue;
                 }
-                let message = Message::parse(event.data).map_err(UpstreamError::Protocol)?;
-                match message.kind {
-                    MessageKind::Result | MessageKind::Error => return self.check(message),
-                    // Nothing was advertised, so nothing is served. The modern era has no requests from servers at all.
-                    MessageKind::Request => {
-                        if let Some(cancel) = &self.cancel {
-                            cancel.aside(refuse(&message));
-                        }
-                    }
-                    MessageKind::Progress if message.our_token() != self.id => {
-                        tracing::debug!(server = self.peer.name, "left out progress of another call");
-                    }
-                    MessageKind::Progress | MessageKind::Notification => return Ok(message),
-                }
-                continue;
-            }
-            let Some(response) = &mut self.response else {
-                return Err(UpstreamError::Closed { sent: Sent::Maybe });
+                Ok(Err(error)) => return Err(error),
             };
-            let frame = tokio::time::timeout_at(self.deadline.into(), response.body_mut().frame())
-                .await
-                .map_err(|_| UpstreamError::Timeout { sent: Sent::Maybe })?;
-            let limit = self.peer.limit;
-            match frame {
-                Some(Ok(frame)) => {
-                    let Ok(data) = frame.into_data() else {
-                        continue;
-                    };
-                    self.received = self.received.saturating_add(data.len() as u64);
-                    if self.received > limit.saturating_mul(STREAM_FACTOR) {
-                        return Err(UpstreamError::TooLarge { limit });
+            let message = Message::parse(data).map_err(UpstreamError::Protocol)?;
+            match message.kind {
+                MessageKind::Result | MessageKind::Error => return self.check(message),
+                MessageKind::Request => {
+                    if let Some(message) = self.asked(message) {
+                        return Ok(message);
                     }
-                    let mut found = Vec::new();
-                    let fed = decoder.feed(&data, &mut found);
-                    if found.is_empty() {
-                        fed.map_err(|_| UpstreamError::TooLarge { limit })?;
-                    }
-                    *events = found.into_iter();
                 }
-                Some(Err(_)) | None => return Err(UpstreamError::Closed { sent: Sent::Maybe }),
+                MessageKind::Progress if message.our_token() != self.id => {
+                    tracing::debug!(server = self.peer.name, "left out progress of another call");
+                }
+                MessageKind::Progress => return Ok(message),
+                MessageKind::Notification => {
+                    if self.lasting || self.is_ours(&message) {
+                        return Ok(message);
+                    }
+                }
             }
         }
+    }
+
+    /// The server asks in mid-call: the client of its conversation, or nobody. The modern era has no such requests.
+    fn asked(&self, request: Message) -> Option<Message> {
+        let cancel = self.cancel.as_ref().filter(|c| c.armed().is_some())?;
+        let verdict = match &self.peer.asking {
+            Some(asking) => asking.judge(&request, self.id.unwrap_or_default()),
+            None => Verdict::Answer(refuse(&request)),
+        };
+        match verdict {
+            Verdict::Pass => return Some(request),
+            Verdict::Answer(answer) => cancel.refuse(answer),
+            Verdict::Drop => tracing::debug!(server = self.peer.name, "left out a request whose id stands open"),
+        }
+        None
+    }
+
+    /// Whether a notification is for the caller. On a session that several share, what tells of subscriptions is for those
+    /// who subscribed, and what withdraws a request is for nobody, since none was passed on.
+    fn is_ours(&self, message: &Message) -> bool {
+        let method = message.method().unwrap_or_default();
+        let shared = self.peer.asking.is_none();
+        match (Changed::of(&method), &*method) {
+            (Some(what), _) => {
+                match shared {
+                    true => drop(self.peer.hub.dispatch(message)),
+                    false => self.peer.hub.changed(what),
+                }
+                true
+            }
+            (None, "notifications/resources/updated") if shared => {
+                self.peer.hub.dispatch(message);
+                false
+            }
+            (None, "notifications/cancelled") if shared => false,
+            _ => true,
+        }
+    }
+
+    /// Goes on with a stream that broke off before its answer.
+    async fn resume(&mut self) -> Result<(), UpstreamError> {
+        let broken = UpstreamError::Closed { sent: Sent::Maybe };
+        let (Body::Events(events), Some((_, session, headers)), false) =
+            (&mut self.body, self.cancel.as_ref().and_then(Cancel::armed), self.lasting)
+        else {
+            return Err(broken);
+        };
+        let Some(last) = events.last_id().map(str::to_owned) else {
+            return Err(broken);
+        };
+        let pause = events.retry_ms().map_or(RETRY, Duration::from_millis).max(LEAST_RETRY);
+        for _ in 0..MAX_FAILURES {
+            if Instant::now() + pause >= self.deadline {
+                tokio::time::sleep_until(self.deadline.into()).await;
+                return Err(UpstreamError::Timeout { sent: Sent::Maybe });
+            }
+            tokio::time::sleep(pause).await;
+            match self.peer.get(Some(session), headers, Some(&last), self.deadline).await {
+                Ok(response) if response.status().is_success() && is_events(&response) => {
+                    tracing::debug!(server = self.peer.name, "resumed a stream");
+                    events.resume(response);
+                    return Ok(());
+                }
+                Ok(response) if response.status().is_server_error() => {}
+                Ok(_) => return Err(broken),
+                Err(error) => {
+                    tracing::debug!(server = self.peer.name, %error, "a stream could not be resumed");
+                }
+            }
+        }
+        Err(broken)
     }
 
     /// An answer has to be to this call. An error without an id belongs to the request of this very exchange.
@@ -187,6 +273,20 @@ impl HttpAnswer {
             Err(UpstreamError::Protocol("the answer has the id of another request".to_owned()))
         }
     }
+}
+
+/// What the server asked on behalf of the call goes with it.
+impl Drop for HttpAnswer {
+    fn drop(&mut self) {
+        if let (Some(asking), Some(id)) = (&self.peer.asking, self.id) {
+            asking.ended(id);
+        }
+    }
+}
+
+/// Whether it is a stream of events.
+pub(crate) fn is_events(response: &Response<HyperBody>) -> bool {
+    content_type(response, "text/event-stream")
 }
 
 fn content_type(response: &Response<HyperBody>, wanted: &str) -> bool {

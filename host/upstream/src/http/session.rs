@@ -6,17 +6,23 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use http_body_util::Full;
 use portcullis_protocol::{Era, Version};
+use tokio::sync::watch;
 
 use crate::{
     error::{Sent, UpstreamError},
     facts::{Proof, ServerFacts, read_discovery, read_initialized},
     http::{
-        Cancel, Head, HttpPeer, SESSION_ID,
+        HttpPeer, SESSION_ID,
         answer::{HttpAnswer, Reply},
-        rpc_code,
+        sse::Credential,
+        wire::{ASIDE, Cancel, Head, status_error},
+    },
+    link::{
+        Link,
+        handshake::{INITIALIZED, discover, initialize},
     },
     meter::{Kept, Opened},
-    outgoing::{Body, CLIENT_INFO, Params, Wire},
+    outgoing::{Body, Params, Wire},
 };
 
 /// A session with a legacy server: of one conversation, or shared by all calls under one account.
@@ -25,23 +31,17 @@ pub(crate) struct Session {
     pub(crate) id: Option<HeaderValue>,
     /// The revision agreed on.
     pub(crate) version: Version,
+    /// The channel of a server that answers on a stream of its own (HTTP+SSE, 2024-11-05).
+    pub(crate) link: Option<Arc<Link>>,
+    /// The credential that goes with what the link posts.
+    pub(crate) credential: Option<Credential>,
+    /// Becomes true when the server has forgotten it.
+    pub(crate) gone: watch::Sender<bool>,
     /// With which credential it was opened, to close it.
     headers: Vec<(HeaderName, HeaderValue)>,
     /// Counts it among those that are open.
     _kept: Kept,
 }
-
-/// The `initialize` request, which advertises what a conversation's client can do, and nothing for a shared peer.
-pub(crate) fn initialize(id: u64, capabilities: &str) -> Bytes {
-    let members = format!(
-        r#""protocolVersion":"{}","capabilities":{capabilities},"clientInfo":{CLIENT_INFO}"#,
-        Version::LATEST_LEGACY.as_str()
-    );
-    Params { method: "initialize", members: &members }.build(&Wire::own(id, Version::LATEST_LEGACY))
-}
-
-/// The notification that ends the handshake.
-pub(crate) const INITIALIZED: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 
 impl HttpPeer {
     /// Finds out what the server speaks and opens a session if it needs one: `None` for the modern era.
@@ -52,7 +52,7 @@ impl HttpPeer {
         deadline: Instant,
     ) -> Result<Option<Arc<Session>>, UpstreamError> {
         if known == Some(Era::Legacy)
-            && let Some(session) = self.session.load_full()
+            && let Some(session) = self.standing()
         {
             return Ok(Some(session));
         }
@@ -62,7 +62,7 @@ impl HttpPeer {
         match self.server.era() {
             Some(Era::Modern) => return Ok(None),
             Some(Era::Legacy) => {
-                if let Some(session) = self.session.load_full() {
+                if let Some(session) = self.standing() {
                     return Ok(Some(session));
                 }
             }
@@ -75,13 +75,64 @@ impl HttpPeer {
                 }
             }
         }
-        let session = self.handshake(headers, deadline).await;
+        let session = self.begin(headers, deadline).await;
         self.server.meter.opened(if session.is_ok() { Opened::Session } else { Opened::SessionFailed });
         let session = Arc::new(session.map_err(unsent)?);
         self.server.learn(Era::Legacy);
         tracing::debug!(server = self.name, era = "legacy", version = %session.version, "opened a session");
         self.session.store(Some(session.clone()));
         Ok(Some(session))
+    }
+
+    /// The session, if it can be used.
+    fn standing(&self) -> Option<Arc<Session>> {
+        self.session.load_full().filter(|s| s.link.as_ref().is_none_or(|l| l.is_open()))
+    }
+
+    /// A new session: the way that worked before, else streamable HTTP, else HTTP+SSE (2025-11-25, "Backwards
+    /// Compatibility").
+    async fn begin(
+        self: &Arc<Self>,
+        headers: &[(HeaderName, HeaderValue)],
+        deadline: Instant,
+    ) -> Result<Session, UpstreamError> {
+        if let Some(asking) = &self.asking {
+            // What the last session asked, nobody waits for any more.
+            asking.clear();
+        }
+        if self.server.is_old() {
+            let session = self.open_sse(headers, deadline).await;
+            if let Err(UpstreamError::Status { .. } | UpstreamError::Protocol(_)) = &session {
+                // Perhaps the server was exchanged: the next attempt begins at the beginning.
+                self.server.learn_old(false);
+                self.server.forget_era();
+            }
+            return session;
+        }
+        match self.handshake(headers, deadline).await {
+            Err(UpstreamError::Status { code: 400 | 404 | 405, www_authenticate, retry_after }) => {
+                let refused = UpstreamError::Status { code: 404, www_authenticate, retry_after };
+                // What the newer transport said is closer to what is wrong, if the older one is not there either.
+                let session = self.open_sse(headers, deadline).await.map_err(|error| match error {
+                    UpstreamError::Status { code: 400..=406, .. } | UpstreamError::Protocol(_) => refused,
+                    other => other,
+                })?;
+                self.server.learn_old(true);
+                Ok(session)
+            }
+            other => other,
+        }
+    }
+
+    /// A session as the server agreed to it.
+    pub(crate) fn session(
+        &self,
+        id: Option<HeaderValue>,
+        version: Version,
+        headers: &[(HeaderName, HeaderValue)],
+    ) -> Session {
+        let (gone, headers) = (watch::Sender::new(false), headers.to_vec());
+        Session { id, version, link: None, credential: None, gone, headers, _kept: self.server.meter.keep() }
     }
 
     /// See [`crate::Peer::connect`].
@@ -119,10 +170,9 @@ impl HttpPeer {
         headers: &[(HeaderName, HeaderValue)],
         deadline: Instant,
     ) -> Result<Proof, UpstreamError> {
-        let body = Params { method: "server/discover", members: "" }.build(&Wire::own(0, Version::LATEST));
         let head =
             Head { method: "server/discover", name: None, version: Some(Version::LATEST), session: None, headers };
-        let response = self.post(&head, body, deadline).await.map_err(unsent)?;
+        let response = self.post(&head, discover(0), deadline).await.map_err(unsent)?;
         let ok = response.status().is_success();
         let mut answer = HttpAnswer::new(self.clone(), response, Some(0), deadline, Cancel::new(self, None, &[], 0));
         if ok {
@@ -156,7 +206,7 @@ impl HttpPeer {
         if !ok {
             return Err(match answer.refused().await {
                 Reply::Rpc(message) => {
-                    UpstreamError::Protocol(format!("initialize was refused with error {}", rpc_code(&message)))
+                    UpstreamError::Protocol(format!("initialize was refused with error {}", message.code.unwrap_or(0)))
                 }
                 Reply::Status(error) => error,
             });
@@ -165,7 +215,7 @@ impl HttpPeer {
         drop(answer);
         let version = facts.version;
         self.facts.store(Some(facts));
-        let session = Session { id, version, headers: headers.to_vec(), _kept: self.server.meter.keep() };
+        let session = self.session(id, version, headers);
         let head = Head {
             method: "notifications/initialized",
             name: None,
@@ -174,7 +224,7 @@ impl HttpPeer {
             headers,
         };
         let response = self.post(&head, Bytes::from_static(INITIALIZED), deadline).await?;
-        if response.status().is_success() { Ok(session) } else { Err(super::status_error(&response)) }
+        if response.status().is_success() { Ok(session) } else { Err(status_error(&response)) }
     }
 
     /// Whether the server refuses a ping in the session, by status: then it does not know the session.
@@ -192,6 +242,7 @@ impl HttpPeer {
 
     /// Forgets a session that the server does not know any more, unless somebody has opened another one already.
     pub(crate) fn forget(&self, gone: &Arc<Session>) {
+        gone.gone.send_replace(true);
         let current = self.session.load();
         if current.as_ref().is_some_and(|s| Arc::ptr_eq(s, gone)) {
             self.session.compare_and_swap(&current, None);
@@ -214,6 +265,9 @@ impl Drop for HttpPeer {
         let Some(session) = self.session.swap(None) else {
             return;
         };
+        if let Some(link) = &session.link {
+            link.close_when_idle();
+        }
         let (Some(id), Ok(runtime)) = (session.id.clone(), tokio::runtime::Handle::try_current()) else {
             return;
         };
@@ -225,6 +279,6 @@ impl Drop for HttpPeer {
         }
         request.headers_mut().insert(SESSION_ID, id);
         let client = self.client.clone();
-        runtime.spawn(async move { tokio::time::timeout(super::ASIDE, client.request(request)).await });
+        runtime.spawn(async move { tokio::time::timeout(ASIDE, client.request(request)).await });
     }
 }

@@ -1,6 +1,9 @@
 //! Streamable HTTP against servers of both eras, honest and not.
 #![allow(clippy::unwrap_used)]
 
+mod asked;
 mod fixture;
 mod honest;
 mod hostile;
+mod listening;
+mod talk;
