@@ -10,6 +10,7 @@ pub mod resource;
 pub mod schema;
 pub mod secret;
 pub mod spec;
+pub mod text;
 
 pub mod fault;
 pub mod problem;

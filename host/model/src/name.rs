@@ -45,7 +45,7 @@ impl FromStr for Name {
         if bytes.len() <= 63 && bytes.iter().all(inner) && edge(bytes.first()) && edge(bytes.last()) {
             Ok(Self(Arc::from(text)))
         } else {
-            Err(InvalidName(text.chars().take(80).collect()))
+            Err(InvalidName(crate::text::shown(text, 80)))
         }
     }
 }

@@ -104,7 +104,7 @@ impl std::str::FromStr for Subject {
     type Err = InvalidSubject;
 
     fn from_str(text: &str) -> Result<Self, InvalidSubject> {
-        let wrong = || InvalidSubject(text.chars().take(120).collect());
+        let wrong = || InvalidSubject(crate::text::shown(text, 120));
         let name = |n: &str| n.parse::<Name>().map_err(|_| wrong());
         match text.split_once(':') {
             None if text == "organization" => Ok(Self::Organization),

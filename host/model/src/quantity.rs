@@ -35,7 +35,7 @@ fn parse(text: &str, units: &[(&str, u64)], wanted: &'static str) -> Result<u64,
             plain.then(|| digits.parse::<u64>().ok()?.checked_mul(*factor)).flatten()
         })
         .next()
-        .ok_or_else(|| InvalidQuantity { text: text.chars().take(40).collect(), wanted })
+        .ok_or_else(|| InvalidQuantity { text: crate::text::shown(text, 40), wanted })
 }
 
 fn largest(value: u64, units: &[(&'static str, u64)]) -> (u64, &'static str) {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     API_VERSION, Name, Problem, ResourceKey,
     spec::{Agent, Connection, Gateway, McpServer, Plugin, Role, Team, User},
+    text::shown,
 };
 
 /// What sort of thing a resource describes.
@@ -96,7 +97,7 @@ impl FromStr for Kind {
             .into_iter()
             .find(|k| word == k.plural() || word == k.as_str().to_ascii_lowercase())
             .or_else(|| matches!(&*word, "server" | "servers").then_some(Self::McpServer))
-            .ok_or_else(|| InvalidKind(text.chars().take(40).collect()))
+            .ok_or_else(|| InvalidKind(shown(text, 40)))
     }
 }
 
@@ -258,6 +259,8 @@ impl<'de> Deserialize<'de> for Resource {
             api_version: String,
             kind: String,
             metadata: Metadata,
+            /// Left out, it is empty: of a user that is enough.
+            #[serde(default)]
             spec: serde_json::Value,
             #[serde(default)]
             #[allow(dead_code, reason = "accepted so that what `get -o yaml` prints can be applied")]
@@ -265,13 +268,17 @@ impl<'de> Deserialize<'de> for Resource {
         }
         let raw = Raw::deserialize(deserializer)?;
         if raw.api_version != API_VERSION {
-            return Err(D::Error::custom(format!("apiVersion must be \"{API_VERSION}\", not \"{}\"", raw.api_version)));
+            return Err(D::Error::custom(format!(
+                "apiVersion must be \"{API_VERSION}\", not \"{}\"",
+                shown(&raw.api_version, 80)
+            )));
         }
         let kind = Kind::ALL
             .into_iter()
             .find(|k| k.as_str() == raw.kind)
-            .ok_or_else(|| D::Error::custom(format!("unknown kind \"{}\"", raw.kind)))?;
+            .ok_or_else(|| D::Error::custom(format!("unknown kind \"{}\"", shown(&raw.kind, 80))))?;
         fn read<T: serde::de::DeserializeOwned, E: Error>(spec: serde_json::Value) -> Result<T, E> {
+            let spec = if spec.is_null() { serde_json::json!({}) } else { spec };
             serde_json::from_value(spec).map_err(|e| E::custom(format!("spec: {e}")))
         }
         let spec = match kind {

@@ -135,6 +135,26 @@ fn another_version_or_kind_is_refused() {
 }
 
 #[test]
+fn a_spec_in_which_nothing_has_to_stand_may_be_left_out() {
+    let read = |kind: &str, spec: &str| {
+        let text =
+            format!(r#"{{"apiVersion":"portcullis.dev/v1alpha1","kind":"{kind}","metadata":{{"name":"a"}}{spec}}}"#);
+        serde_json::from_str::<Resource>(&text).map_err(|e| e.to_string())
+    };
+    for kind in ["User", "Team", "Role", "Agent", "Gateway"] {
+        assert_eq!(read(kind, ""), read(kind, r#","spec":{}"#), "{kind}");
+        assert!(read(kind, r#","spec":null"#).is_ok(), "{kind}");
+    }
+    assert!(read("Connection", "").unwrap_err().contains("missing field"));
+    let schema = serde_json::to_value(resource_schema()).unwrap();
+    for kind in schema["oneOf"].as_array().unwrap() {
+        let name = kind["properties"]["kind"]["const"].as_str().unwrap();
+        let required = kind["required"].as_array().unwrap().contains(&json!("spec"));
+        assert_eq!(read(name, "").is_err(), required, "the schema says of {name} what is so");
+    }
+}
+
+#[test]
 fn resources_survive_their_text() {
     let gateway = resource(
         "Gateway",

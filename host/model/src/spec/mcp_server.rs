@@ -97,6 +97,9 @@ pub struct Process {
     /// How long the first answer may take after a start. Package runners download first.
     #[serde(default = "default_start")]
     pub start_timeout: Span,
+    /// How long a child runs that nobody calls; the next call starts it again. `0s`: until the gateway ends.
+    #[serde(default = "default_idle")]
+    pub idle_after: Span,
 }
 
 fn default_in_flight() -> u32 {
@@ -104,6 +107,9 @@ fn default_in_flight() -> u32 {
 }
 fn default_start() -> Span {
     Span::seconds(60)
+}
+fn default_idle() -> Span {
+    Span::seconds(3600)
 }
 
 /// Who shares one child process.
@@ -182,6 +188,20 @@ pub struct Placement {
     pub file: Option<String>,
 }
 
+/// Whether a server may ask its clients something (elicitation, sampling, roots) while it works for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Interaction {
+    /// A remote server may; a process of the 2025 revisions may not, since everybody shares it. Servers of 2026-07-28 always
+    /// may: they say whom they ask.
+    #[default]
+    Auto,
+    /// It may: each client that can be asked gets a session, or a child process, of its own.
+    Session,
+    /// It may not: nothing is advertised to it.
+    Shared,
+}
+
 /// How a server's traffic is treated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -194,6 +214,8 @@ pub struct Traffic {
     pub max_response: Bytes,
     /// The most calls in flight to the server from this gateway process; more are refused with a retry hint.
     pub max_concurrent: u32,
+    /// Whether it may ask its clients something.
+    pub interaction: Interaction,
     /// How old the catalogue may get where the server does not say.
     pub catalogue_ttl: Span,
     /// Says that what the server lists is the same under every account, so that one account's list may be shown to another
@@ -212,6 +234,7 @@ impl Default for Traffic {
             connect_timeout: Span::seconds(10),
             max_response: Bytes::mebi(64),
             max_concurrent: 1024,
+            interaction: Interaction::Auto,
             catalogue_ttl: Span::seconds(300),
             catalogue_public: false,
             pinned_arguments: BTreeMap::new(),

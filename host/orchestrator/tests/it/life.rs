@@ -77,6 +77,29 @@ async fn letting_go_ends_the_whole_tree() {
 }
 
 #[tokio::test]
+async fn a_child_that_nobody_uses_ends_and_the_next_call_starts_it() {
+    let house = House::new();
+    let mut brief = process(&[]);
+    brief["idleAfter"] = json!("200ms");
+    let peer = house.process(brief, Traffic::default());
+    let first = call(&peer, "pid", json!({})).await.unwrap()["pid"].clone();
+    // In use for longer than that, it stays.
+    let slow = call(&peer, "slow", json!({"ms": 900})).await.unwrap();
+    assert_eq!(call(&peer, "pid", json!({})).await.unwrap()["pid"], first, "{slow}");
+    let dir = house.dir.path().to_owned();
+    eventually("it idles", || house.orchestrator.status()[0].state == State::Idle).await;
+    eventually("its whole tree is gone", || alive(&dir).is_empty()).await;
+    assert_eq!(house.orchestrator.status()[0].failures, 0, "that is no failure");
+    assert_ne!(call(&peer, "pid", json!({})).await.unwrap()["pid"], first);
+    // Many calls at the moment at which it ends: none is lost.
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        call(&peer, "pid", json!({})).await.unwrap();
+    }
+    house.close().await;
+}
+
+#[tokio::test]
 async fn what_a_server_leaves_behind_goes_with_it() {
     let house = House::new();
     let peer = house.server(&["fork"]);
