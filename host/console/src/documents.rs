@@ -200,11 +200,3 @@ fn in_order(value: serde_json::Value) -> serde_json::Value {
         other => other,
     }
 }
-
-/// Reads one YAML document into a type, for settings that are no resource.
-///
-/// # Errors
-/// The first thing that is wrong with it.
-pub fn read_one<T: serde::de::DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T, DocumentError> {
-    read::one(file, bytes)
-}

@@ -5,7 +5,9 @@
 
 mod connect;
 mod describe;
+mod doctor;
 mod overview;
+mod page;
 mod processes;
 mod reply;
 mod resources;
@@ -65,7 +67,7 @@ pub trait View: Send + Sync {
     fn status(&self) -> GatewayStatus;
     /// What is true of a resource as it is served now, such as whether its plugin is loaded.
     fn conditions(&self, key: &ResourceKey) -> Vec<Condition>;
-    /// What is not as it should be, beyond what the resources themselves say.
+    /// What is not as it should be, by the resource or the built-in plugin that it is true of.
     fn findings(&self) -> Vec<Finding>;
     /// Waits until calls see what the store holds now, but not for long.
     fn settle(&self) -> BoxFuture<'_, ()>;
@@ -81,7 +83,7 @@ impl std::fmt::Debug for Admin {
 pub fn router(admin: Admin) -> Router {
     Router::new()
         .route("/v1/status", get(overview::status))
-        .route("/v1/doctor", get(overview::doctor))
+        .route("/v1/doctor", get(doctor::doctor))
         .route("/v1/apply", post(resources::apply))
         .route("/v1/resources", get(resources::list))
         .route("/v1/resources/{kind}/{name}", get(resources::get).delete(resources::delete))

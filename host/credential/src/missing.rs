@@ -1,6 +1,6 @@
 //! Refusals for want of a credential: what is missing, for whom, and the exact command.
 
-use portcullis_model::{DEFAULT_TENANT, Fault, Principal, Side, Subject};
+use portcullis_model::{DEFAULT_TENANT, Fault, Principal, Side, Subject, text::deceives};
 use portcullis_plugin::{PluginError, PluginFailure};
 
 use crate::{CredentialPlan, book::Entry};
@@ -137,5 +137,5 @@ pub(crate) fn invalid(plan: &CredentialPlan, why: &str) -> Fault {
 
 /// Another's words, short and on one line.
 fn words(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_WORDS).collect()
+    text.chars().map(|c| if deceives(c) { ' ' } else { c }).take(MAX_WORDS).collect()
 }

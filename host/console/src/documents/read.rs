@@ -40,7 +40,8 @@ struct Raw<T> {
     #[serde(rename = "kind")]
     _kind: IgnoredAny,
     metadata: Metadata,
-    spec: T,
+    #[serde(default = "Option::default")]
+    spec: Option<T>,
     /// Accepted so that what `get -o yaml` prints can be applied.
     #[serde(default, rename = "status")]
     _status: Option<IgnoredAny>,
@@ -70,11 +71,6 @@ pub(super) fn file(file: &str, bytes: &[u8]) -> (Vec<Document>, Vec<DocumentErro
         }
     }
     (documents, errors)
-}
-
-pub(super) fn one<T: DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T, DocumentError> {
-    let text = text(file, bytes)?;
-    serde_saphyr::from_str_with_options(text, options()).map_err(|e| told(file, 1, &e))
 }
 
 fn text<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, DocumentError> {
@@ -178,7 +174,13 @@ fn first_line(piece: &Piece<'_>) -> u32 {
 fn spec(kind: Kind, text: &str) -> Result<(Metadata, Spec), Error> {
     fn typed<T: DeserializeOwned>(text: &str, wrap: fn(T) -> Spec) -> Result<(Metadata, Spec), Error> {
         let raw: Raw<T> = serde_saphyr::from_str_with_options(text, options())?;
-        Ok((raw.metadata, wrap(raw.spec)))
+        let spec = match raw.spec {
+            Some(spec) => spec,
+            // Left out, it is empty: of a user that is enough.
+            None => serde_json::from_value(serde_json::json!({}))
+                .map_err(|e| <Error as serde::de::Error>::custom(format!("spec: {e}")))?,
+        };
+        Ok((raw.metadata, wrap(spec)))
     }
     match kind {
         Kind::McpServer => typed(text, Spec::McpServer),

@@ -35,6 +35,13 @@ async fn make(admin: &Admin, tenant: &Name, mut request: ConnectRequest) -> Resu
     let server_key = key(Kind::McpServer, &request.server);
     let fleet = admin.registry.snapshot();
     let server = fleet.server(tenant, &request.server).ok_or_else(|| not_found(&server_key))?;
+    if server.spec.fields.is_empty() {
+        let message = format!("{server_key} asks for nothing, so there is nothing to connect: its calls work without");
+        return Err(ApiError::new(Side::Caller, "nothing-to-connect", message).next(
+            "If calls of it have to carry a credential, name it in the server's `fields` and `credential` \
+             (docs/configuration.md), apply that, and connect then.",
+        ));
+    }
     let subject: Subject = request.owner.parse().map_err(|e: portcullis_model::principal::InvalidSubject| {
         ApiError::new(Side::Caller, "invalid-owner", e.to_string())
     })?;

@@ -1,5 +1,7 @@
 //! Resources: list, get, apply, delete.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::{Path, Query, State, rejection::QueryRejection},
@@ -10,9 +12,10 @@ use serde::Deserialize;
 
 use super::{
     Admin, Tenant, Who,
+    page::page,
     reply::{Answer, Body, complaint, not_found},
 };
-use crate::api::{ApiError, AppliedItem, ApplyAnswer, ApplyRequest, MAX_PAGE, Page};
+use crate::api::{ApiError, AppliedItem, ApplyAnswer, ApplyRequest, Page};
 
 /// The most resources of one request.
 const MAX_SET: usize = 4096;
@@ -31,15 +34,11 @@ pub(super) async fn list(
 ) -> Answer<Page<Resource>> {
     let Query(query) = query.map_err(ApiError::from)?;
     let kind = query.kind.as_deref().map(parse_kind).transpose()?;
-    let limit = query.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
     let after = query.after.as_deref().map(|text| parse_after(&tenant, text)).transpose()?;
-    let mut found = admin.registry.list(Some(&tenant), kind);
-    if let Some(after) = after {
-        found.retain(|r| r.key() > after);
-    }
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|r| format!("{}/{}", r.spec.kind(), r.metadata.name));
+    let found = admin.registry.list(Some(&tenant), kind);
+    let follows = |r: &Arc<Resource>| after.as_ref().is_none_or(|after| r.key() > *after);
+    let cursor = |r: &Arc<Resource>| format!("{}/{}", r.spec.kind(), r.metadata.name);
+    let (found, next) = page(found, query.limit, follows, cursor);
     Ok(Json(Page { items: found.iter().map(|r| Resource::clone(r)).collect(), next }))
 }
 

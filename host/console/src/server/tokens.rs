@@ -12,9 +12,10 @@ use serde::Deserialize;
 
 use super::{
     Admin, Tenant, Who,
+    page::page,
     reply::{Answer, Body},
 };
-use crate::api::{ApiError, MAX_PAGE, NewToken, Page, TokenItem, TokenRequest};
+use crate::api::{ApiError, NewToken, Page, TokenItem, TokenRequest};
 
 #[derive(Deserialize)]
 pub(super) struct ListQuery {
@@ -30,15 +31,10 @@ pub(super) async fn list(
 ) -> Answer<Page<TokenItem>> {
     let Query(query) = query.map_err(ApiError::from)?;
     let owner = query.owner.as_deref().map(subject).transpose()?;
-    let limit = query.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
     let mut records = admin.tokens.list(&tenant, owner.as_ref());
     records.sort_by(|a, b| a.id.cmp(&b.id));
-    if let Some(after) = &query.after {
-        records.retain(|r| r.id > *after);
-    }
-    let more = records.len() > limit;
-    records.truncate(limit);
-    let next = records.last().filter(|_| more).map(|r| r.id.clone());
+    let follows = |r: &TokenRecord| query.after.as_ref().is_none_or(|after| r.id > *after);
+    let (records, next) = page(records, query.limit, follows, |r| r.id.clone());
     Ok(Json(Page { items: records.iter().map(|r| item(&admin, r)).collect(), next }))
 }
 

@@ -237,6 +237,56 @@ async fn a_connection_comes_with_its_sealed_secret() {
 }
 
 #[tokio::test]
+async fn a_doctor_says_everything_once_and_what_to_do() {
+    let house = House::open().await;
+    let more = "\
+---
+apiVersion: portcullis.dev/v1alpha1
+kind: Connection
+metadata: {name: lost}
+spec: {server: nowhere, owner: {user: alice}, ownerOnly: true}
+---
+apiVersion: portcullis.dev/v1alpha1
+kind: Gateway
+metadata: {name: main}
+spec:
+  policies:
+    - plugin: tool-access
+      config:
+        rules:
+          - {effect: deny, principals: ['user:alice', 'user:alise', 'team:*', 'role:admin', 'role:ops'], servers: [github, gitlab, 'g*']}
+    - {plugin: of-a-stranger, config: {rules: [{principals: ['user:nobody']}]}}
+  servers: [{server: github}]
+";
+    house.client.apply(resources(&format!("{PEOPLE}{more}")), false).await.unwrap();
+    let findings = house.client.doctor().await.unwrap();
+    let bad: Vec<_> = findings.iter().filter(|f| f.grade != Grade::Ok).collect();
+    assert!(bad.iter().all(|f| f.next.as_ref().is_some_and(|n| !n.is_empty())), "each has its next step: {bad:?}");
+    let said: Vec<String> = bad.iter().map(|f| format!("{} {}", f.subject, f.message)).collect();
+    for (subject, words) in [
+        ("Gateway/main", "rules[0].principals[1]: there is no User named \"alise\""),
+        ("Gateway/main", "rules[0].principals[4]: there is no Role named \"ops\""),
+        ("Gateway/main", "rules[0].servers[1]: there is no McpServer named \"gitlab\""),
+        ("Connection/lost", "there is no McpServer \"nowhere\""),
+    ] {
+        let times = said.iter().filter(|s| s.starts_with(subject) && s.contains(words)).count();
+        assert_eq!(times, 1, "{subject} {words}: {said:#?}");
+    }
+    let innocent = ["\"alice\"", "\"admin\"", "\"github\"", "\"g*\"", "\"nobody\""];
+    assert!(said.iter().all(|s| innocent.iter().all(|i| !s.contains(i))), "{said:#?}");
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_nothing_is_not_connected() {
+    let house = House::open().await;
+    let open = PEOPLE.lines().filter(|l| !l.contains("fields:") && !l.contains("credential:")).collect::<Vec<_>>();
+    house.client.apply(resources(&open.join("\n")), false).await.unwrap();
+    let error = refused(house.client.connect(&connect("x")).await.unwrap_err());
+    assert_eq!(error.code, "nothing-to-connect");
+    assert!(error.next.unwrap().contains("fields"));
+}
+
+#[tokio::test]
 async fn what_is_connected_has_to_be_asked_for() {
     let house = House::open().await;
     house.client.apply(resources(PEOPLE), false).await.unwrap();

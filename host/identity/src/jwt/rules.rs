@@ -1,6 +1,7 @@
 //! What must hold of a token, read once from what a plugin asked for.
 
 use jsonwebtoken::{Algorithm, Validation};
+use portcullis_model::text::shown;
 use portcullis_plugin::{JwtError, JwtRules};
 
 /// The most clock skew, in seconds.
@@ -39,9 +40,12 @@ pub(super) fn algorithm(name: &str) -> Option<Algorithm> {
 
 impl<'a> Rules<'a> {
     pub(super) fn read(rules: &'a JwtRules) -> Result<Self, JwtError> {
-        let shown = |name: &str| JwtError::Algorithm(name.chars().filter(|c| !c.is_control()).take(20).collect());
-        let allowed: Vec<Algorithm> =
-            rules.algorithms.iter().map(|name| algorithm(name).ok_or_else(|| shown(name))).collect::<Result<_, _>>()?;
+        let refused = |name: &str| JwtError::Algorithm(shown(name, 20));
+        let allowed: Vec<Algorithm> = rules
+            .algorithms
+            .iter()
+            .map(|name| algorithm(name).ok_or_else(|| refused(name)))
+            .collect::<Result<_, _>>()?;
         if rules.audiences.is_empty() {
             return Err(JwtError::Audience);
         }
@@ -59,7 +63,7 @@ impl<'a> Rules<'a> {
     pub(super) fn algorithm(&self, name: &str) -> Result<Algorithm, JwtError> {
         algorithm(name)
             .filter(|algorithm| self.allowed.contains(algorithm))
-            .ok_or_else(|| JwtError::Algorithm(name.chars().filter(|c| !c.is_control()).take(20).collect()))
+            .ok_or_else(|| JwtError::Algorithm(shown(name, 20)))
     }
 
     /// RFC 7515 section 4.1.9: case does not matter, and `application/` may be left out.

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use portcullis_model::{Name, Secret, Subject};
+use portcullis_model::{
+    Name, Secret, Subject,
+    text::{deceives, shown},
+};
 use portcullis_plugin::{TokenFacts, TokenLookupError, Tokens};
 use portcullis_store::{Expect, Revision, Store, StoreError, Write};
 
@@ -157,7 +160,7 @@ impl TokenService {
     pub async fn create(&self, wanted: NewToken) -> Result<Created, TokenError> {
         let now = now_ms();
         let NewToken { tenant, owner, name, mut gateways, lifetime } = wanted;
-        if name.as_ref().is_some_and(|n| n.chars().count() > MAX_NAME || n.chars().any(char::is_control)) {
+        if name.as_ref().is_some_and(|n| n.chars().count() > MAX_NAME || n.chars().any(deceives)) {
             return Err(TokenError::Invalid(
                 "a token's name has 120 characters at most, and none that can't be printed",
             ));
@@ -215,14 +218,14 @@ impl TokenService {
     /// The tokens of a tenant, or of one owner, oldest first. Ended ones are listed for [`TokenOptions::keep_ended`].
     pub fn list(&self, tenant: &Name, owner: Option<&Subject>) -> Vec<TokenRecord> {
         let wanted = |l: &&Arc<Live>| l.record.tenant == *tenant && owner.is_none_or(|o| *o == l.record.owner);
-        let mut records: Vec<TokenRecord> = self.live.all().iter().filter(wanted).map(|l| shown(l)).collect();
+        let mut records: Vec<TokenRecord> = self.live.all().iter().filter(wanted).map(|l| listed(l)).collect();
         records.sort_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)));
         records
     }
 
     /// One token by its id.
     pub fn get(&self, tenant: &Name, id: &str) -> Option<TokenRecord> {
-        self.live.by_id(id).filter(|l| l.record.tenant == *tenant).map(|l| shown(&l))
+        self.live.by_id(id).filter(|l| l.record.tenant == *tenant).map(|l| listed(&l))
     }
 
     /// Whether a token works, apart from the gateways that it is for.
@@ -242,7 +245,7 @@ impl TokenService {
     /// # Errors
     /// [`TokenError::Unknown`]; [`TokenError::NotSaved`] where the store did not take it.
     pub async fn revoke(&self, tenant: &Name, id: &str) -> Result<TokenRecord, TokenError> {
-        let unknown = || TokenError::Unknown(id.chars().take(40).collect());
+        let unknown = || TokenError::Unknown(shown(id, 40));
         let live = self.live.by_id(id).filter(|l| l.record.tenant == *tenant).ok_or_else(unknown)?;
         self.revoke_all(vec![live]).await?;
         self.get(tenant, id).ok_or_else(unknown)
@@ -346,7 +349,7 @@ impl Tokens for TokenService {
     }
 }
 
-fn shown(live: &Live) -> TokenRecord {
+fn listed(live: &Live) -> TokenRecord {
     let used = live.last_used_ms();
     TokenRecord { last_used_ms: (used > 0).then_some(used), ..live.record.clone() }
 }

@@ -1,0 +1,121 @@
+//! What a doctor finds: everything that is not as it should be, once each, with its next step.
+
+mod names;
+
+use axum::{Json, extract::State};
+use portcullis_model::{Door, Resource, ResourceKey, Spec};
+
+use super::{Admin, Tenant, describe, reply::Answer};
+use crate::api::{Condition, Finding, Grade, Page};
+
+pub(super) async fn doctor(State(admin): State<Admin>, Tenant(tenant): Tenant) -> Answer<Page<Finding>> {
+    let fleet = admin.registry.snapshot();
+    let mut items = vec![gateway(&admin)];
+    for file in admin.files.iter().flat_map(|f| f.status()) {
+        let (errors, warnings) = (file.errors.iter(), file.warnings.iter());
+        let found = errors.map(|e| (Grade::Error, e)).chain(warnings.map(|w| (Grade::Warning, w)));
+        for (grade, error) in found {
+            let next = "Correct the file; it is read again at once, and what it brought before serves until then.";
+            items.push(finding(file.file.clone(), grade, error.to_string(), next));
+        }
+    }
+    for (key, resource) in fleet.iter().filter(|(key, _)| key.tenant == tenant) {
+        for condition in describe::status(&admin, &fleet, key, resource).conditions.iter().filter(|c| !c.status) {
+            let (grade, next) = advice(key, resource, condition);
+            let about = if condition.kind == "Ready" { String::new() } else { format!("{}: ", condition.kind) };
+            let message = [condition.reason.as_str(), condition.message.as_str()].join(": ");
+            let message = format!("{about}{}", message.trim_end_matches(": "));
+            items.push(finding(key.to_string(), grade, message, next));
+        }
+        let names = names::nowhere(&fleet, key, resource).into_iter();
+        items.extend(
+            names.map(|n| finding(key.to_string(), Grade::Warning, n, "Correct the name, or make what it names.")),
+        );
+    }
+    // What stands in a resource was told with it; built-in plugins stand in none.
+    items.extend(
+        admin.view.findings().into_iter().filter(|f| !fleet.iter().any(|(key, _)| key.to_string() == f.subject)),
+    );
+    items.extend(dangling(&admin).await);
+    if admin.tokens.list(&tenant, None).is_empty() {
+        let message = "there is no token, so only other auth providers let anybody in";
+        let next = "Make one with `portcullis token create --owner user:NAME`.";
+        items.push(finding("tokens".to_owned(), Grade::Warning, message.to_owned(), next));
+    }
+    items.sort_by_key(|f| std::cmp::Reverse(f.grade));
+    Ok(Json(Page { items, next: None }))
+}
+
+fn finding(subject: String, grade: Grade, message: String, next: impl Into<String>) -> Finding {
+    Finding { subject, grade, message, next: Some(next.into()) }
+}
+
+fn gateway(admin: &Admin) -> Finding {
+    let missing = admin.view.status().missing;
+    if missing.is_empty() {
+        return Finding { subject: "gateway".to_owned(), grade: Grade::Ok, message: "is ready".to_owned(), next: None };
+    }
+    let message = format!("is not ready: {}", missing.join("; "));
+    finding("gateway".to_owned(), Grade::Error, message, "What is missing is told below, each with its next step.")
+}
+
+/// How bad it is that a condition does not hold, and what to do.
+fn advice(key: &ResourceKey, resource: &Resource, condition: &Condition) -> (Grade, String) {
+    let ResourceKey { kind, name, .. } = key;
+    let logs = || format!("Read `portcullis logs {name}`.");
+    let again = || match &resource.spec {
+        Spec::Connection(c) => {
+            format!("Connect it again: `portcullis connect {} --owner {} --name {name}`.", c.server, c.owner.subject())
+        }
+        _ => format!("See `portcullis describe {} {name}`.", kind.plural()),
+    };
+    match condition.reason.as_str() {
+        // A state on the way, and one that somebody wanted.
+        "Starting" => {
+            (Grade::Ok, format!("Wait. Package runners download first: `portcullis logs {name}` shows what it does."))
+        }
+        "AsWritten" => (Grade::Ok, "Wait a moment: it has just started.".to_owned()),
+        "Stopped" => (Grade::Warning, format!("Start it with `portcullis restart {name}`.")),
+        "Failed" => (Grade::Error, format!("{} The next call starts it again.", logs())),
+        "Degraded" if condition.kind.starts_with("Process") => (Grade::Warning, logs()),
+        "PreviousServes" => {
+            (Grade::Warning, "Correct the component or its configuration; it is loaded again at once.".to_owned())
+        }
+        "NotLoaded" => {
+            (Grade::Error, "Correct the component or its configuration; it is loaded again at once.".to_owned())
+        }
+        "Degraded" => (Grade::Warning, correct(resource)),
+        "NoServer" => (
+            Grade::Error,
+            format!("Apply the server that it names, or take it away with `portcullis delete connection {name}`."),
+        ),
+        "Suspended" | "Unreadable" | "Rejected" => (Grade::Error, again()),
+        _ => (Grade::Error, correct(resource)),
+    }
+}
+
+/// Where a resource is edited: at the door that it came by.
+fn correct(resource: &Resource) -> String {
+    match &resource.metadata.door {
+        Some(door @ Door::File(_)) => format!("Correct it in {door}; it is read again at once."),
+        _ => format!("Correct it, and `portcullis apply -f` it again."),
+    }
+}
+
+/// Names of things that do not exist, in resources that no file holds: those of files are told with their lines.
+async fn dangling(admin: &Admin) -> Vec<Finding> {
+    let resources = admin.registry.list(None, None);
+    let by_hand = resources.iter().filter(|r| !matches!(r.metadata.door, Some(Door::File(_))));
+    let set = by_hand
+        .map(|r| {
+            let mut resource = Resource::clone(r);
+            resource.metadata.revision = None;
+            (resource.metadata.door.clone().unwrap_or(Door::Api), resource)
+        })
+        .collect();
+    let scope = |door: &Door| !matches!(door, Door::File(_));
+    let Ok(applied) = admin.registry.sync_door(&scope, set, true).await else { return Vec::new() };
+    let warnings = applied.iter().flat_map(|a| a.warnings.iter().map(|w| (&a.key, w)));
+    let next = "Correct the name and `portcullis apply -f` it again, or apply what it names.";
+    warnings.map(|(key, w)| finding(key.to_string(), Grade::Warning, w.to_string(), next)).collect()
+}
