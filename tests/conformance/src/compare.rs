@@ -20,6 +20,7 @@ const VARIES: [&str; 29] = [
     "requestState",
     "serverUrl",
     "sessionId",
+    "sessionIdSent",
     "subscriptionId",
     "taskId",
     "url",
@@ -33,15 +34,14 @@ const VARIES: [&str; 29] = [
     "headers",
     // Node's own wording of a failed request; where an error is the gateway's, so is its wording.
     "message",
-    // The gateway names itself where it answers in its own name, and decides for how long.
-    "io.modelcontextprotocol/serverInfo",
+    // The gateway speaks for itself where it answers in its own name, and says for how long and for whom an answer holds.
     "serverInfo",
     "instructions",
     "ttlMs",
+    "cacheScope",
     "supported",
     "supportedVersions",
     "retryValue",
-    "receivedErrorCode",
 ];
 
 /// One difference.
@@ -97,11 +97,19 @@ fn said(check: &Check) -> String {
 fn steady(value: &Value) -> Value {
     match value {
         Value::Object(members) => {
+            // What an error says besides its code is the gateway's where the gateway found the fault.
+            if let Some(code) = members.get("code").filter(|_| members.contains_key("message")) {
+                return json!({"code": code});
+            }
             let one = |(name, value): (&String, &Value)| {
                 let value = if VARIES.contains(&name.as_str()) { shape(value) } else { steady(value) };
-                (name.clone(), value)
+                // Said by one era only, and there only if the server wants.
+                let named =
+                    name == "io.modelcontextprotocol/serverInfo" || (name == "resultType" && value == "complete");
+                let empty = name == "_meta" && value.as_object().is_some_and(serde_json::Map::is_empty);
+                (!named && !empty).then(|| (name.clone(), value))
             };
-            members.iter().map(one).collect()
+            members.iter().filter_map(one).collect()
         }
         Value::Array(items) => items.iter().map(steady).collect(),
         other => other.clone(),

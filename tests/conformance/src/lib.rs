@@ -4,10 +4,14 @@
 //! `cargo xtask conformance` runs it and writes the figures; a test of `cargo xtask test` runs the same.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it reports to a terminal")]
 
+pub mod client;
 pub mod compare;
 pub mod fixture;
 pub mod known;
+pub mod ordered;
 pub mod parts;
+pub mod payload;
 pub mod run;
 pub mod settings;
 pub mod suite;
+pub mod talk;

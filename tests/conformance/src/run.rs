@@ -1,15 +1,17 @@
 //! A whole measurement: both revisions, directly and behind each setting, and what of it is new.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::ensure;
 use serde_json::{Value, json};
 
 use crate::{
+    client::{self, CLIENT},
     compare::{Difference, compare},
     fixture::{Eras, Fixture},
     known::{Entry, Known},
-    settings::{Behind, Setting},
+    payload,
+    settings::{BRIDGED, Behind, Setting},
     suite::{self, Found, REVISIONS},
 };
 
@@ -36,14 +38,16 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Runs everything.
+    /// Runs everything. `program` is this crate's own.
     ///
     /// # Errors
     /// Where something does not run at all.
-    pub async fn measure(revisions: &[&'static str], known: &Known) -> anyhow::Result<Self> {
+    pub async fn measure(revisions: &[&'static str], known: &Known, program: &Path) -> anyhow::Result<Self> {
         let mut outcome = Self::default();
         let fixture = Fixture::start(Eras::Both).await?;
-        let behind = Behind::start(&fixture).await?;
+        let legacy = Fixture::start(Eras::Legacy).await?;
+        let modern = Fixture::start(Eras::Modern).await?;
+        let behind = Behind::start(&fixture, &legacy, &modern).await?;
         for revision in revisions.iter().copied() {
             let direct = suite::server(&fixture.url, revision).await?;
             outcome.count(revision, "direct", &direct);
@@ -61,6 +65,16 @@ impl Outcome {
                 outcome.count(revision, setting.name(), &through);
                 outcome.saw(setting.name(), revision, compare(&direct, &through));
             }
+            let direct = payload::transcript(&fixture.url, revision).await?;
+            for setting in Setting::ALL {
+                let through = payload::transcript(&behind.url(setting), revision).await?;
+                outcome.saw(setting.name(), revision, payload::compare(&direct, &through, setting.shared()));
+            }
+            let through = payload::transcript(&behind.bridged(revision), revision).await?;
+            outcome.saw(BRIDGED, revision, payload::compare(&direct, &through, false));
+            let upstream = client::scenarios(revision, program).await?;
+            outcome.count(revision, CLIENT, &upstream);
+            outcome.saw(CLIENT, revision, client::failures(&upstream));
         }
         behind.stop().await?;
         Ok(outcome)

@@ -12,6 +12,9 @@ use serde_json::json;
 
 use crate::fixture::Fixture;
 
+/// The name in reports of a client that reaches a server of the other era.
+pub const BRIDGED: &str = "bridged";
+
 /// Where the fixture is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setting {
@@ -24,6 +27,11 @@ pub enum Setting {
 impl Setting {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::Gateway, Self::Federated];
+
+    /// Whether others are in the same lists.
+    pub fn shared(self) -> bool {
+        self == Self::Federated
+    }
 
     /// Its name in reports and in the list of known differences; also the gateway's.
     pub fn name(self) -> &'static str {
@@ -45,13 +53,18 @@ impl Behind {
     ///
     /// # Errors
     /// Where it does not start.
-    pub async fn start(fixture: &Fixture) -> anyhow::Result<Self> {
+    pub async fn start(fixture: &Fixture, legacy: &Fixture, modern: &Fixture) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         servers::prepare(folder.path())?;
         let others: Vec<_> =
             servers::all(folder.path()).into_iter().filter(|s| ["memory", "time"].contains(&s.name)).collect();
         let mut resources: Vec<_> = others.iter().map(|s| s.resource(&folder.path().join("memory.json"))).collect();
         resources.push(resource("McpServer", "fixture", json!({"remote": {"url": fixture.url, "allowPrivate": true}})));
+        for (name, fixture) in [("legacy", legacy), ("modern", modern)] {
+            resources.push(resource("McpServer", name, json!({"remote": {"url": fixture.url, "allowPrivate": true}})));
+            let bare = json!({"server": name, "bareNames": true});
+            resources.push(resource("Gateway", name, json!({"anonymous": true, "servers": [bare]})));
+        }
         let bare = json!({"server": "fixture", "bareNames": true});
         resources.push(resource("Gateway", "gateway", json!({"anonymous": true, "servers": [bare]})));
         let all: Vec<_> = std::iter::once(bare).chain(others.iter().map(|s| json!({"server": s.name}))).collect();
@@ -74,6 +87,11 @@ impl Behind {
     /// The MCP endpoint of a setting.
     pub fn url(&self, setting: Setting) -> String {
         self.product.url(setting.name())
+    }
+
+    /// The MCP endpoint where a client of a revision reaches a server that speaks only the other era.
+    pub fn bridged(&self, revision: &str) -> String {
+        self.product.url(if revision == MODERN { "legacy" } else { "modern" })
     }
 
     /// Stops the gateway and waits until its children are gone.

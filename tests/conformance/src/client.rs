@@ -1,0 +1,129 @@
+//! The suite's client scenarios: it plays the server and watches what the gateway sends it, while a real client uses
+//! everything through the gateway.
+
+use std::{env, path::Path, process::Stdio, time::Duration};
+
+use anyhow::{Context, ensure};
+use portcullis_e2e::{
+    http::{LEGACY, MODERN},
+    parts::{Parts, binary, root},
+    product::{Product, resource},
+};
+use serde_json::json;
+use tokio::{process::Command, time::timeout};
+
+use crate::{
+    compare::Difference,
+    parts,
+    suite::{self, Found},
+};
+
+/// The name of these scenarios in reports.
+pub const CLIENT: &str = "client";
+
+/// Every scenario that is not about authorization, by revision.
+const SCENARIOS: [(&str, &[&str]); 2] = [
+    (
+        LEGACY,
+        &[
+            "initialize",
+            "tools_call",
+            "elicitation-sep1034-client-defaults",
+            "sse-retry",
+            "json-schema-2020-12-preservation",
+        ],
+    ),
+    (
+        MODERN,
+        &[
+            "tools_call",
+            "request-metadata",
+            "http-standard-headers",
+            "http-custom-headers",
+            "http-invalid-tool-headers",
+            "json-schema-ref-no-deref",
+            "json-schema-2020-12-preservation",
+            "sep-2322-client-request-state",
+        ],
+    ),
+];
+
+/// How long a driven client may take for everything.
+const PATIENCE: Duration = Duration::from_secs(50);
+
+/// Runs the client scenarios of a revision. `program` is this crate's own, which the suite starts.
+///
+/// # Errors
+/// Where one does not run at all.
+pub async fn scenarios(revision: &str, program: &Path) -> anyhow::Result<Found> {
+    let mut found = Found::default();
+    let names = SCENARIOS.iter().find(|(r, _)| *r == revision).map_or(&[][..], |(_, names)| names);
+    let driver = driver(program)?;
+    for scenario in names {
+        let one = suite::client_scenario(&driver, revision, scenario).await;
+        found.replace(scenario, one.with_context(|| (*scenario).to_owned())?);
+    }
+    Ok(found)
+}
+
+/// What the suite starts: this program, which is told its parts because the suite keeps the environment.
+fn driver(program: &Path) -> anyhow::Result<String> {
+    let parts = Parts::get();
+    let suite = parts::Parts::get();
+    let told = [
+        ("PORTCULLIS_TEST_BIN", binary()),
+        ("PORTCULLIS_TEST_NODE", parts.node.clone()),
+        ("PORTCULLIS_TEST_NODE_BIN", parts.node_bin.clone()),
+        ("PORTCULLIS_TEST_VENV", parts.venv.clone()),
+        ("PORTCULLIS_TEST_SUITE", suite.suite.clone()),
+        ("PORTCULLIS_TEST_SUITE_NODE", suite.suite_node.clone()),
+    ];
+    let mut words = vec!["env".to_owned()];
+    for (name, path) in told {
+        let path = path.to_str().context("a path that is no text")?;
+        // The suite gives the command to a shell.
+        ensure!(!path.contains(['\'', '"', ' ']), "{path} can't be in a command line");
+        words.push(format!("{name}={path}"));
+    }
+    words.push(program.display().to_string());
+    words.push("drive".to_owned());
+    Ok(words.join(" "))
+}
+
+/// Registers a server, and uses it through the gateway with a real client. This is what the suite starts.
+///
+/// # Errors
+/// Where the gateway or the client does not work.
+pub async fn drive(url: &str) -> anyhow::Result<()> {
+    let product = Product::start(&[
+        resource("McpServer", "tested", json!({"remote": {"url": url, "allowPrivate": true}})),
+        resource("Gateway", "tested", json!({"anonymous": true, "servers": [{"server": "tested", "bareNames": true}]})),
+    ])
+    .await?;
+    let revision = env::var("MCP_CONFORMANCE_PROTOCOL_VERSION").unwrap_or_default();
+    let mode = if revision == MODERN { "auto" } else { "legacy" };
+    let parts = Parts::get();
+    let mut client = Command::new(&parts.node_bin)
+        .arg(root().join("tests/conformance/client/drive.mjs"))
+        .args([&product.url("tested"), mode])
+        .env("PORTCULLIS_TEST_NODE", &parts.node)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    let ended = timeout(PATIENCE, client.wait()).await.context("the client does not end")??;
+    product.stop().await;
+    ensure!(ended.success(), "the client ended with {ended}");
+    Ok(())
+}
+
+/// Every check that failed. There is nothing to compare with: the suite has one right answer.
+pub fn failures(found: &Found) -> Vec<Difference> {
+    let failed = found.checks.iter().filter(|(_, c)| matches!(&*c.status, "FAILURE" | "WARNING"));
+    failed
+        .map(|(place, check)| Difference {
+            scenario: place.scenario.clone(),
+            check: place.check.clone(),
+            what: format!("{}: {}", check.status, check.error_message.as_deref().unwrap_or("no message")),
+        })
+        .collect()
+}
