@@ -155,7 +155,7 @@ impl Assembly {
             files,
             audit: Arc::clone(&audit),
             metrics: Arc::clone(&metrics),
-            view: Arc::new(Assembled::new(&settings, address, Arc::clone(&keeper), orchestrator.clone())),
+            view: Arc::new(Assembled::new(&settings, address, Arc::clone(&keeper))),
         };
         Ok(Self { settings, metrics, audit, orchestrator, keeper, admin, socket, data, metrics_listener, address })
     }

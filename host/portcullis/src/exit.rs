@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use portcullis_console::{ClientError, api::ApiError, documents::DocumentError};
-use portcullis_model::Side;
+use portcullis_model::{Side, text::deceives};
 
 /// Exit codes, as `--help` and `docs/cli.md` list them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,8 @@ impl Failure {
             if let Some(request) = &self.request {
                 text.push_str(&format!("request: {request}\n"));
             }
+            // Documents and answers are quoted in errors, and may hold what moves the cursor or turns a line round.
+            let text: String = text.chars().filter(|c| matches!(c, '\n' | '\t') || !deceives(*c)).collect();
             write!(err, "{text}")
         };
         ExitCode::from(self.exit as u8)

@@ -10,8 +10,8 @@ use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use portcullis_console::api::ApiError;
 use portcullis_model::{Name, Side, Span, spec::Traffic};
 use portcullis_upstream::{
-    Account, Endpoint, HttpEndpoint, Incoming, ListKind, MessageKind, Options, Outgoing, Params, Peer, Target, TargetKey,
-    UpstreamError, Upstreams, launch::NoLauncher,
+    Account, Endpoint, HttpEndpoint, Incoming, ListKind, MessageKind, Options, Outgoing, Params, Peer, Target,
+    TargetKey, UpstreamError, Upstreams, launch::NoLauncher,
 };
 use serde_json::{Value, value::RawValue};
 use url::Url;
@@ -53,7 +53,7 @@ impl Mcp {
                 server: Name::default_tenant(),
                 generation: 0,
                 account: Account::None,
-                conversation: None,
+                conversation: None, era: None,
             },
             endpoint: Endpoint::Http(Arc::new(HttpEndpoint { url, headers: Vec::new(), allow_private: true })),
             traffic: Arc::new(Traffic { timeout, ..Traffic::default() }),

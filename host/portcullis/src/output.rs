@@ -7,6 +7,7 @@ use std::{
 
 use clap::ValueEnum;
 use portcullis_console::documents;
+use portcullis_model::text::shown;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
@@ -68,9 +69,9 @@ fn yaml<T: Serialize>(items: &[T]) -> Result<String, Failure> {
     documents::write(items).map_err(|e| Failure::new(Exit::Failure, "output", e.to_string()))
 }
 
-/// Columns, as wide as their widest cell. Control characters, which could move a terminal's cursor, are left out.
+/// Columns, as wide as their widest cell. Characters that move a terminal's cursor or turn a line round are left out.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let clean = |cell: &str| cell.chars().filter(|c| !c.is_control()).collect::<String>();
+    let clean = |cell: &str| shown(cell, usize::MAX);
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| clean(cell)).collect()).collect();
     let width = |column: usize| {
         rows.iter()
@@ -121,7 +122,7 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_hold_no_control_characters() {
-        let rows = [vec!["a".to_owned(), "x\u{1b}[2Jy".to_owned()], vec!["longer".to_owned(), String::new()]];
+        let rows = [vec!["a".to_owned(), "x\u{1b}[2J\u{202e}y".to_owned()], vec!["longer".to_owned(), String::new()]];
         assert_eq!(table(&["NAME", "B"], &rows), "NAME    B\na       x[2Jy\nlonger\n");
     }
 

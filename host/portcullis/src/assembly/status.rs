@@ -12,7 +12,6 @@ use portcullis_console::{
     server::View,
 };
 use portcullis_model::{Kind, Name, ResourceKey};
-use portcullis_orchestrator::{Orchestrator, State};
 use portcullis_plugin::RevealAudit;
 use portcullis_telemetry::{Audit, AuditEvent};
 
@@ -37,12 +36,11 @@ pub fn missing(keeper: &Keeper) -> Vec<String> {
 pub struct Assembled {
     status: GatewayStatus,
     keeper: Arc<Keeper>,
-    orchestrator: Orchestrator,
 }
 
 impl Assembled {
     /// Started now.
-    pub fn new(settings: &Settings, address: SocketAddr, keeper: Arc<Keeper>, orchestrator: Orchestrator) -> Self {
+    pub fn new(settings: &Settings, address: SocketAddr, keeper: Arc<Keeper>) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let metrics = match settings.metrics_listen {
             Some(listen) => format!("http://{listen}/metrics"),
@@ -58,7 +56,7 @@ impl Assembled {
             data_dir: settings.data_dir.display().to_string(),
             ..GatewayStatus::default()
         };
-        Self { status, keeper, orchestrator }
+        Self { status, keeper }
     }
 }
 
@@ -104,16 +102,6 @@ impl View for Assembled {
                 found.push(not_ready(reason, trouble.problem.clone()));
             }
         }
-        if key.kind == Kind::McpServer {
-            for status in self.orchestrator.status() {
-                if status.key.tenant == key.tenant
-                    && status.key.server == key.name
-                    && let State::Failed(reason) = &status.state
-                {
-                    found.push(not_ready("ProcessFailed", reason.clone()));
-                }
-            }
-        }
         if found.is_empty() {
             found.push(Condition {
                 kind: "Ready".to_owned(),
@@ -137,7 +125,7 @@ impl View for Assembled {
             subject: format!("Plugin/{}", t.place.plugin),
             grade: if t.previous { Grade::Warning } else { Grade::Error },
             message: t.problem.clone(),
-            next: t.previous.then(|| "The previous one serves until this one loads".to_owned()),
+            next: Some("Correct the component or its configuration; it is loaded again at once.".to_owned()),
         });
         gateways.chain(plugins).collect()
     }

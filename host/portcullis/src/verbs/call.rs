@@ -4,7 +4,7 @@ use std::{io::Read as _, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use portcullis_console::api::TokenRequest;
-use portcullis_model::{DEFAULT_TENANT, Kind, Name, Span};
+use portcullis_model::{DEFAULT_TENANT, Kind, Name, Span, text::deceives};
 use serde_json::{Value, value::RawValue};
 use url::Url;
 use zeroize::Zeroizing;
@@ -176,7 +176,7 @@ fn show(result: &Value) -> String {
         match (block["type"].as_str(), block["text"].as_str()) {
             (Some("text"), Some(text)) => {
                 // What a server answers could otherwise move the cursor or change the terminal's title.
-                out.extend(text.chars().filter(|c| matches!(c, '\n' | '\t') || !c.is_control()));
+                out.extend(text.chars().filter(|c| matches!(c, '\n' | '\t') || !deceives(*c)));
                 out.push('\n');
             }
             (kind, _) => out.push_str(&format!(

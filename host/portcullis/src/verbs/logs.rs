@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use clap::Args;
 use portcullis_console::api::LogLine;
-use portcullis_model::Name;
+use portcullis_model::{Name, text::deceives};
 
 use crate::{cli::Global, exit::Failure, output::Format};
 
@@ -36,7 +36,7 @@ impl Logs {
                 writeln!(out)?;
             } else {
                 // A server's output could otherwise move the cursor or change the terminal's title.
-                let text: String = line.text.chars().filter(|c| *c == '\t' || !c.is_control()).collect();
+                let text: String = line.text.chars().filter(|c| *c == '\t' || !deceives(*c)).collect();
                 writeln!(out, "{text}")?;
             }
             out.flush()
