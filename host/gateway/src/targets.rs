@@ -60,6 +60,7 @@ pub fn target(view: &View, assigned: &Assigned, carried: Option<&Carried>) -> Ta
             generation: assigned.generation,
             account,
             conversation: None,
+            era: None,
         },
         endpoint,
         traffic: Arc::clone(&assigned.traffic),

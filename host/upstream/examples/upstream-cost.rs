@@ -87,6 +87,7 @@ async fn relayed(url: &str, calls: u32, connections: u32) -> f64 {
         generation: 1,
         account: Account::None,
         conversation: None,
+        era: None,
     };
     let endpoint = HttpEndpoint { url: url.parse().unwrap(), headers: Vec::new(), allow_private: false };
     let target = Target { key, endpoint: Endpoint::Http(Arc::new(endpoint)), traffic: Arc::default() };

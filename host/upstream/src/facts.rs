@@ -22,6 +22,8 @@ const MAX_INSTRUCTIONS: usize = 64 << 10;
 pub struct ServerFacts {
     /// The revision that is spoken with it.
     pub version: Version,
+    /// All revisions that it says it speaks, of those that are known here. A legacy server only ever names one.
+    pub versions: Vec<Version>,
     /// What it offers: a JSON object as the server wrote it, such as `{"tools":{"listChanged":true}}`.
     pub capabilities: Bytes,
     /// Who it is: a JSON object as the server wrote it. `{}` where it does not say.
@@ -44,10 +46,16 @@ impl ServerFacts {
     pub(crate) fn unknown(version: Version) -> Self {
         Self {
             version,
+            versions: vec![version],
             capabilities: Bytes::from_static(b"{}"),
             server_info: Bytes::from_static(b"{}"),
             instructions: None,
         }
+    }
+
+    /// Whether it says that it speaks a revision of this era.
+    pub fn speaks(&self, era: Era) -> bool {
+        self.versions.iter().any(|v| v.era() == era)
     }
 
     /// What the server tells of by itself.
@@ -132,6 +140,7 @@ pub(crate) fn read_discovery(message: &Message) -> Proof {
         MessageKind::Result => match serde_json::from_str::<Discovered<'_>>(message.payload_text()) {
             Ok(found) if modern(&found.supported_versions) => Proof::Modern(Some(Arc::new(ServerFacts {
                 version: Version::LATEST,
+                versions: found.supported_versions.iter().filter_map(|v| v.parse().ok()).take(16).collect(),
                 capabilities: object(found.capabilities),
                 server_info: object(found.meta.and_then(|m| m.server_info)),
                 instructions: bounded(found.instructions),
@@ -163,6 +172,7 @@ pub(crate) fn read_initialized(message: &Message) -> Result<Arc<ServerFacts>, Up
     match result.protocol_version.parse::<Version>() {
         Ok(version) if version.era() == Era::Legacy => Ok(Arc::new(ServerFacts {
             version,
+            versions: vec![version],
             capabilities: object(result.capabilities),
             server_info: object(result.server_info),
             instructions: bounded(result.instructions),
@@ -197,7 +207,7 @@ mod tests {
             r#""result":{"protocolVersion":"2025-06-18","capabilities":{ "tools":{"listChanged":true},"resources":{"subscribe":true}, "x":1.10 },"serverInfo":{"name":"s"},"instructions":"do"}"#,
         ))
         .unwrap();
-        assert_eq!(facts.version, Version::V2025_06_18);
+        assert_eq!((facts.version, facts.speaks(Era::Modern)), (Version::V2025_06_18, false));
         assert_eq!(
             &facts.capabilities[..],
             br#"{ "tools":{"listChanged":true},"resources":{"subscribe":true}, "x":1.10 }"#

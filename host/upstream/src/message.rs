@@ -41,6 +41,8 @@ pub struct Message {
     pub method: Option<Range<usize>>,
     /// Whether it is a tool's result that says `isError`.
     pub is_error: bool,
+    /// Whether it is a result that wants input of the client (2026-07-28, multi round-trip requests).
+    pub input_required: bool,
     /// The code of a [`MessageKind::Error`], where it has one that is an integer.
     pub code: Option<i64>,
 }
@@ -82,6 +84,11 @@ impl Message {
                 token: token.map(|t| t.range()),
                 method: message.method.as_ref().map(|m| m.piece.range()),
                 is_error: message.result.as_ref().is_some_and(|r| r.is_error),
+                input_required: message
+                    .result
+                    .as_ref()
+                    .and_then(|r| r.result_type.as_ref())
+                    .is_some_and(|kind| kind.as_ref() == "input_required"),
                 code: message.error.as_ref().and_then(|e| e.code),
             }
         };

@@ -19,15 +19,23 @@ use crate::{
 /// a dead address, one by one, each for the whole connect timeout.
 const OPEN_FOR: Duration = Duration::from_secs(1);
 
-/// One generation of one server.
-pub(crate) struct Server {
+/// How many calls are in flight to a server, in all eras.
+#[derive(Debug)]
+struct Gate {
     limit: u32,
     in_flight: AtomicU32,
+}
+
+/// One generation of one server, in the era that it was found to speak or in one that was chosen.
+pub(crate) struct Server {
+    gate: Arc<Gate>,
     born: Instant,
     /// Milliseconds after `born` (at least 1) of the last failed attempt; 0 when the last one worked.
     failed_at: AtomicU64,
     reason: Mutex<String>,
     era: AtomicU8,
+    /// Whether the era was chosen, and nothing that the server says changes it.
+    pinned: bool,
     /// Whether it speaks the HTTP+SSE transport of 2024-11-05.
     old: AtomicBool,
     /// What is counted.
@@ -49,20 +57,29 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.server.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.server.gate.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.server.meter.requested(self.server.era(), self.outcome);
     }
 }
 
 impl Server {
     pub(crate) fn new(limit: u32, meter: Meter) -> Self {
+        Self::behind(Arc::new(Gate { limit: limit.max(1), in_flight: AtomicU32::new(0) }), meter, None)
+    }
+
+    /// The same server in an era that was chosen, with the same limit on calls in flight.
+    pub(crate) fn pinned(&self, era: Era, meter: Meter) -> Self {
+        Self::behind(self.gate.clone(), meter, Some(era))
+    }
+
+    fn behind(gate: Arc<Gate>, meter: Meter, era: Option<Era>) -> Self {
         Self {
-            limit: limit.max(1),
-            in_flight: AtomicU32::new(0),
+            gate,
             born: Instant::now(),
             failed_at: AtomicU64::new(0),
             reason: Mutex::new(String::new()),
-            era: AtomicU8::new(0),
+            era: AtomicU8::new(era.map_or(0, as_number)),
+            pinned: era.is_some(),
             old: AtomicBool::new(false),
             meter,
         }
@@ -70,8 +87,8 @@ impl Server {
 
     /// Takes a place among the calls in flight.
     pub(crate) fn admit(self: &Arc<Self>) -> Result<InFlight, UpstreamError> {
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.limit {
-            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if self.gate.in_flight.fetch_add(1, Ordering::Relaxed) >= self.gate.limit {
+            self.gate.in_flight.fetch_sub(1, Ordering::Relaxed);
             let busy = UpstreamError::Busy { retry_after: Duration::from_millis(250) };
             self.meter.requested(self.era(), busy.code());
             return Err(busy);
@@ -80,7 +97,7 @@ impl Server {
     }
 
     pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.gate.in_flight.load(Ordering::Relaxed)
     }
 
     /// Whether an attempt may be made. While connecting fails, one a second may.
@@ -123,12 +140,16 @@ impl Server {
     }
 
     pub(crate) fn learn(&self, era: Era) {
-        self.era.store(if era == Era::Legacy { 1 } else { 2 }, Ordering::Relaxed);
+        if !self.pinned {
+            self.era.store(as_number(era), Ordering::Relaxed);
+        }
     }
 
     /// The server spoke another era than remembered, so it was exchanged: the next call probes again.
     pub(crate) fn forget_era(&self) {
-        self.era.store(0, Ordering::Relaxed);
+        if !self.pinned {
+            self.era.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Whether it was last reached by HTTP+SSE.
@@ -142,6 +163,13 @@ impl Server {
 
     fn now(&self) -> u64 {
         u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+}
+
+fn as_number(era: Era) -> u8 {
+    match era {
+        Era::Legacy => 1,
+        Era::Modern => 2,
     }
 }
 

@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use http::{HeaderName, HeaderValue};
 use portcullis_model::{Name, spec::Traffic};
+use portcullis_protocol::Era;
 use url::Url;
 
 use crate::launch::LaunchSpec;
@@ -49,6 +50,9 @@ pub struct TargetKey {
     /// Whose conversation it is. `None` for a peer that all callers under the account share: it advertises nothing, and
     /// what the server asks is refused.
     pub conversation: Option<Arc<Conversation>>,
+    /// The era to speak, for a server that speaks both: a client's own, so that nothing has to be translated. `None` finds
+    /// out, and takes the modern one.
+    pub era: Option<Era>,
 }
 
 impl fmt::Display for TargetKey {
@@ -59,9 +63,12 @@ impl fmt::Display for TargetKey {
             Account::Connection { name, .. } => write!(f, " under {name}")?,
             Account::Holder(holder) => write!(f, " under {holder}")?,
         }
-        match &self.conversation {
+        if let Some(conversation) = &self.conversation {
+            write!(f, " in conversation {}", conversation.id)?;
+        }
+        match self.era {
             None => Ok(()),
-            Some(conversation) => write!(f, " in conversation {}", conversation.id),
+            Some(era) => write!(f, " in the {} era", era.as_str()),
         }
     }
 }

@@ -54,7 +54,7 @@ impl Options {
 }
 
 /// A server and account of one tenant and generation: what the breaker and the limits go by.
-type ServerKey = (Name, Name, u64);
+type ServerKey = (Name, Name, u64, Option<Era>);
 
 /// All servers that are talked to.
 pub struct Upstreams {
@@ -116,7 +116,7 @@ impl Upstreams {
         if let Some(peer) = self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&target.key) {
             return Ok(peer.clone());
         }
-        let server = self.server(target);
+        let server = self.server(target, target.key.era);
         let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(peer) = peers.get(&target.key) {
             return Ok(peer.clone());
@@ -163,17 +163,19 @@ impl Upstreams {
         Ok(peer)
     }
 
-    fn server(&self, target: &Target) -> Arc<Server> {
-        let key = (target.key.tenant.clone(), target.key.server.clone(), target.key.generation);
+    fn server(&self, target: &Target, era: Option<Era>) -> Arc<Server> {
+        let key = (target.key.tenant.clone(), target.key.server.clone(), target.key.generation, era);
+        let base = era.map(|era| (era, self.server(target, None)));
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(server) = servers.get(&key).and_then(Weak::upgrade) {
             return server;
         }
         servers.retain(|_, s| s.strong_count() > 0);
-        let server = Arc::new(Server::new(
-            target.traffic.max_concurrent,
-            Meter::new(self.options.metrics.clone(), key.0.as_str(), key.1.as_str()),
-        ));
+        let meter = Meter::new(self.options.metrics.clone(), key.0.as_str(), key.1.as_str());
+        let server = Arc::new(match base {
+            Some((era, base)) => base.pinned(era, meter),
+            None => Server::new(target.traffic.max_concurrent, meter),
+        });
         servers.insert(key, Arc::downgrade(&server));
         server
     }

@@ -191,6 +191,7 @@ async fn gateway(dir: std::path::PathBuf) {
         generation: 1,
         account: Account::None,
         conversation: None,
+        era: None,
     };
     let endpoint = Endpoint::Stdio(Arc::new(LaunchSpec::plain(Arc::new(process))));
     let target = Target { key, endpoint, traffic: Arc::new(Traffic::default()) };

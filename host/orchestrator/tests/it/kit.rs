@@ -63,7 +63,8 @@ impl House {
     }
 
     pub fn peer_of(&self, server: &str, account: Account, spec: LaunchSpec, traffic: Traffic) -> Arc<Peer> {
-        let key = TargetKey { tenant: tenant(), server: name(server), generation: 1, account, conversation: None };
+        let key =
+            TargetKey { tenant: tenant(), server: name(server), generation: 1, account, conversation: None, era: None };
         let target = Target { key, endpoint: Endpoint::Stdio(Arc::new(spec)), traffic: Arc::new(traffic) };
         self.pool.peer(&target).unwrap()
     }

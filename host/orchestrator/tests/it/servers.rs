@@ -123,6 +123,7 @@ impl Everything {
             generation: 1,
             account: Account::None,
             conversation: None,
+            era: None,
         };
         let url = format!("http://127.0.0.1:{}/mcp", self.port).parse().unwrap();
         let endpoint = HttpEndpoint { url, headers: Vec::new(), allow_private: false };

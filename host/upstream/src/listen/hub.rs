@@ -436,6 +436,7 @@ mod tests {
             generation: 1,
             account: Account::None,
             conversation,
+            era: None,
         };
         let (changes, heard) = broadcast::channel(8);
         let server = Arc::new(Server::new(1, Meter::new(Metrics::new(), "t", "s")));

@@ -155,3 +155,25 @@ async fn facts_are_kept_as_they_were_written_and_refusals_keep_their_code() {
         assert!(!matches!(peer.connect(&[], soon()).await, Err(UpstreamError::Protocol(_))));
     }
 }
+
+/// A server of both eras is spoken to in the era that the key asks for, side by side.
+#[tokio::test]
+async fn a_key_may_choose_the_era() {
+    use portcullis_protocol::Era;
+    let (server, url) = Talker { both: true, ..Talker::default() }.start().await;
+    let pool = pool();
+    let found = peer(&pool, &url, None);
+    let facts = found.connect(&[], soon()).await.unwrap();
+    assert!(facts.speaks(Era::Modern) && facts.speaks(Era::Legacy));
+    let mut target = crate::talk::target(&url, None);
+    target.key.era = Some(Era::Legacy);
+    let chosen = pool.peer(&target).unwrap();
+    let facts = chosen.connect(&[], soon()).await.unwrap();
+    assert_eq!((facts.version.era(), chosen.era(), found.era()), (Era::Legacy, Some(Era::Legacy), Some(Era::Modern)));
+    for peer in [&found, &chosen, &found] {
+        let Incoming::Json { .. } = call(peer, "say", &json!({"messages": []})).await.unwrap() else {
+            panic!("a stream")
+        };
+    }
+    assert_eq!((server.count("server/discover"), server.count("initialize")), (1, 1));
+}

@@ -64,6 +64,7 @@ pub fn peer_with(url: &str, account: Account, traffic: Traffic, pool: &Upstreams
         generation: 1,
         account,
         conversation: None,
+        era: None,
     };
     let endpoint = HttpEndpoint { url: url.parse().unwrap(), headers: Vec::new(), allow_private: false };
     pool.peer(&Target { key, endpoint: Endpoint::Http(Arc::new(endpoint)), traffic: Arc::new(traffic) }).unwrap()

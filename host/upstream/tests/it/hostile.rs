@@ -64,6 +64,7 @@ async fn private_addresses_are_out_of_reach() {
             generation: 1,
             account: Account::None,
             conversation: None,
+            era: None,
         },
         endpoint: Endpoint::Http(std::sync::Arc::new(HttpEndpoint {
             url: url.parse().unwrap(),

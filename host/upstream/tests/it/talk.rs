@@ -32,6 +32,8 @@ type Chunk = Option<String>;
 #[derive(Default)]
 pub struct Talker {
     pub modern: bool,
+    /// Whether it speaks both eras.
+    pub both: bool,
     /// What GET answers in place of a stream.
     pub get_status: Option<u16>,
     /// The bytes of the answer to the tool `cut`, and where to cut it.
@@ -138,7 +140,8 @@ async fn serve(
     body: Bytes,
 ) -> Response {
     let session = headers.get("mcp-session-id").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-    let known = server.modern || server.sessions.lock().unwrap().contains(&session);
+    let known =
+        server.modern || (server.both && session.is_empty()) || server.sessions.lock().unwrap().contains(&session);
     if method == axum::http::Method::GET {
         let last = headers.get("last-event-id").map(|v| v.to_str().unwrap().to_owned());
         server.gets.lock().unwrap().push(last.clone());
@@ -172,9 +175,11 @@ async fn serve(
             .into_response()
     };
     match name {
-        "server/discover" if server.modern => {
+        "server/discover" if server.modern || server.both => {
+            let legacy = server.both.then_some("2025-11-25");
+            let versions: Vec<&str> = ["2026-07-28"].into_iter().chain(legacy).collect();
             return result(
-                json!({"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"x": 1.10}, "instructions": "do"}),
+                json!({"resultType": "complete", "supportedVersions": versions, "capabilities": {"x": 1.10}, "instructions": "do"}),
             );
         }
         "server/discover" => return error(StatusCode::BAD_REQUEST, -32600),
@@ -277,6 +282,7 @@ pub fn target(url: &str, conversation: Option<(&str, &str)>) -> Target {
         generation: 1,
         account: Account::None,
         conversation,
+        era: None,
     };
     let endpoint = HttpEndpoint { url: url.parse().unwrap(), headers: Vec::new(), allow_private: false };
     Target { key, endpoint: Endpoint::Http(Arc::new(endpoint)), traffic: Arc::default() }
