@@ -2,10 +2,11 @@
 
 use std::{sync::Arc, time::Instant};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::HeaderMap;
 use portcullis_model::Principal;
-use portcullis_protocol::{Era, Message, session::Binding};
+use portcullis_protocol::{Era, Message, Version, session::Binding};
 
 use crate::view::View;
 
@@ -16,6 +17,27 @@ pub struct Client {
     pub era: Era,
     /// The session of a legacy client.
     pub session: Option<[u8; 12]>,
+    /// The revision that it speaks.
+    pub version: Version,
+    /// What a legacy client can be asked, as a JSON object; none for nothing. A modern one says it in each request.
+    pub capabilities: Option<Arc<str>>,
+}
+
+impl Client {
+    /// A client of the modern era.
+    pub fn modern() -> Self {
+        Self { era: Era::Modern, session: None, version: Version::LATEST, capabilities: None }
+    }
+
+    /// A legacy client that has no session yet.
+    pub fn newcomer() -> Self {
+        Self { era: Era::Legacy, session: None, version: Version::LATEST_LEGACY, capabilities: None }
+    }
+
+    /// Its session as text, for keys and logs.
+    pub fn short_id(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.session.unwrap_or_default())
+    }
 }
 
 /// What phases 1 to 3 made of a request, without the message that is read from its body.
@@ -77,6 +99,15 @@ impl Asked<'_> {
     /// The JSON-RPC id as the client wrote it.
     pub fn id(&self) -> &str {
         self.message.id.map_or("null", |piece| piece.raw)
+    }
+
+    /// What the client can be asked, as a JSON object.
+    pub fn capabilities(&self) -> &str {
+        let said = match self.client.era {
+            Era::Legacy => self.client.capabilities.as_deref(),
+            Era::Modern => self.message.meta().and_then(|m| m.client_capabilities).map(|c| c.raw),
+        };
+        said.unwrap_or("{}")
     }
 
     /// Whom sealed texts of this caller are bound to.

@@ -1,36 +1,48 @@
-//! `tools/call`: phases 4 to 10.
+//! `tools/call`: phases 4 to 6, and what is a tool's own of the others.
 
 use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
-use portcullis_credential::Carried;
-use portcullis_model::{Fault, Side, spec::Failure};
-use portcullis_plugin::{Attributes, CallFacts, Decision, Item, PluginFailure, RequestFacts, ResultFacts};
-use portcullis_protocol::{ParseLimits, rpc, splice::RequestEdit, strict};
-use portcullis_upstream::{Incoming, MessageKind, Outgoing, Peer, Spliced, UpstreamError};
+use portcullis_model::{Fault, Side};
+use portcullis_plugin::{CallFacts, RequestFacts, ResultFacts};
+use portcullis_protocol::{Era, ParseLimits, headers::HeaderFault, mirror, rpc, splice::RequestEdit, strict};
+use portcullis_upstream::{Message, MessageKind};
 
 use crate::{
     answer,
     asked::Asked,
+    catalogue::Kind,
     gateways::Gateways,
     in_flight::Underway,
-    naming,
+    judge, naming,
     record::Record,
-    relay::{Relay, Rewrite, event},
-    targets,
-    view::{self, Assigned, Policy},
+    relayed::{Relayed, Review, Sent, What},
+    search,
+    view::{self, Policy},
 };
 
+/// Who wrote the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// The client itself, which has to say some arguments in headers as well.
+    Direct,
+    /// One of our own tools on the client's behalf.
+    Inner,
+}
+
 /// Calls a tool, or says why not. `underway` is how a legacy client can cancel.
-pub async fn call(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Underway>) -> Response {
+pub async fn call(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Underway>, caller: Caller) -> Response {
     let era = asked.client.era;
     let Some(exposed) = asked.message.name() else {
         let fault = Fault::new(Side::Caller, "invalid-params", "params.name is missing")
             .next("Name the tool as tools/list shows it");
         return answer::rpc_fault(asked.id(), &fault, asked.request_id, era);
     };
+    if caller == Caller::Direct && search::is_ours(asked.view, exposed) {
+        return search::call(gateways, asked, exposed, underway).await;
+    }
     if let Some(rate) = &asked.view.rate
         && let Err(fault) = rate.check(&asked.principal.subject_text)
     {
@@ -45,9 +57,14 @@ pub async fn call(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Under
         return answer::rpc_fault(asked.id(), &fault, asked.request_id, era);
     };
     let assigned = &asked.view.servers[route.server];
-    let mut one = Call { gateways, asked, assigned, exposed, tool: &route.tool, record: None, underway };
-    one.record = Some(Record::of(gateways, asked, assigned, exposed, &route.tool));
-    let outcome = match &one.underway {
+    let record = Record::of(gateways, asked, assigned, What::Tool, exposed, &route.name);
+    let (at, own) = (route.server, &*route.name);
+    let (what, record) = (What::Tool, Some(record));
+    let mut one = Call {
+        relayed: Relayed { gateways, asked, at, assigned, what, exposed, own, record, underway, keep: None },
+        caller,
+    };
+    let outcome = match &one.relayed.underway {
         None => one.run().await,
         Some(underway) => {
             let cancelled = underway.cancelled.clone();
@@ -60,8 +77,8 @@ pub async fn call(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Under
     };
     match outcome {
         Ok(response) => response,
-        Err(Refused { fault, hidden }) => {
-            match one.record.take() {
+        Err(Refused { fault, hidden, headers }) => {
+            match one.relayed.record.take() {
                 Some(record) if hidden => record.hidden(&fault).await,
                 Some(record) => record.refused(&fault).await,
                 None => {}
@@ -69,6 +86,9 @@ pub async fn call(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Under
             // Whoever does not see a tool in the list learns no more from calling it than that there is none. What is on
             // record says why.
             let fault = if hidden { unknown_tool(exposed) } else { fault };
+            if let Some(headers) = headers {
+                return answer::header_fault(Some(asked.id()), &headers, asked.request_id);
+            }
             if fault.code == "unknown-tool" {
                 return answer::rpc_fault(asked.id(), &fault, asked.request_id, era);
             }
@@ -89,28 +109,31 @@ struct Refused {
     fault: Fault,
     /// Whether the tool is hidden from this caller, so that the answer must not tell that there is one.
     hidden: bool,
+    /// What is wrong with the headers, where they are.
+    headers: Option<HeaderFault>,
 }
 
 impl From<Fault> for Refused {
     fn from(fault: Fault) -> Self {
-        Self { fault, hidden: false }
+        Self { fault, hidden: false, headers: None }
+    }
+}
+
+impl From<HeaderFault> for Refused {
+    fn from(fault: HeaderFault) -> Self {
+        Self { fault: fault.to_fault(), hidden: false, headers: Some(fault) }
     }
 }
 
 struct Call<'a> {
-    gateways: &'a Gateways,
-    asked: &'a Asked<'a>,
-    assigned: &'a Assigned,
-    exposed: &'a str,
-    tool: &'a str,
-    /// Taken when the call's outcome is written.
-    record: Option<Record>,
-    underway: Option<Underway>,
+    relayed: Relayed<'a>,
+    caller: Caller,
 }
 
 impl Call<'_> {
     async fn run(&mut self) -> Result<Response, Refused> {
-        let (asked, assigned) = (self.asked, self.assigned);
+        let Relayed { gateways, asked, assigned, .. } = self.relayed;
+        let (tool, exposed) = (self.relayed.own, self.relayed.exposed);
         let deadline = asked.started + assigned.traffic.timeout.get();
         let mut facts = None;
         let (arguments, modified) = if asked.view.policies.is_empty() {
@@ -122,73 +145,97 @@ impl Call<'_> {
             };
             match decided {
                 Ok(decided) => decided,
-                Err(fault) => return Err(Refused { fault, hidden: self.is_hidden(deadline).await }),
+                Err(fault) => {
+                    let server = assigned.server.as_str();
+                    let hidden = judge::is_hidden(asked, Kind::Tools, server, tool, deadline).await;
+                    return Err(Refused { fault, hidden, headers: None });
+                }
             }
         };
-        if let Some(record) = &mut self.record {
+        if let Some(record) = &mut self.relayed.record {
             record.decided(modified);
         }
         // After the policies: who may not use a tool is not told whether there is one.
         if let Some(shared) = &assigned.shared
-            && shared.entry.has(self.tool) == Some(false)
+            && shared.entry.has(Kind::Tools, tool) == Some(false)
         {
-            self.gateways.refresh_shared(assigned, shared, asked.view);
-            return Err(unknown_tool(self.exposed).into());
+            gateways.refresh_shared(assigned, shared, asked.view);
+            return Err(unknown_tool(exposed).into());
         }
+        self.check_headers()?;
 
-        let carried = match assigned.plan_for(self.tool) {
-            None => None,
-            Some(plan) => Some(
-                self.gateways
-                    .credentials
-                    .resolve(plan, asked.principal, asked.headers)
-                    .await
-                    .map_err(|fault| fault.server(assigned.server.as_str()).tool(self.exposed))?,
-            ),
-        };
-        if self.tool == view::CONNECT && !asked.view.has_tool(assigned, self.tool, &self.gateways.catalogue) {
+        let carried = self.relayed.account(assigned.plan_for(tool)).await?;
+        if tool == view::CONNECT && !asked.view.has_tool(assigned, tool, &gateways.catalogue) {
             return Ok(self.connected());
         }
-        if let (Some(record), Some(carried)) = (&mut self.record, &carried) {
-            record.runs_under(carried);
-        }
-        let peer = targets::peer(&self.gateways.upstreams, asked.view, assigned, carried.as_deref())
-            .map_err(|e| e.to_fault(assigned.server.as_str(), Some(self.exposed)))?;
-        Ok(self.send(&peer, carried.as_deref(), arguments, facts.as_ref(), deadline).await?)
+        self.relayed.runs_under(carried.as_ref());
+        let sent = Sent {
+            message: asked.message,
+            edit: RequestEdit {
+                name: (tool != exposed).then_some(tool),
+                arguments: match &arguments {
+                    Arguments::Changed(bytes) => std::str::from_utf8(bytes).ok(),
+                    Arguments::Absent | Arguments::Sent(_) => None,
+                },
+                ..RequestEdit::default()
+            },
+            name: Some(tool),
+            arguments: match &arguments {
+                Arguments::Absent => None,
+                Arguments::Sent(bytes) | Arguments::Changed(bytes) => std::str::from_utf8(bytes).ok(),
+            },
+            deadline,
+        };
+        let reviewed = asked.view.policies.iter().any(|p| p.plugin.hooks().tool_result);
+        let reviewer = facts.as_ref().filter(|_| reviewed).map(|facts| Reviewer {
+            asked,
+            server: &assigned.server,
+            exposed,
+            facts,
+        });
+        Ok(self.relayed.send(&sent, carried.as_ref(), reviewer.as_ref()).await?)
     }
 
-    /// Whether a policy leaves this tool out of this caller's list. A filter that fails hides nothing here: then the list is
-    /// refused as a whole, and says so.
-    async fn is_hidden(&self, deadline: Instant) -> bool {
-        let request = request_facts(self.asked, deadline);
-        let item = [Item { server: self.assigned.server.as_str(), name: self.tool }];
-        for policy in self.asked.view.policies.iter().filter(|p| p.plugin.hooks().list_filter) {
-            let kept = policy.plugin.filter(self.asked.principal, &request, "tools", &item).await;
-            if kept.is_ok_and(|kept| kept.is_empty()) {
-                return true;
-            }
+    /// What a client of the modern era says in headers has to be what it says in the arguments (2026-07-28, transports:
+    /// "Server Behavior for Custom Headers").
+    fn check_headers(&self) -> Result<(), Refused> {
+        let Relayed { gateways, asked, at, own, .. } = self.relayed;
+        if self.caller != Caller::Direct || asked.client.era != Era::Modern {
+            return Ok(());
         }
-        false
+        let Some(entry) = asked.view.any_entry(at, &gateways.catalogue) else { return Ok(()) };
+        let Some(listing) = entry.listing(Kind::Tools) else { return Ok(()) };
+        let mirrored = listing.mirrored(own);
+        if mirrored.is_empty() {
+            return Ok(());
+        }
+        let arguments = asked.message.params.as_ref().and_then(|p| p.arguments).map_or("{}", |piece| piece.raw);
+        // A key that stands twice could be read in two ways.
+        let limits = ParseLimits { max_bytes: usize::MAX, ..ParseLimits::default() };
+        strict::check(arguments.as_bytes(), &limits).map_err(|e| e.to_fault())?;
+        Ok(mirror::check(mirrored, arguments, asked.headers)?)
     }
 
     /// What stands in place of a server's tools was called, and there is an account by now.
     fn connected(&mut self) -> Response {
-        let text = format!("{} is connected. List the tools again to see what it offers.", self.assigned.server);
+        let text =
+            format!("{} is connected. List the tools again to see what it offers.", self.relayed.assigned.server);
         let result = serde_json::json!({ "content": [{ "type": "text", "text": text }], "resultType": "complete" });
-        if let Some(record) = self.record.take() {
+        if let Some(record) = self.relayed.record.take() {
             record.ended();
         }
-        answer::json(StatusCode::OK, rpc::result(self.asked.id(), &result.to_string()))
+        answer::json(StatusCode::OK, rpc::result(self.relayed.asked.id(), &result.to_string()))
     }
 
     /// The arguments as they will be sent, unless a policy changes them. Where somebody decides by them or pins some,
     /// a key that stands twice could be read in two ways (security decision 14), so it is refused at any depth.
     fn arguments(&self) -> Result<Arguments, Fault> {
-        let params = self.asked.message.params.as_ref();
+        let params = self.relayed.asked.message.params.as_ref();
         let Some(piece) = params.and_then(|p| p.arguments) else {
             return self.pinned("{}", Arguments::Absent);
         };
-        let decided = !self.asked.view.policies.is_empty() || self.assigned.pinned.any(self.tool);
+        let decided =
+            !self.relayed.asked.view.policies.is_empty() || self.relayed.assigned.pinned.any(self.relayed.own);
         if decided {
             let limits = ParseLimits { max_bytes: usize::MAX, ..ParseLimits::default() };
             strict::check(piece.raw.as_bytes(), &limits).map_err(|e| e.to_fault())?;
@@ -196,11 +243,11 @@ impl Call<'_> {
                 return Err(Fault::new(Side::Caller, "invalid-params", "params.arguments must be an object"));
             }
         }
-        self.pinned(piece.raw, Arguments::Sent(self.asked.body.slice(piece.range())))
+        self.pinned(piece.raw, Arguments::Sent(self.relayed.asked.body.slice(piece.range())))
     }
 
     fn pinned(&self, raw: &str, unchanged: Arguments) -> Result<Arguments, Fault> {
-        match self.assigned.pinned.apply(self.tool, raw) {
+        match self.relayed.assigned.pinned.apply(self.relayed.own, raw) {
             Ok(Cow::Borrowed(_)) => Ok(unchanged),
             Ok(Cow::Owned(changed)) => Ok(Arguments::Changed(Bytes::from(changed))),
             Err(what) => Err(Fault::new(Side::Caller, "invalid-params", what)),
@@ -210,26 +257,26 @@ impl Call<'_> {
     /// A policy's arguments with the pinned ones put back: no policy can change what the operator has pinned, and the next
     /// policy decides by what will be sent.
     fn pinned_again(&self, policy: &Policy, new: Bytes) -> Result<Bytes, Fault> {
-        self.assigned.pinned.apply_again(self.tool, new).map_err(|error| {
+        self.relayed.assigned.pinned.apply_again(self.relayed.own, new).map_err(|error| {
             tracing::warn!(
-                request = &**self.asked.request_id,
+                request = &**self.relayed.asked.request_id,
                 policy = policy.plugin.name(),
                 error,
                 "a policy's new arguments are none"
             );
-            Fault::new(Side::Gateway, "plugin-invalid", "a policy answered with invalid arguments")
-                .server(self.assigned.server.as_str())
-                .tool(self.exposed)
+            let fault = Fault::new(Side::Gateway, "plugin-invalid", "a policy answered with invalid arguments");
+            self.relayed.fault(fault)
         })
     }
 
     /// Phase 6: each policy has to allow. Gives the arguments, and whether a policy changed them.
     async fn decide(&self, facts: &Facts, mut arguments: Arguments) -> Result<(Arguments, bool), Fault> {
         let mut changed: Option<CallFacts> = None;
-        for policy in self.asked.view.policies.iter().filter(|p| p.plugin.hooks().tool_call) {
+        let asked = self.relayed.asked;
+        for policy in asked.view.policies.iter().filter(|p| p.plugin.hooks().tool_call) {
             let call = changed.as_ref().unwrap_or(&facts.call);
-            let decision = policy.plugin.decide(self.asked.principal, &facts.request, call).await;
-            if let Some(new) = self.allowed(policy, decision)? {
+            let decision = policy.plugin.decide(asked.principal, &facts.request, call).await;
+            if let Some(new) = judge::meaning(asked, policy, decision).map_err(|f| self.relayed.fault(f))? {
                 let new = self.pinned_again(policy, new)?;
                 changed = Some(CallFacts { arguments: new.clone(), ..facts.call.clone() });
                 arguments = Arguments::Changed(new);
@@ -237,140 +284,29 @@ impl Call<'_> {
         }
         Ok((arguments, changed.is_some()))
     }
+}
 
-    /// What a policy's answer means: nothing, other arguments (or another result), or a refusal.
-    fn allowed(&self, policy: &Policy, decision: Result<Decision, PluginFailure>) -> Result<Option<Bytes>, Fault> {
-        let here = |fault: Fault| Err(fault.server(self.assigned.server.as_str()).tool(self.exposed));
-        match decision {
-            Ok(Decision::Allow) => Ok(None),
-            Ok(Decision::ModifyArguments(new)) => Ok(Some(new)),
-            Ok(Decision::Deny { code, message }) => {
-                tracing::debug!(request = &**self.asked.request_id, policy = policy.plugin.name(), code, "denied");
-                here(Fault::new(Side::Policy, "denied", message).next("Ask your operator if you need this"))
-            }
-            Ok(Decision::RequireApproval(what)) => here(
-                Fault::new(Side::Policy, "approval-required", format!("this call needs an approval: {what}"))
-                    .next("Ask your operator"),
-            ),
-            Err(failure) => match crate::failure::meaning(&failure) {
-                Some(refusal) => here(refusal),
-                None if policy.on_error == Failure::Allow => Ok(None),
-                None => {
-                    tracing::warn!(
-                        request = &**self.asked.request_id,
-                        policy = policy.plugin.name(),
-                        %failure,
-                        "policy failed"
-                    );
-                    here(crate::failure::fault("policy", policy.plugin.name(), &failure))
-                }
-            },
-        }
-    }
+/// Phase 10: tool-result policies see the result before the client does.
+struct Reviewer<'a> {
+    asked: &'a Asked<'a>,
+    server: &'a portcullis_model::Name,
+    exposed: &'a str,
+    facts: &'a Facts,
+}
 
-    /// Phases 8 to 10.
-    async fn send(
-        &mut self,
-        peer: &Peer,
-        carried: Option<&Carried>,
-        arguments: Arguments,
-        facts: Option<&Facts>,
-        deadline: Instant,
-    ) -> Result<Response, Fault> {
-        let asked = self.asked;
-        let progress = asked.message.meta().and_then(|m| m.progress_token);
-        let edit = RequestEdit {
-            name: (self.tool != self.exposed).then_some(self.tool),
-            arguments: match &arguments {
-                Arguments::Changed(bytes) => std::str::from_utf8(bytes).ok(),
-                Arguments::Absent | Arguments::Sent(_) => None,
-            },
-            ..RequestEdit::default()
-        };
-        let spliced = Spliced { message: asked.message, edit };
-        let outgoing = Outgoing {
-            name: Some(self.tool),
-            headers: carried.map_or(&[], |c| &c.headers),
-            progress: progress.is_some(),
-            ..Outgoing::new("tools/call", &spliced, deadline)
-        };
-        if let Some(record) = &mut self.record {
-            record.sending().await?;
-        }
-        let incoming = match peer.send(outgoing).await {
-            Ok(incoming) => incoming,
-            Err(error) => {
-                if let (UpstreamError::Status { code: 401, .. }, Some(carried)) = (&error, carried) {
-                    self.gateways.credentials.rejected(carried);
-                }
-                return Err(error.to_fault(self.assigned.server.as_str(), Some(self.exposed)));
-            }
-        };
-        if let Some(carried) = carried {
-            self.gateways.credentials.accepted(carried);
-        }
-        let (Incoming::Json { version, .. } | Incoming::Stream { version, .. }) = &incoming;
-        let rewrite = Rewrite {
-            id: asked.id().into(),
-            progress: progress.map(|p| p.raw.into()),
-            client: asked.client.era,
-            server: version.era(),
-            max_bytes: self.assigned.traffic.max_response.as_usize(),
-        };
-        let reviewed = facts.filter(|_| asked.view.policies.iter().any(|p| p.plugin.hooks().tool_result));
-        match incoming {
-            Incoming::Json { message, .. } => {
-                let message = match reviewed {
-                    Some(facts) => self.review(facts, message).await?,
-                    None => message,
-                };
-                let body = rewrite
-                    .answer(&message)
-                    .map_err(|e| e.to_fault(self.assigned.server.as_str(), Some(self.exposed)))?;
-                self.done(&message);
-                Ok(answer::json(StatusCode::OK, body))
-            }
-            Incoming::Stream { mut stream, .. } if let Some(facts) = reviewed => {
-                // What is reviewed has to be held; what came before the answer goes out with it.
-                let mut events = Vec::new();
-                let answer = loop {
-                    match stream.next().await {
-                        Some(Ok(message)) if message.is_answer() => break message,
-                        Some(Ok(message)) => events.extend(rewrite.other(&message).map(|b| event(&b))),
-                        Some(Err(e)) => return Err(e.to_fault(self.assigned.server.as_str(), Some(self.exposed))),
-                        None => return Err(closed(self.assigned, self.exposed)),
-                    }
-                };
-                let message = self.review(facts, answer).await?;
-                let last = rewrite
-                    .answer(&message)
-                    .map_err(|e| e.to_fault(self.assigned.server.as_str(), Some(self.exposed)))?;
-                events.push(event(&last));
-                self.done(&message);
-                Ok(answer::events(axum::body::Body::from(events.concat())))
-            }
-            Incoming::Stream { stream, .. } => {
-                let relay = Relay { stream, rewrite, record: self.record.take() };
-                Ok(answer::events(relay.body(deadline, self.underway.take())))
-            }
-        }
-    }
-
-    /// Phase 10: tool-result policies see the result before the client does.
-    async fn review(
-        &self,
-        facts: &Facts,
-        message: portcullis_upstream::Message,
-    ) -> Result<portcullis_upstream::Message, Fault> {
+impl Review for Reviewer<'_> {
+    async fn review(&self, mut message: Message) -> Result<Message, Fault> {
         if message.kind != MessageKind::Result {
             return Ok(message);
         }
-        let mut message = message;
         for policy in self.asked.view.policies.iter().filter(|p| p.plugin.hooks().tool_result) {
             let outcome =
                 ResultFacts { is_error: message.is_error, content: message.body.slice(message.payload.clone()) };
-            let decision = policy.plugin.review(self.asked.principal, &facts.request, &facts.call, &outcome).await;
-            if let Some(new) = self.allowed(policy, decision)? {
+            let (request, call) = (&self.facts.request, &self.facts.call);
+            let decision = policy.plugin.review(self.asked.principal, request, call, &outcome).await;
+            let new = judge::meaning(self.asked, policy, decision)
+                .map_err(|fault| fault.server(self.server.as_str()).tool(self.exposed))?;
+            if let Some(new) = new {
                 message = message.with_payload(&new).map_err(|e| {
                     tracing::warn!(policy = policy.plugin.name(), error = e, "a policy's new result is no result");
                     Fault::new(Side::Gateway, "plugin-invalid", "a policy answered with an invalid result")
@@ -379,16 +315,6 @@ impl Call<'_> {
         }
         Ok(message)
     }
-
-    fn done(&mut self, answer: &portcullis_upstream::Message) {
-        if let Some(record) = self.record.take() {
-            record.answered(answer);
-        }
-    }
-}
-
-fn closed(assigned: &Assigned, exposed: &str) -> Fault {
-    UpstreamError::Closed { sent: portcullis_upstream::Sent::Maybe }.to_fault(assigned.server.as_str(), Some(exposed))
 }
 
 /// What is sent as `params.arguments`.
@@ -401,16 +327,6 @@ enum Arguments {
     Changed(Bytes),
 }
 
-fn request_facts(asked: &Asked<'_>, deadline: Instant) -> RequestFacts {
-    RequestFacts {
-        gateway: asked.view.name.clone(),
-        request_id: Arc::clone(asked.request_id),
-        headers: Arc::clone(asked.headers),
-        deadline,
-        attributes: Attributes::default(),
-    }
-}
-
 /// What policies are told. Made only where there are any.
 struct Facts {
     request: RequestFacts,
@@ -419,12 +335,12 @@ struct Facts {
 
 impl Facts {
     fn new(call: &Call<'_>, deadline: Instant, arguments: &Arguments) -> Self {
-        let asked = call.asked;
+        let call = &call.relayed;
         Self {
-            request: request_facts(asked, deadline),
+            request: judge::request_facts(call.asked, deadline),
             call: CallFacts {
                 server: call.assigned.server.clone(),
-                tool: Arc::from(call.tool),
+                tool: Arc::from(call.own),
                 exposed_tool: Arc::from(call.exposed),
                 arguments: match arguments {
                     Arguments::Absent => Bytes::from_static(b"{}"),

@@ -19,10 +19,13 @@ use quick_cache::sync::Cache;
 
 use crate::{
     admit::PrincipalRate,
+    catalogue,
     gateways::Gateways,
+    naming,
     pinned::Pinned,
     routes::{Exposure, Routes},
     targets,
+    uris::Labels,
     view::{Assigned, Policy, Reach, Shared, Snapshot, View},
 };
 
@@ -104,11 +107,21 @@ impl Gateways {
             // Lists are fetched before anybody asks, so that the first one who does need not wait.
             for assigned in &view.servers {
                 if let Some(shared) = &assigned.shared {
-                    self.refresh_shared(assigned, shared, view);
+                    for kind in catalogue::Kind::ALL {
+                        self.refresh_shared_kind(assigned, shared, view, kind);
+                    }
                 }
             }
         }
-        self.snapshot.store(Arc::new(snapshot));
+        let snapshot = Arc::new(snapshot);
+        let before = self.snapshot.swap(Arc::clone(&snapshot));
+        for view in snapshot.all() {
+            let same = before.get(view.tenant.as_str(), view.name.as_str()).is_some_and(|was| was.lists_as(view));
+            if !same {
+                let (tenant, gateway) = (view.tenant.clone(), view.name.clone());
+                self.catalogue.announce(catalogue::Changed::Gateway { tenant, gateway });
+            }
+        }
         self.upstreams.retain(|key| wanted.contains(&(key.tenant.clone(), key.server.clone(), key.generation)));
         conditions
     }
@@ -152,7 +165,7 @@ impl Gateways {
             match plugin(used) {
                 Ok(found) => {
                     let hooks = found.plugin.hooks();
-                    if !(hooks.tool_call || hooks.tool_result || hooks.list_filter) {
+                    if !hooks.policy() {
                         note(format!("policies: plugin \"{}\" is no policy", used.plugin), true);
                     }
                     let resource = ResourceKey {
@@ -189,6 +202,11 @@ impl Gateways {
             }
         }
         let routes = Routes::new(&exposures);
+        let named = servers.iter().zip(&exposures).map(|(server, exposure)| match exposure.prefix.is_empty() {
+            true => server.server.as_str(),
+            false => exposure.prefix.trim_end_matches(naming::SEPARATOR),
+        });
+        let labels = Labels::new(named);
         let rate = gateway.rate_per_principal.and_then(|rate| {
             // Kept over compilations: a change elsewhere gives nobody a full bucket.
             let name = (format!("{tenant}/{}", resource.metadata.name), rate);
@@ -202,6 +220,7 @@ impl Gateways {
         let mut view = View {
             tenant: tenant.clone(),
             name: resource.metadata.name.clone(),
+            revision: resource.metadata.revision.unwrap_or(0),
             title: gateway.title.clone(),
             instructions: gateway.instructions.clone(),
             providers,
@@ -212,6 +231,8 @@ impl Gateways {
             servers,
             exposures,
             routes,
+            labels,
+            disclosure: gateway.exposure,
         };
         self.share(&mut view);
         view

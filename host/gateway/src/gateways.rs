@@ -1,28 +1,44 @@
 //! All gateways of the process: the snapshot that calls read, what they share, and the routes.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 use axum::{Router, routing::any};
+use http::{HeaderName, HeaderValue};
 use portcullis_credential::{Carried, Resolver};
 use portcullis_identity::Authenticator;
-use portcullis_protocol::seal::Sealer;
+use portcullis_model::{Fault, Side};
+use portcullis_protocol::{Era, seal::Sealer};
 use portcullis_telemetry::{Audit, Metrics};
-use portcullis_upstream::{Changed, ListKind, Peer, UpstreamError, Upstreams};
+use portcullis_upstream::{ListKind, Peer, UpstreamError, Upstreams};
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 
 use crate::{
     accept::Settings,
     admit::PrincipalRate,
-    catalogue::{self, Catalogue, Entry, Fetched, Key},
+    asked::Asked,
+    catalogue::{self, Catalogue, Entry, Fetched, Key, Kind},
+    conversation::pool::Pool,
+    held::Held,
     in_flight::InFlight,
-    serve, targets,
-    view::{Assigned, Shared, Snapshot, View},
+    offer::Facts,
+    reads::Reads,
+    serve,
+    session::{Live, Sessions},
+    subscriptions::{self, Subscriptions},
+    targets,
+    view::{Assigned, Reach, Shared, Snapshot, View},
 };
 
 /// Memory that the bodies of all requests may take together, in kibibytes: 256 MiB.
 const BODIES_KIB: usize = 256 << 10;
+
+/// How often what is over is forgotten.
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// What gateways work with.
 pub struct Parts {
@@ -52,7 +68,16 @@ pub struct Gateways {
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) credentials: Arc<Resolver>,
     pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) reads: Arc<Reads>,
     pub(crate) in_flight: Arc<InFlight>,
+    /// Legacy sessions that hold something.
+    pub(crate) sessions: Sessions,
+    /// Conversations of modern clients with legacy servers.
+    pub(crate) pool: Arc<Pool>,
+    /// Calls that wait for their clients.
+    pub(crate) held: Held,
+    /// Streams of modern clients that want to hear of changes.
+    pub(crate) subscriptions: Subscriptions,
     /// Room for the bodies of requests, in kibibytes.
     pub(crate) bodies: Arc<Semaphore>,
     pub(crate) rates: Cache<(String, u32), Arc<PrincipalRate>>,
@@ -62,6 +87,7 @@ pub struct Gateways {
 impl Gateways {
     /// Gateways that serve nothing until [`Gateways::compile`] has run.
     pub fn new(parts: Parts) -> Arc<Self> {
+        let held = Held::new(parts.metrics.held_calls.clone());
         let gateways = Arc::new(Self {
             settings: parts.settings,
             metrics: parts.metrics,
@@ -71,13 +97,56 @@ impl Gateways {
             authenticator: parts.authenticator,
             credentials: parts.credentials,
             catalogue: Arc::default(),
+            reads: Arc::default(),
             in_flight: Arc::default(),
+            sessions: Sessions::default(),
+            pool: Arc::default(),
+            held,
+            subscriptions: Subscriptions::default(),
             bodies: Arc::new(Semaphore::new(BODIES_KIB)),
             rates: Cache::new(10_000),
             snapshot: ArcSwap::default(),
         });
         tokio::spawn(follow_changes(Arc::downgrade(&gateways)));
+        tokio::spawn(subscriptions::announce(Arc::downgrade(&gateways)));
+        tokio::spawn(sweep(Arc::downgrade(&gateways)));
         gateways
+    }
+
+    /// Changes of what is offered to clients, from now on.
+    pub(crate) fn changed(&self) -> tokio::sync::broadcast::Receiver<catalogue::Changed> {
+        self.catalogue.changes()
+    }
+
+    /// What the session of this request holds, from now on.
+    pub(crate) fn live(&self, asked: &Asked<'_>) -> Result<Arc<Live>, Fault> {
+        let session = asked.client.session.ok_or_else(|| {
+            Fault::new(Side::Caller, "missing-session", "there is no session").next("Send initialize first")
+        })?;
+        self.sessions.open(session, asked.client.version, (&asked.view.tenant, &asked.view.name))
+    }
+
+    /// Ends what a session holds, here and at its servers.
+    pub(crate) fn end_session(&self, session: &[u8; 12]) {
+        if let Some(live) = self.sessions.end(session) {
+            self.release(&live);
+        }
+    }
+
+    fn release(&self, live: &Live) {
+        for key in live.take_own_peers() {
+            self.upstreams.release(&key);
+        }
+    }
+
+    /// Ends streams in good order, and calls that wait for a person: the process is about to stop. Modern clients open
+    /// another stream elsewhere; legacy ones come back with the last event that they have seen.
+    pub fn drain(&self) {
+        self.subscriptions.end_all();
+        self.held.end_all();
+        for live in self.sessions.all() {
+            live.end_streams();
+        }
     }
 
     /// The data routes: `/mcp/{gateway}` for the default tenant and `/t/{tenant}/mcp/{gateway}`. Needs
@@ -89,16 +158,19 @@ impl Gateways {
             .with_state(Arc::clone(self))
     }
 
-    /// The catalogue's entry for a server under what a caller carries; a fetch is started where it is due.
+    /// What a server offers under what a caller carries; fetches of these kinds are started where they are due.
     pub(crate) fn catalogue_entry(
         &self,
         view: &View,
         assigned: &Assigned,
         carried: Option<&Arc<Carried>>,
-    ) -> Arc<Entry> {
+        kinds: &[Kind],
+    ) -> (Key, Arc<Entry>) {
         if let Some(shared) = &assigned.shared {
-            self.refresh_shared(assigned, shared, view);
-            return Arc::clone(&shared.entry);
+            for kind in kinds {
+                self.refresh_shared_kind(assigned, shared, view, *kind);
+            }
+            return (assigned.catalogue_key(&view.tenant, None), Arc::clone(&shared.entry));
         }
         let connection = carried.map(|c| match &c.connection {
             Some(name) => (name.shared(), c.connection_revision),
@@ -106,47 +178,134 @@ impl Gateways {
         });
         let key = assigned.catalogue_key(&view.tenant, connection);
         let entry = self.catalogue.entry(&key);
-        let upstreams = Arc::clone(&self.upstreams);
-        let target = targets::target(view, assigned, carried.map(Arc::as_ref));
-        let carried = carried.cloned();
-        self.catalogue.refresh(&key, &entry, assigned.traffic.catalogue_ttl.get(), || async move {
-            let headers = carried.as_ref().map_or(&[][..], |c| &c.headers);
-            fetched(upstreams.list(&target, ListKind::Tools, headers).await)
-        });
-        entry
+        for kind in kinds {
+            let ttl = assigned.traffic.catalogue_ttl.get();
+            self.catalogue.refresh(&key, &entry, *kind, ttl, || {
+                let peer = self.upstreams.peer(&targets::target(view, assigned, carried.map(Arc::as_ref)));
+                let (fetch, entry, carried) = (Fetch::new(assigned, *kind), Arc::clone(&entry), carried.cloned());
+                async move {
+                    let headers = carried.as_ref().map_or(&[][..], |c| &c.headers);
+                    fetch.run(&*peer?, &entry, headers).await
+                }
+            });
+        }
+        (key, entry)
     }
 
-    /// Starts a fetch for a server that everybody shares, where it is due.
+    /// Starts a fetch of the tools of a server that everybody shares, where it is due.
     pub(crate) fn refresh_shared(&self, assigned: &Assigned, shared: &Shared, view: &View) {
+        self.refresh_shared_kind(assigned, shared, view, Kind::Tools);
+    }
+
+    /// The same for another kind.
+    pub(crate) fn refresh_shared_kind(&self, assigned: &Assigned, shared: &Shared, view: &View, kind: Kind) {
         let key = assigned.catalogue_key(&view.tenant, None);
-        let peer: Arc<Peer> = Arc::clone(&shared.peer);
-        self.catalogue.refresh(&key, &shared.entry, assigned.traffic.catalogue_ttl.get(), || async move {
-            fetched(peer.list(ListKind::Tools, &[]).await)
+        self.catalogue.refresh(&key, &shared.entry, kind, assigned.traffic.catalogue_ttl.get(), || {
+            let (fetch, peer, entry) =
+                (Fetch::new(assigned, kind), Arc::clone(&shared.peer), Arc::clone(&shared.entry));
+            async move { fetch.run(&peer, &entry, &[]).await }
         });
     }
 }
 
-fn fetched(listing: Result<portcullis_upstream::Listing, UpstreamError>) -> Result<Fetched, UpstreamError> {
-    let listing = listing?;
-    let tool = |t: portcullis_upstream::Item| catalogue::Tool { name: Arc::from(t.key), raw: t.raw };
-    Ok(Fetched { tools: listing.items.into_iter().map(tool).collect(), ttl: listing.ttl })
+/// How one kind of what a server offers is fetched.
+struct Fetch {
+    kind: Kind,
+    patience: Duration,
+    public: bool,
+    http: bool,
 }
 
-/// Expires what servers say has changed; the next list fetches it again.
+impl Fetch {
+    fn new(assigned: &Assigned, kind: Kind) -> Self {
+        Self {
+            kind,
+            patience: assigned.patience(),
+            public: assigned.traffic.catalogue_public,
+            http: matches!(assigned.reach, Reach::Http(_)),
+        }
+    }
+
+    async fn run(
+        self,
+        peer: &Peer,
+        entry: &Entry,
+        headers: &[(HeaderName, HeaderValue)],
+    ) -> Result<Fetched, UpstreamError> {
+        let facts = peer.connect(headers, Instant::now() + self.patience).await?;
+        let facts = Arc::new(Facts::of(&facts));
+        let offered = facts.offers(self.kind);
+        // Whoever calls a server's tools over HTTP has to mirror some arguments, and to leave out tools whose
+        // annotations can't be followed (2026-07-28, transports).
+        let strict_headers = self.http && facts.version.era() == Era::Modern;
+        entry.learn(facts);
+        if !offered {
+            return Ok(Fetched { public: self.public, strict_headers, ..Fetched::default() });
+        }
+        let kind = match self.kind {
+            Kind::Tools => ListKind::Tools,
+            Kind::Prompts => ListKind::Prompts,
+            Kind::Resources => ListKind::Resources,
+            Kind::Templates => ListKind::Templates,
+        };
+        let listing = peer.list(kind, headers).await?;
+        let item = |i: portcullis_upstream::Item| catalogue::Item { key: Arc::from(i.key), raw: i.raw };
+        Ok(Fetched {
+            items: listing.items.into_iter().map(item).collect(),
+            ttl: listing.ttl,
+            public: listing.public || self.public,
+            strict_headers,
+        })
+    }
+}
+
+/// Expires what servers say has changed, and tells clients: whoever lists then waits a moment for what is new.
 async fn follow_changes(gateways: std::sync::Weak<Gateways>) {
+    use portcullis_upstream::Changed;
     use tokio::sync::broadcast::error::RecvError;
     let Some(mut changes) = gateways.upgrade().map(|g| g.upstreams.changes()) else { return };
     loop {
-        let changed = match changes.recv().await {
-            Ok(change) if change.what == Changed::Tools => Some(change.key),
-            Ok(_) => continue,
+        let change = match changes.recv().await {
+            Ok(change) => Some(change),
             Err(RecvError::Lagged(_)) => None,
             Err(RecvError::Closed) => return,
         };
         let Some(gateways) = gateways.upgrade() else { return };
-        match changed {
-            Some(key) => gateways.catalogue.expire(|k: &Key| k.tenant == key.tenant && k.server == key.server),
-            None => gateways.catalogue.expire(|_| true),
+        let Some(change) = change else {
+            for kind in Kind::ALL {
+                gateways.catalogue.expire(kind, |_| true);
+            }
+            continue;
+        };
+        let kinds: &[Kind] = match change.what {
+            Changed::Tools => &[Kind::Tools],
+            Changed::Prompts => &[Kind::Prompts],
+            Changed::Resources => &[Kind::Resources, Kind::Templates],
+        };
+        let (tenant, server) = (change.key.tenant, change.key.server);
+        if change.what == Changed::Resources {
+            gateways.reads.forget(&tenant, &server, None);
         }
+        for kind in kinds {
+            gateways.catalogue.expire(*kind, |k: &Key| k.tenant == tenant && k.server == server);
+        }
+        if let Some(kind) = kinds.first() {
+            gateways.catalogue.announce(catalogue::Changed::Server { tenant, server, kind: *kind });
+        }
+    }
+}
+
+/// Forgets what is over, now and then.
+async fn sweep(gateways: std::sync::Weak<Gateways>) {
+    let mut tick = tokio::time::interval(SWEEP);
+    loop {
+        tick.tick().await;
+        let Some(gateways) = gateways.upgrade() else { return };
+        let (over, bytes) = gateways.sessions.sweep();
+        over.iter().for_each(|live| gateways.release(live));
+        gateways.metrics.replay_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        gateways.metrics.sessions.set(i64::try_from(gateways.sessions.len()).unwrap_or(i64::MAX));
+        gateways.pool.sweep(&gateways.upstreams);
+        gateways.held.sweep();
     }
 }

@@ -9,6 +9,8 @@ use std::{
 use quick_cache::sync::Cache;
 use tokio_util::sync::CancellationToken;
 
+use crate::conversation::{drive::Resumes, line::Line};
+
 const SHARDS: usize = 16;
 /// Ended sessions that are remembered here, the latest first to stay. A session id is no credential: whoever revives an ended
 /// one after that still has to be its caller.
@@ -29,12 +31,29 @@ impl Default for InFlight {
     }
 }
 
-/// A call under way; forgotten when dropped.
+/// A call under way.
 pub struct Underway {
-    table: Arc<InFlight>,
-    key: CallKey,
+    /// Its place in the table of its session.
+    _entered: Option<Entered>,
     /// Fires when the client cancels.
     pub cancelled: CancellationToken,
+    /// How the call speaks with its client before its answer.
+    pub line: Option<Arc<Line>>,
+    /// The held call that a client came back to.
+    pub resumes: Option<Resumes>,
+}
+
+impl Underway {
+    /// A call that no session knows of.
+    pub fn free(cancelled: CancellationToken) -> Self {
+        Self { _entered: None, cancelled, line: None, resumes: None }
+    }
+}
+
+/// A call's place in the table; forgotten when dropped.
+struct Entered {
+    table: Arc<InFlight>,
+    key: CallKey,
 }
 
 impl InFlight {
@@ -48,7 +67,8 @@ impl InFlight {
         }
         shard.insert(key.clone(), cancelled.clone());
         drop(shard);
-        Some(Underway { table: Arc::clone(self), key, cancelled })
+        let entered = Entered { table: Arc::clone(self), key };
+        Some(Underway { _entered: Some(entered), ..Underway::free(cancelled) })
     }
 
     /// Cancels a call; whether there was one.
@@ -74,7 +94,7 @@ impl InFlight {
     }
 }
 
-impl Drop for Underway {
+impl Drop for Entered {
     fn drop(&mut self) {
         self.table.shard(&self.key).lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
     }

@@ -1,45 +1,38 @@
 //! The 2024 and 2025 revisions: `initialize`, sealed sessions, cancelling.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::response::Response;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use portcullis_model::{Fault, Principal, Side};
-use portcullis_protocol::{
-    Era, Version, headers,
-    rpc::{self, ServerInfo},
-    seal::SealError,
-    session::Session,
-};
+use portcullis_protocol::{Era, Version, headers, rpc, seal::SealError, session::Session};
 
 use crate::{
     answer,
     asked::{Asked, Client, binding},
+    conversation::{capabilities::Capabilities, line::ASIDE},
     gateways::Gateways,
+    offer,
+    session::Live,
     view::View,
 };
 
 /// How long a session lives at most: then the client is asked to initialize again, which clients do by themselves.
 const SESSION_MS: u64 = 24 * 60 * 60 * 1000;
-/// What we offer.
-pub const CAPABILITIES: &str = r#"{"tools":{}}"#;
 
 /// Milliseconds since 1970.
 pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Who we are towards clients.
-pub fn info(view: &View) -> ServerInfo<'_> {
-    ServerInfo { name: "portcullis", title: view.title.as_deref(), version: env!("CARGO_PKG_VERSION") }
-}
-
 /// Answers `initialize` with a session that travels in its id.
-pub fn initialize(gateways: &Gateways, asked: &Asked<'_>) -> Response {
+pub async fn initialize(gateways: &Gateways, asked: &Asked<'_>) -> Response {
     let params = asked.message.params.as_ref();
     let version = Version::negotiate(params.and_then(|p| p.protocol_version.as_ref()).map_or("", AsRef::as_ref));
-    let capabilities = params.and_then(|p| p.capabilities).map(|c| c.raw);
-    let sealed = Session::new(asked.binding(), version, capabilities, now_ms() + SESSION_MS)
+    // Only what somebody may ask the client travels in its session.
+    let capabilities = params.and_then(|p| p.capabilities).map(|c| Capabilities::read(c.raw).for_servers());
+    let sealed = Session::new(asked.binding(), version, capabilities.as_deref(), now_ms() + SESSION_MS)
         .and_then(|session| session.seal(&gateways.sealer));
     let id = match sealed.ok().and_then(|text| HeaderValue::from_str(&text).ok()) {
         Some(id) => id,
@@ -48,8 +41,8 @@ pub fn initialize(gateways: &Gateways, asked: &Asked<'_>) -> Response {
             return answer::http_fault(Some(asked.id()), &fault, asked.request_id);
         }
     };
-    let body =
-        rpc::initialize(asked.id(), version, CAPABILITIES, &info(asked.view), asked.view.instructions.as_deref());
+    let offer = offer::offer(gateways, asked).await;
+    let body = rpc::initialize(asked.id(), version, &offer.capabilities, &offer.info, offer.instructions.as_deref());
     let mut response = answer::json(StatusCode::OK, body);
     response.headers_mut().insert(headers::SESSION_ID, id);
     response
@@ -76,7 +69,8 @@ pub fn client(gateways: &Gateways, view: &View, principal: &Principal, sent: &He
     if gateways.in_flight.has_ended(&session.nonce) {
         return Err(unknown_session());
     }
-    Ok(Client { era: Era::Legacy, session: Some(session.nonce) })
+    let capabilities = (session.capabilities.len() > 2).then(|| session.capabilities.into());
+    Ok(Client { era: Era::Legacy, session: Some(session.nonce), version: session.version, capabilities })
 }
 
 fn unknown_session() -> Fault {
@@ -88,17 +82,64 @@ fn unknown_session() -> Fault {
 pub fn end(gateways: &Gateways, client: &Client) -> Response {
     if let Some(session) = client.session {
         gateways.in_flight.end(session);
+        gateways.end_session(&session);
     }
     answer::empty(StatusCode::NO_CONTENT)
 }
 
-/// A notification: only `notifications/cancelled` means something to us.
+/// A notification of a session.
 pub fn notified(gateways: &Gateways, asked: &Asked<'_>) -> Response {
-    let cancelled = asked.message.params.as_ref().and_then(|p| p.request_id);
-    if let (Some(session), "notifications/cancelled", Some(id)) =
-        (asked.client.session, asked.message.method(), cancelled)
-    {
-        gateways.in_flight.cancel(session, id.raw);
+    let accepted = answer::empty(StatusCode::ACCEPTED);
+    let Some(session) = asked.client.session else { return accepted };
+    let params = asked.message.params.as_ref();
+    match asked.message.method() {
+        "notifications/cancelled" => {
+            if let Some(id) = params.and_then(|p| p.request_id) {
+                gateways.in_flight.cancel(session, id.raw);
+            }
+        }
+        "notifications/progress" => {
+            // With what a server asked: the token is the number that we gave the question.
+            let question = params.and_then(|p| p.progress_token).and_then(|t| t.raw.parse().ok());
+            if let (Some(question), Some(live)) = (question, gateways.sessions.get(&session)) {
+                live.progressed(question, asked.body.clone());
+            }
+        }
+        "notifications/roots/list_changed" => {
+            if let Some(live) = gateways.sessions.get(&session) {
+                pass_on(&live, asked.body);
+            }
+        }
+        _ => {}
+    }
+    accepted
+}
+
+/// Hands a notification on to every server that the session has a session of its own with.
+fn pass_on(live: &Live, body: &Bytes) {
+    for own in live.own_peers() {
+        let Some(peer) = own.peer.upgrade() else { continue };
+        let body = body.clone();
+        tokio::spawn(async move {
+            let headers = own.carried.as_ref().map_or(&[][..], |c| &c.headers);
+            if let Err(error) = peer.reply(body, headers, Instant::now() + ASIDE).await {
+                tracing::debug!(server = %own.server, %error, "a notification was not delivered");
+            }
+        });
+    }
+}
+
+/// A client's answer to a question of a server. One that nobody waits for (given twice, too late, or never asked for) is
+/// left out and counted.
+pub fn answered(gateways: &Gateways, asked: &Asked<'_>) -> Response {
+    let question = asked.message.id.and_then(|id| id.raw.parse().ok());
+    let live = asked.client.session.and_then(|session| gateways.sessions.get(&session));
+    let taken = match (question, live) {
+        (Some(question), Some(live)) => live.answered(question, asked.body.clone()),
+        _ => false,
+    };
+    if !taken {
+        gateways.metrics.question("late");
     }
     answer::empty(StatusCode::ACCEPTED)
 }

@@ -1,62 +1,111 @@
-//! `tools/list`: from the catalogue, filtered in one plugin call per policy, paged by our own cursor.
+//! `tools/list`, `prompts/list`, `resources/list` and `resources/templates/list`: from the catalogue, filtered in one plugin
+//! call per policy, paged by our own cursor.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::response::Response;
 use futures_util::future::join_all;
 use http::StatusCode;
-use portcullis_credential::Carried;
-use portcullis_model::{Fault, Side, spec::Failure};
-use portcullis_plugin::{Attributes, Item, RequestFacts};
-use portcullis_protocol::{rpc, seal::SealError, session::Cursor, splice::quote, tool};
+use portcullis_model::{Fault, Side};
+use portcullis_plugin::Item;
+use portcullis_protocol::{
+    rpc::{self, Hints},
+    seal::SealError,
+    session::Cursor,
+    splice::quote,
+    tool,
+};
+use sha2::{Digest, Sha256};
 
 use crate::{
     answer,
     asked::Asked,
-    catalogue::Listing,
-    failure,
+    catalogue::{Entry, Key, Kind, Listing},
     gateways::Gateways,
+    judge,
     legacy::now_ms,
+    search,
+    uris::{Known, Places},
     view::{Assigned, CONNECT},
 };
 
-/// How long a list waits for servers that have never been listed yet.
+/// How long a list waits for servers that have never been listed yet, from when they were first asked.
 const FIRST_LIST: Duration = Duration::from_secs(3);
-/// The most tools and bytes of one page.
-const PAGE_TOOLS: usize = 1_000;
+/// The most items and bytes of one page.
+const PAGE_ITEMS: usize = 1_000;
 const PAGE_BYTES: usize = 4 << 20;
 /// How long a cursor can be used.
 const CURSOR_MS: u64 = 60 * 60 * 1000;
-/// How long a client may keep the list. Ours changes by policies and connections as well, so not for long.
+/// How long a client may keep a list where no server says so, or where more than the servers decides about it: policies
+/// and connections change as well.
 const TTL_MS: u64 = 30_000;
 
 /// One server's part of a list.
-struct Part {
-    at: usize,
-    listing: Option<Arc<Listing>>,
+pub struct Part {
+    /// The assignment.
+    pub at: usize,
+    /// Its entry in the catalogue; none where the caller has no account.
+    pub entry: Option<Arc<Entry>>,
+    key: Option<Key>,
+    /// What is known.
+    pub listing: Option<Arc<Listing>>,
     /// What stands in place of the tools: a tool that says how to connect.
-    connect: Option<String>,
+    pub connect: Option<String>,
     problem: Option<String>,
 }
 
-/// A tool on its way to the client.
-struct Row<'a> {
-    at: usize,
-    name: &'a str,
+/// All servers' parts.
+pub struct Gathered {
+    /// In the order of the assignments.
+    pub parts: Vec<Part>,
+}
+
+/// An item on its way to the client.
+#[derive(Clone, Copy)]
+pub struct Row<'a> {
+    /// The assignment.
+    pub at: usize,
+    /// Its own name or URI.
+    pub key: &'a str,
     raw: Raw<'a>,
 }
 
-/// A tool's definition.
+/// A row's definition.
+#[derive(Clone, Copy)]
 enum Raw<'a> {
     /// As its server wrote it.
     Server(&'a [u8]),
     /// Ours, with its name as clients see it.
     Ours(&'a str),
+    /// Nothing: it stands for a server of which nothing is known, so that policies say whether the caller may hear of it.
+    Mark,
 }
 
-/// Lists the tools that this caller may see.
-pub async fn list(gateways: &Gateways, asked: &Asked<'_>) -> Response {
-    match page(gateways, asked).await {
+impl Row<'_> {
+    /// Our own definition, where it is one.
+    pub fn ours(&self) -> Option<&str> {
+        match self.raw {
+            Raw::Ours(raw) => Some(raw),
+            Raw::Server(_) | Raw::Mark => None,
+        }
+    }
+
+    /// The server's own definition, where it is one.
+    pub fn raw(&self) -> Option<&str> {
+        match self.raw {
+            Raw::Server(raw) => std::str::from_utf8(raw).ok(),
+            Raw::Ours(_) | Raw::Mark => None,
+        }
+    }
+}
+
+/// Lists what this caller may see of one kind.
+pub async fn list(gateways: &Gateways, asked: &Asked<'_>, kind: Kind) -> Response {
+    match page(gateways, asked, kind).await {
         Ok(response) => response,
         Err(fault) => {
             gateways.metrics.refused(&fault);
@@ -65,14 +114,17 @@ pub async fn list(gateways: &Gateways, asked: &Asked<'_>) -> Response {
     }
 }
 
-async fn page(gateways: &Gateways, asked: &Asked<'_>) -> Result<Response, Fault> {
+async fn page(gateways: &Gateways, asked: &Asked<'_>, kind: Kind) -> Result<Response, Fault> {
     if let Some(rate) = &asked.view.rate {
         rate.check(&asked.principal.subject_text)?;
+    }
+    if kind == Kind::Tools && search::applies(asked.view) {
+        return search::page(gateways, asked).await;
     }
     let after = match asked.message.params.as_ref().and_then(|p| p.cursor.as_ref()) {
         None => None,
         Some(cursor) => Some(
-            Cursor::open(&gateways.sealer, cursor.as_ref(), &asked.binding(), "tools", now_ms())
+            Cursor::open(&gateways.sealer, cursor.as_ref(), &asked.binding(), kind.member(), now_ms())
                 .map_err(|error| {
                     gateways.metrics.sealed_rejected("cursor", error.as_str());
                     invalid_cursor()
@@ -80,38 +132,27 @@ async fn page(gateways: &Gateways, asked: &Asked<'_>) -> Result<Response, Fault>
                 .after,
         ),
     };
-    let parts =
-        join_all(asked.view.servers.iter().enumerate().map(|(at, server)| part(gateways, asked, at, server))).await;
-    let mut rows = Vec::new();
-    for part in &parts {
-        let exposure = &asked.view.exposures[part.at];
-        let tools = part.listing.iter().flat_map(|l| &l.tools).filter(|t| exposure.shows(&t.name));
-        rows.extend(tools.map(|t| Row { at: part.at, name: &t.name, raw: Raw::Server(&t.raw) }));
-        // Policies see it like any other: who may use nothing of a server does not learn that it is there.
-        rows.extend(part.connect.iter().map(|tool| Row { at: part.at, name: CONNECT, raw: Raw::Ours(tool) }));
-    }
-    let rows = filtered(asked, rows).await?;
+    let gathered = gather(gateways, asked, kind).await;
+    let rows = visible(asked, &gathered, kind).await?;
+    let seen: BTreeSet<usize> = rows.iter().map(|row| row.at).collect();
 
-    // Names are made once per page, not per list: the cursor holds the server's position and the tool's own name.
+    let places = (kind.key() != "name").then(|| places(asked, &gathered, kind));
     let start = match &after {
         None => 0,
-        Some(after) => {
-            let key = |row: &Row<'_>| format!("{}/{}", row.at, row.name);
-            1 + rows.iter().position(|row| key(row) == *after).ok_or_else(invalid_cursor)?
-        }
+        Some(after) => resume(&rows, after).ok_or_else(invalid_cursor)?,
     };
     let mut items: Vec<String> = Vec::new();
     let mut bytes = 0;
     let mut next = None;
     for (i, row) in rows.iter().enumerate().skip(start) {
-        let Some(item) = shown(asked, row) else { continue };
+        let Some(item) = shown(asked, places.as_ref(), kind, row) else { continue };
         bytes += item.len();
         items.push(item);
-        if (items.len() >= PAGE_TOOLS || bytes >= PAGE_BYTES) && i + 1 < rows.len() {
+        if (items.len() >= PAGE_ITEMS || bytes >= PAGE_BYTES) && i + 1 < rows.len() {
             let cursor = Cursor {
                 binding: asked.binding(),
-                list: "tools".to_owned(),
-                after: format!("{}/{}", row.at, row.name),
+                list: kind.member().to_owned(),
+                after: mark(i, row),
                 expires_ms: now_ms() + CURSOR_MS,
             };
             next = Some(cursor.seal(&gateways.sealer).map_err(|e: SealError| {
@@ -121,14 +162,14 @@ async fn page(gateways: &Gateways, asked: &Asked<'_>) -> Result<Response, Fault>
             break;
         }
     }
-    let meta = marks(asked, &parts);
+    let meta = marks(asked, &gathered, &seen);
     let body = rpc::list_page(
         asked.id(),
-        "tools",
+        kind.member(),
         items.iter().map(String::as_str),
         next.as_deref(),
         asked.client.era,
-        TTL_MS,
+        hints(gateways, asked, &gathered, kind),
         meta.as_deref(),
     );
     Ok(answer::json(StatusCode::OK, body))
@@ -139,105 +180,167 @@ fn invalid_cursor() -> Fault {
         .next("List again from the start")
 }
 
-/// One server's tools as this caller's account sees them, from the catalogue.
-async fn part(gateways: &Gateways, asked: &Asked<'_>, at: usize, assigned: &Assigned) -> Part {
-    let mut carried: Option<Arc<Carried>> = None;
+/// A place in a list: where it was, and what stood there.
+fn mark(at: usize, row: &Row<'_>) -> String {
+    format!("{at}/{}", digest(row))
+}
+
+fn digest(row: &Row<'_>) -> String {
+    let digest = Sha256::digest(format!("{}/{}", row.at, row.key));
+    digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Where the list goes on: after what was listed last, or where that was if it is gone.
+fn resume(rows: &[Row<'_>], after: &str) -> Option<usize> {
+    let (at, wanted) = after.split_once('/')?;
+    let at: usize = at.parse().ok()?;
+    if rows.get(at).is_some_and(|row| digest(row) == wanted) {
+        return Some(at + 1);
+    }
+    Some(rows.iter().position(|row| digest(row) == wanted).map_or(at.min(rows.len()), |at| at + 1))
+}
+
+/// What all servers offer this caller of one kind, waited for no longer than a moment.
+pub async fn gather(gateways: &Gateways, asked: &Asked<'_>, kind: Kind) -> Gathered {
+    let servers = asked.view.servers.iter().enumerate();
+    Gathered { parts: join_all(servers.map(|(at, server)| part(gateways, asked, at, server, kind))).await }
+}
+
+/// One server's part as this caller's account sees it, from the catalogue.
+async fn part(gateways: &Gateways, asked: &Asked<'_>, at: usize, assigned: &Assigned, kind: Kind) -> Part {
+    let mut carried = None;
     if let Some(plan) = &assigned.plan {
         match gateways.credentials.resolve(plan, asked.principal, asked.headers).await {
             Ok(found) => carried = Some(found),
             Err(fault) => {
-                let connect = connect_tool(asked, at, assigned, &fault);
+                let missing = fault.code == "missing-credential";
+                let connect = (missing && kind == Kind::Tools).then(|| connect_tool(asked, at, assigned, &fault));
                 // What is missing is said by that tool; anything else is a server that can't be listed.
-                let problem = connect.is_none().then(|| fault.message.to_string());
-                return Part { at, listing: None, connect, problem };
+                let problem = (!missing).then(|| fault.message.to_string());
+                return Part { at, entry: None, key: None, listing: None, connect, problem };
             }
         }
     }
-    let entry = gateways.catalogue_entry(asked.view, assigned, carried.as_ref());
-    if entry.listing().is_none() {
-        entry.first_fetch(FIRST_LIST).await;
+    let (key, entry) = gateways.catalogue_entry(asked.view, assigned, carried.as_ref(), &[kind]);
+    gateways.catalogue.settle(&key, &entry, kind, FIRST_LIST).await;
+    let listing = gateways.catalogue.listing(&key, &entry, kind);
+    if listing.is_none() {
+        // Whoever hears of changes is told when there is something to list.
+        entry.shelf(kind).missed();
     }
-    let problem = entry.problem().map(|p| p.to_string());
-    Part { at, listing: entry.listing(), connect: None, problem }
+    let problem = entry.problem(kind).map(|p| p.to_string());
+    Part { at, listing, connect: None, problem, entry: Some(entry), key: Some(key) }
 }
 
-/// Policies that filter lists, each asked once.
-async fn filtered<'r>(asked: &Asked<'_>, mut rows: Vec<Row<'r>>) -> Result<Vec<Row<'r>>, Fault> {
-    let request = RequestFacts {
-        gateway: asked.view.name.clone(),
-        request_id: Arc::clone(asked.request_id),
-        headers: Arc::clone(asked.headers),
-        deadline: asked.started + Duration::from_secs(10),
-        attributes: Attributes::default(),
-    };
-    for policy in asked.view.policies.iter().filter(|p| p.plugin.hooks().list_filter) {
-        let items: Vec<Item<'_>> =
-            rows.iter().map(|r| Item { server: asked.view.servers[r.at].server.as_str(), name: r.name }).collect();
-        match policy.plugin.filter(asked.principal, &request, "tools", &items).await {
-            Ok(kept) => {
-                drop(items);
-                let mut kept = kept.into_iter().peekable();
-                let mut at = 0u32;
-                rows.retain(|_| {
-                    let stays = kept.next_if_eq(&at).is_some();
-                    at += 1;
-                    stays
-                });
-            }
-            Err(_) if policy.on_error == Failure::Allow => {}
-            Err(failure) => {
-                tracing::warn!(request = &**asked.request_id, policy = policy.plugin.name(), %failure, "list filter failed");
-                return Err(failure::meaning(&failure)
-                    .unwrap_or_else(|| failure::fault("policy", policy.plugin.name(), &failure)));
-            }
+/// The rows that this caller may see. Policies that filter lists are asked once each.
+pub async fn visible<'g>(asked: &'g Asked<'_>, gathered: &'g Gathered, kind: Kind) -> Result<Vec<Row<'g>>, Fault> {
+    let mut rows = Vec::new();
+    for part in &gathered.parts {
+        let exposure = &asked.view.exposures[part.at];
+        let items = part.listing.iter().flat_map(|l| &l.items).filter(|item| exposure.shows(kind, &item.key));
+        rows.extend(items.map(|item| Row { at: part.at, key: &item.key, raw: Raw::Server(&item.raw) }));
+        // Policies see it like any other: who may use nothing of a server does not learn that it is there.
+        rows.extend(part.connect.iter().map(|tool| Row { at: part.at, key: CONNECT, raw: Raw::Ours(tool) }));
+        if part.listing.is_none() && part.connect.is_none() {
+            rows.push(Row { at: part.at, key: CONNECT, raw: Raw::Mark });
         }
     }
-    Ok(rows)
+    let servers = &asked.view.servers;
+    judge::filter(asked, kind, rows, |row| Item { server: servers[row.at].server.as_str(), name: row.key }).await
 }
 
-/// A tool's definition as the client sees it; only its name (and a description that the operator wrote) differs.
-fn shown(asked: &Asked<'_>, row: &Row<'_>) -> Option<String> {
+/// What is known of all servers' resources, as far as this list needs it.
+fn places<'a>(asked: &'a Asked<'_>, gathered: &Gathered, kind: Kind) -> Places<'a> {
+    let known = gathered
+        .parts
+        .iter()
+        .map(|part| {
+            let offers = part.entry.as_ref().and_then(|e| e.facts()).map(|f| f.offers(Kind::Resources));
+            match kind {
+                Kind::Templates => Known { templates: part.listing.clone(), offers, resources: None },
+                _ => Known { resources: part.listing.clone(), offers, templates: None },
+            }
+        })
+        .collect();
+    Places { labels: &asked.view.labels, exposures: &asked.view.exposures, known }
+}
+
+/// An item's definition as the client sees it; only its name or URI (and a description that the operator wrote) differs.
+pub fn shown(asked: &Asked<'_>, places: Option<&Places<'_>>, kind: Kind, row: &Row<'_>) -> Option<String> {
     let exposure = &asked.view.exposures[row.at];
     let raw = match row.raw {
         Raw::Ours(tool) => return Some(tool.to_owned()),
+        Raw::Mark => return None,
         Raw::Server(raw) => std::str::from_utf8(raw).ok()?,
     };
-    let exposed = exposure.exposed(row.name);
-    let description = exposure.tool(row.name).and_then(|t| t.description.as_deref());
-    if exposed == row.name && description.is_none() {
+    let exposed = match (kind, places) {
+        (Kind::Resources, Some(places)) => places.shown(row.at, row.key),
+        (Kind::Templates, Some(places)) => places.shown_template(row.at, row.key),
+        _ => exposure.exposed(kind, row.key),
+    };
+    let described = if kind == Kind::Tools { exposure.tool(row.key) } else { None };
+    let description = described.and_then(|t| t.description.as_deref());
+    if exposed == row.key && description.is_none() {
         return Some(raw.to_owned());
     }
-    tool::rename(raw, &exposed, description).ok()
+    tool::replace(raw, kind.key(), &exposed, description).ok()
 }
 
 /// Before anybody has connected, one tool that says how to.
-fn connect_tool(asked: &Asked<'_>, at: usize, assigned: &Assigned, fault: &Fault) -> Option<String> {
-    if fault.code != "missing-credential" {
-        return None;
-    }
+fn connect_tool(asked: &Asked<'_>, at: usize, assigned: &Assigned, fault: &Fault) -> String {
     let name = assigned.connect_name(&asked.view.exposures[at]);
     let next = fault.next.as_deref().unwrap_or_default();
     let description = format!(
         "The tools of {} are listed here once an account is connected: {}. {next}",
         assigned.server, fault.message
     );
-    Some(format!(
+    format!(
         r#"{{"name":{},"description":{},"inputSchema":{{"type":"object","properties":{{}}}}}}"#,
         quote(&name),
         quote(&description)
-    ))
+    )
 }
 
-/// `_meta` that says which servers are listed from memory, and why.
-fn marks(asked: &Asked<'_>, parts: &[Part]) -> Option<String> {
-    let marks: BTreeMap<&str, serde_json::Value> = parts
-        .iter()
-        .filter_map(|p| Some((asked.view.servers[p.at].server.as_str(), p.problem.as_ref()?, p.listing.is_some())))
-        .map(|(server, problem, listed)| {
-            let listed = if listed { "last-known" } else { "not-yet" };
-            (server, serde_json::json!({ "status": "unreachable", "listed": listed, "problem": problem }))
-        })
-        .collect();
+/// How long the list may be kept, and for whom: the least of what was merged, and by this caller only unless everybody who
+/// may ask is given the same.
+fn hints(gateways: &Gateways, asked: &Asked<'_>, gathered: &Gathered, kind: Kind) -> Hints {
+    let view = asked.view;
+    let mut ttl = None;
+    let mut public = view.is_open();
+    let mut ours = !view.policies.is_empty();
+    for part in &gathered.parts {
+        let shared = view.servers[part.at].shared.is_some();
+        let (Some(entry), Some(_), None) = (&part.entry, &part.listing, &part.problem) else {
+            // Something is missing, and will be there soon.
+            return Hints { ttl_ms: 0, public: false };
+        };
+        ours |= !shared;
+        public &= shared && entry.shelf(kind).is_public();
+        let holds =
+            gateways.catalogue.holds(entry, kind).map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        match holds {
+            Some(left) => ttl = Some(ttl.map_or(left, |ttl: u64| ttl.min(left))),
+            None => ours = true,
+        }
+    }
+    let ttl = ttl.unwrap_or(TTL_MS);
+    Hints { ttl_ms: if ours { ttl.min(TTL_MS) } else { ttl }, public }
+}
+
+/// `_meta` that says which servers are listed from memory or not yet, and why.
+pub fn marks(asked: &Asked<'_>, gathered: &Gathered, seen: &BTreeSet<usize>) -> Option<String> {
+    let mut marks = BTreeMap::new();
+    for part in gathered.parts.iter().filter(|part| seen.contains(&part.at) && part.connect.is_none()) {
+        let listed = if part.listing.is_some() { "last-known" } else { "not-yet" };
+        let mark = match (&part.problem, &part.listing) {
+            (Some(problem), _) => {
+                serde_json::json!({ "status": "unreachable", "listed": listed, "problem": problem })
+            }
+            (None, None) if part.key.is_some() => serde_json::json!({ "status": "starting", "listed": listed }),
+            (None, _) => continue,
+        };
+        marks.insert(asked.view.servers[part.at].server.as_str(), mark);
+    }
     if marks.is_empty() {
         return None;
     }

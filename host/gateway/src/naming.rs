@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 
+use portcullis_model::text::deceives;
 use sha2::{Digest, Sha256};
 
 /// The longest exposed name. The specification allows 128 (2026-07-28 server/tools "Tool Names"), several clients 64.
@@ -54,10 +55,21 @@ pub fn may_be_shortened(rest: &str) -> bool {
 /// A text of a caller, cut so that it can stand in an error or a log line.
 pub fn quoted(text: &str) -> Cow<'_, str> {
     const MOST: usize = 100;
-    if text.len() <= MOST && !text.chars().any(char::is_control) {
+    if !text.chars().any(deceives) {
+        return cut(text, MOST);
+    }
+    let plain: String = text.chars().filter(|c| !deceives(*c)).take(MOST + 1).collect();
+    Cow::Owned(cut(&plain, MOST).into_owned())
+}
+
+/// At most so many bytes of a text, with a mark at the end where something is missing.
+pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
+    const MARK: &str = "…";
+    if text.len() <= most {
         return Cow::Borrowed(text);
     }
-    Cow::Owned(text.chars().filter(|c| !c.is_control()).take(MOST).collect())
+    let end = (0..=most.saturating_sub(MARK.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    Cow::Owned(format!("{}{MARK}", text[..end].trim_end()))
 }
 
 fn is_regular(tool: &str) -> bool {
@@ -109,5 +121,8 @@ mod tests {
     fn quotes_are_short_and_plain() {
         assert_eq!(quoted("a\nb"), "ab");
         assert_eq!(quoted(&"x".repeat(500)).len(), 100);
+        assert!(quoted(&"x".repeat(500)).ends_with('…'), "what is cut says so");
+        assert_eq!(cut("é é é", 6), "é…");
+        assert_eq!(cut("short", 5), "short");
     }
 }

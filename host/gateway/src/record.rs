@@ -11,7 +11,10 @@ use portcullis_model::{Fault, Side};
 use portcullis_telemetry::{Audit, AuditEvent, CallMetrics, Metrics, Outcome};
 use portcullis_upstream::{Message, MessageKind, UpstreamError};
 
-use crate::{asked::Asked, gateways::Gateways, naming, view::Assigned};
+use crate::{asked::Asked, gateways::Gateways, naming, relayed::What, view::Assigned};
+
+/// The most bytes of a name or URI on record.
+const MOST_NAME: usize = 512;
 
 /// What will be written of one call. Dropped without an outcome, the call was cancelled.
 pub struct Record {
@@ -30,23 +33,32 @@ pub struct Record {
 }
 
 impl Record {
-    /// The record of a call to a server.
-    pub fn of(gateways: &Gateways, asked: &Asked<'_>, assigned: &Assigned, exposed: &str, tool: &str) -> Self {
-        let call = match assigned.metrics.get(exposed) {
+    /// The record of a request to a server. Only tools have metrics by name: there may be any number of URIs.
+    pub fn of(
+        gateways: &Gateways,
+        asked: &Asked<'_>,
+        assigned: &Assigned,
+        what: What,
+        exposed: &str,
+        own: &str,
+    ) -> Self {
+        let method = what.method();
+        let label = method.unwrap_or(exposed);
+        let call = match assigned.metrics.get(label) {
             Some(call) => call,
             None => {
                 // Only tools that exist get a series of their own, so that made-up names don't use up the bound.
-                let exists = asked.view.has_tool(assigned, tool, &gateways.catalogue);
-                let label = if exists { exposed } else { portcullis_telemetry::metrics::OTHER };
+                let exists = method.is_some() || asked.view.has_tool(assigned, own, &gateways.catalogue);
+                let shown = if exists { label } else { portcullis_telemetry::metrics::OTHER };
                 let (tenant, gateway) = (asked.view.tenant.as_str(), asked.view.name.as_str());
-                let call = gateways.metrics.call_handle(tenant, gateway, assigned.server.as_str(), label);
+                let call = gateways.metrics.call_handle(tenant, gateway, assigned.server.as_str(), shown);
                 if exists {
-                    assigned.metrics.insert(Box::from(exposed), Arc::clone(&call));
+                    assigned.metrics.insert(Box::from(label), Arc::clone(&call));
                 }
                 call
             }
         };
-        Self::new(gateways, asked, call, Some(assigned.server.shared()), Arc::from(exposed))
+        Self::new(gateways, asked, call, Some(assigned.server.shared()), Arc::from(&*naming::cut(exposed, MOST_NAME)))
     }
 
     /// The record of a call to nothing that there is.
@@ -54,6 +66,13 @@ impl Record {
         const OTHER: &str = portcullis_telemetry::metrics::OTHER;
         let call = gateways.metrics.call_handle(asked.view.tenant.as_str(), asked.view.name.as_str(), OTHER, OTHER);
         Self::new(gateways, asked, call, None, Arc::from(&*naming::quoted(exposed)))
+    }
+
+    /// The record of a call of a tool of the gateway's own.
+    pub fn ours(gateways: &Gateways, asked: &Asked<'_>, tool: &'static str) -> Self {
+        const OTHER: &str = portcullis_telemetry::metrics::OTHER;
+        let call = gateways.metrics.call_handle(asked.view.tenant.as_str(), asked.view.name.as_str(), OTHER, tool);
+        Self::new(gateways, asked, call, None, Arc::from(tool))
     }
 
     fn new(
@@ -70,7 +89,7 @@ impl Record {
         event.gateway = Some(asked.view.name.shared());
         event.caller = Some(Arc::clone(&asked.principal.subject_text));
         event.token = asked.principal.token.as_deref().map(Arc::from);
-        event.method = Some(Cow::Borrowed("tools/call"));
+        event.method = Some(method(asked.message.method()));
         event.server.clone_from(&server);
         event.tool = Some(Arc::clone(&tool));
         Self {
@@ -213,6 +232,15 @@ impl Drop for Record {
 pub fn unrecorded() -> Fault {
     Fault::new(Side::Gateway, "audit-unavailable", "the call could not be recorded, so it is refused")
         .next("Ask your operator: the audit stream can't be written")
+}
+
+/// The method, without an allocation for those that there are.
+fn method(asked: &str) -> Cow<'static, str> {
+    const KNOWN: [&str; 4] = ["tools/call", "resources/read", "prompts/get", "completion/complete"];
+    match KNOWN.into_iter().find(|known| *known == asked) {
+        Some(known) => Cow::Borrowed(known),
+        None => Cow::Owned(naming::quoted(asked).into_owned()),
+    }
 }
 
 /// The trace that the caller is in: from `_meta` (2026-07-28), else from the header.

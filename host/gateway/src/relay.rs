@@ -1,18 +1,22 @@
 //! Phase 9, the way back: a server's bytes become the client's, with the id put back and nothing else touched.
 
-use std::{convert::Infallible, time::Instant};
+use std::{borrow::Cow, convert::Infallible, time::Instant};
 
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
 use portcullis_protocol::{
     Era, ParseLimits, parse, rpc,
-    splice::{self, MODERN_RESULT, ResponseEdit},
+    splice::{self, ResponseEdit},
 };
 use portcullis_upstream::{Message, MessageKind, MessageStream, UpstreamError};
 use tokio::sync::mpsc;
 
-use crate::{in_flight::Underway, record::Record};
+use crate::{in_flight::Underway, reads::Keep, record::Record, relayed::What, session::level::Logs};
+
+mod links;
+
+pub use links::Links;
 
 /// Events that wait for a slow client.
 const BUFFERED: usize = 16;
@@ -30,6 +34,16 @@ pub struct Rewrite {
     pub server: Era,
     /// The most bytes of one message.
     pub max_bytes: usize,
+    /// What was asked for: it decides how a refusal looks, and what a result has to say in the client's era.
+    pub what: What,
+    /// Which log messages the client gets.
+    pub logs: Logs,
+    /// Whether somebody else may be refused what this caller may have, so that nobody may keep an answer for others.
+    pub private: bool,
+    /// Resource links that may have to be rewritten.
+    pub links: Option<Links>,
+    /// Where the answer is kept, if it may be.
+    pub keep: Option<Keep>,
 }
 
 impl Rewrite {
@@ -38,20 +52,26 @@ impl Rewrite {
     /// # Errors
     /// When the server's answer is no valid message for a client of the other era.
     pub fn answer(&self, message: &Message) -> Result<Bytes, UpstreamError> {
+        if let Some(keep) = &self.keep {
+            keep.note(message);
+        }
+        let rewritten = self.links.as_ref().and_then(|links| links.rewritten(message));
+        let message = rewritten.map_or(Cow::Borrowed(message), Cow::Owned);
+        let message = self.what.adapted(message, (self.client, self.server), self.private);
         let adds_type = self.client == Era::Modern && self.server == Era::Legacy && message.kind == MessageKind::Result;
         if !adds_type {
             return Ok(Bytes::from(message.with_id(&self.id)));
         }
         let limits = ParseLimits { max_bytes: self.max_bytes, ..ParseLimits::default() };
         let parsed = parse(&message.body, &limits).map_err(|e| UpstreamError::Protocol(e.to_string()))?;
-        Ok(splice::response(&parsed, &ResponseEdit { id: &self.id, defaults: MODERN_RESULT }))
+        Ok(splice::response(&parsed, &ResponseEdit { id: &self.id, defaults: self.what.modern_members() }))
     }
 
     /// Another message of the call as the client gets it; none where it is not for the client.
     pub fn other(&self, message: &Message) -> Option<Bytes> {
         match (message.kind, &self.progress) {
             (MessageKind::Progress, Some(token)) => Some(Bytes::from(message.with_token(token))),
-            (MessageKind::Notification, _) => Some(message.body.clone()),
+            (MessageKind::Notification, _) if self.logs.wants(message) => Some(message.body.clone()),
             _ => None,
         }
     }
@@ -92,7 +112,10 @@ impl Relay {
                 }
                 Err(error) => {
                     let (fault, request_id) = record.failed(&error);
-                    rpc::tool_refusal(&self.rewrite.id, &fault, &request_id, self.rewrite.client)
+                    match self.rewrite.what {
+                        What::Tool => rpc::tool_refusal(&self.rewrite.id, &fault, &request_id, self.rewrite.client),
+                        _ => rpc::fault(Some(&self.rewrite.id), &fault, &request_id),
+                    }
                 }
             }));
         }

@@ -11,16 +11,34 @@ use std::{
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use portcullis_model::spec::{ServerAssignment, ToolAssignment};
 
-use crate::naming;
+use crate::{catalogue::Kind, naming};
 
-/// Which of a server's tools an assignment shows, and under which names.
+/// What an assignment shows of a server, and under which names.
 #[derive(Debug)]
 pub struct Exposure {
     /// Put before each name, separator included; empty for bare names.
     pub prefix: String,
+    shown_tools: Globs,
+    shown_prompts: Globs,
+    shown_resources: Globs,
+    tools: BTreeMap<String, ToolAssignment>,
+}
+
+/// What is shown of one kind.
+#[derive(Debug)]
+struct Globs {
     include: Option<GlobSet>,
     exclude: GlobSet,
-    tools: BTreeMap<String, ToolAssignment>,
+}
+
+impl Globs {
+    fn new(include: &[String], exclude: &[String]) -> Result<Self, String> {
+        Ok(Self { include: if include.is_empty() { None } else { Some(globs(include)?) }, exclude: globs(exclude)? })
+    }
+
+    fn shows(&self, key: &str) -> bool {
+        self.include.as_ref().is_none_or(|set| set.is_match(key)) && !self.exclude.is_match(key)
+    }
 }
 
 impl Exposure {
@@ -31,24 +49,34 @@ impl Exposure {
     pub fn new(assignment: &ServerAssignment) -> Result<Self, String> {
         Ok(Self {
             prefix: assignment.exposed_prefix(),
-            include: if assignment.include.is_empty() { None } else { Some(globs(&assignment.include)?) },
-            exclude: globs(&assignment.exclude)?,
+            shown_tools: Globs::new(&assignment.include, &assignment.exclude)?,
+            shown_prompts: Globs::new(&assignment.prompts.include, &assignment.prompts.exclude)?,
+            shown_resources: Globs::new(&assignment.resources.include, &assignment.resources.exclude)?,
             tools: assignment.tools.clone(),
         })
     }
 
-    /// Whether the server's tool is shown at all.
-    pub fn shows(&self, tool: &str) -> bool {
-        self.include.as_ref().is_none_or(|set| set.is_match(tool)) && !self.exclude.is_match(tool)
+    /// Whether something of the server is shown at all, by its own name or URI.
+    pub fn shows(&self, kind: Kind, key: &str) -> bool {
+        match kind {
+            Kind::Tools => self.shown_tools.shows(key),
+            Kind::Prompts => self.shown_prompts.shows(key),
+            Kind::Resources | Kind::Templates => self.shown_resources.shows(key),
+        }
     }
 
-    /// How the tool is called towards clients.
-    pub fn exposed<'a>(&self, tool: &'a str) -> Cow<'a, str> {
-        match self.tools.get(tool).and_then(|t| t.alias.as_deref()) {
+    /// How a tool or prompt is called towards clients.
+    pub fn exposed<'a>(&self, kind: Kind, name: &'a str) -> Cow<'a, str> {
+        match self.alias(kind, name) {
             Some(alias) => Cow::Owned(format!("{}{alias}", self.prefix)),
-            None if self.prefix.is_empty() => Cow::Borrowed(tool),
-            None => Cow::Owned(naming::expose(&self.prefix, tool)),
+            None if self.prefix.is_empty() => Cow::Borrowed(name),
+            None => Cow::Owned(naming::expose(&self.prefix, name)),
         }
+    }
+
+    /// The name that the assignment gives a tool.
+    fn alias(&self, kind: Kind, name: &str) -> Option<&str> {
+        self.tools.get(name).filter(|_| kind == Kind::Tools).and_then(|t| t.alias.as_deref())
     }
 
     /// What the assignment says about the tool.
@@ -70,15 +98,17 @@ fn globs(patterns: &[String]) -> Result<GlobSet, String> {
 pub struct Route<'a> {
     /// The position of the assignment in its gateway.
     pub server: usize,
-    /// The tool's own name.
-    pub tool: Cow<'a, str>,
+    /// The tool's or prompt's own name.
+    pub name: Cow<'a, str>,
 }
 
-/// What the catalogue knows of a server's tools.
+/// What the catalogue knows of a server's tools or prompts.
 pub trait Known {
-    /// Whether the server has a tool of this name; none where that is not known.
-    fn has(&self, server: usize, tool: &str) -> Option<bool>;
-    /// The server's tool that is shown under this name, for names that say it not themselves.
+    /// Which of the two.
+    fn kind(&self) -> Kind;
+    /// Whether the server has one of this name; none where that is not known.
+    fn has(&self, server: usize, name: &str) -> Option<bool>;
+    /// The server's own name of what is shown under this one, for names that say it not themselves.
     fn by_exposed(&self, server: usize, exposed: &str) -> Option<String>;
 }
 
@@ -101,7 +131,7 @@ impl Routes {
                 routes.prefixes.entry(exposure.prefix.clone()).or_insert(at);
             }
             for tool in exposure.tools.iter().filter(|(_, t)| t.alias.is_some()).map(|(name, _)| name) {
-                routes.aliases.entry(exposure.exposed(tool).into_owned()).or_insert((at, tool.clone()));
+                routes.aliases.entry(exposure.exposed(Kind::Tools, tool).into_owned()).or_insert((at, tool.clone()));
             }
         }
         routes
@@ -110,36 +140,35 @@ impl Routes {
     /// Where a call of this exposed name goes; none where nothing is shown under it.
     pub fn find<'a>(&self, exposures: &[Exposure], exposed: &'a str, known: &impl Known) -> Option<Route<'a>> {
         let route = self.find_any(exposures, exposed, known)?;
-        exposures.get(route.server)?.shows(&route.tool).then_some(route)
+        exposures.get(route.server)?.shows(known.kind(), &route.name).then_some(route)
     }
 
     fn find_any<'a>(&self, exposures: &[Exposure], exposed: &'a str, known: &impl Known) -> Option<Route<'a>> {
-        if let Some((server, tool)) = self.aliases.get(exposed) {
-            return Some(Route { server: *server, tool: Cow::Owned(tool.clone()) });
+        let kind = known.kind();
+        if let Some((server, tool)) = self.aliases.get(exposed).filter(|_| kind == Kind::Tools) {
+            return Some(Route { server: *server, name: Cow::Owned(tool.clone()) });
         }
         if let Some((prefix, rest)) = naming::split(exposed)
             && let Some(&server) = self.prefixes.get(prefix)
         {
             // A renamed tool is gone under its old name.
-            let renamed = |tool: &str| exposures[server].tool(tool).is_some_and(|t| t.alias.is_some());
+            let renamed = |name: &str| exposures[server].alias(kind, name).is_some();
             if naming::may_be_shortened(rest)
                 && known.has(server, rest) != Some(true)
-                && let Some(tool) = known.by_exposed(server, exposed)
+                && let Some(name) = known.by_exposed(server, exposed)
             {
-                return (!renamed(&tool)).then_some(Route { server, tool: Cow::Owned(tool) });
+                return (!renamed(&name)).then_some(Route { server, name: Cow::Owned(name) });
             }
-            return (!renamed(rest)).then_some(Route { server, tool: Cow::Borrowed(rest) });
+            return (!renamed(rest)).then_some(Route { server, name: Cow::Borrowed(rest) });
         }
-        let shown = |at: &usize| {
-            exposures[*at].shows(exposed) && exposures[*at].tool(exposed).is_none_or(|t| t.alias.is_none())
-        };
+        let shown = |at: &usize| exposures[*at].shows(kind, exposed) && exposures[*at].alias(kind, exposed).is_none();
         let here = || self.bare.iter().copied().filter(shown);
         let server = here()
             .find(|at| known.has(*at, exposed) == Some(true))
             .or_else(|| here().find(|at| known.has(*at, exposed).is_none()))
             // Nobody has it: the only bare server may say so itself, in its own words.
             .or_else(|| (self.bare.len() == 1).then(|| here().next()).flatten())?;
-        Some(Route { server, tool: Cow::Borrowed(exposed) })
+        Some(Route { server, name: Cow::Borrowed(exposed) })
     }
 }
 
@@ -150,6 +179,9 @@ mod tests {
     struct Catalogue(Vec<Option<Vec<&'static str>>>, Vec<String>);
 
     impl Known for Catalogue {
+        fn kind(&self) -> Kind {
+            Kind::Tools
+        }
         fn has(&self, server: usize, tool: &str) -> Option<bool> {
             self.0[server].as_ref().map(|tools| tools.contains(&tool))
         }
@@ -166,7 +198,7 @@ mod tests {
         let known = Catalogue(known, exposures.iter().map(|e| e.prefix.clone()).collect());
         for (exposed, wanted) in cases {
             let found = routes.find(&exposures, exposed, &known);
-            assert_eq!(found.as_ref().map(|r| (r.server, &*r.tool)), *wanted, "{exposed}");
+            assert_eq!(found.as_ref().map(|r| (r.server, &*r.name)), *wanted, "{exposed}");
         }
     }
 

@@ -23,9 +23,15 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::{
     accept, answer,
     asked::{Asked, Client, Received},
-    call,
+    call::{self, Caller},
+    catalogue::Kind as Offered,
+    conversation::drive,
+    forward,
     gateways::Gateways,
-    legacy, list,
+    in_flight::Underway,
+    legacy, list, offer,
+    session::{get, wishes},
+    subscriptions::listen,
 };
 
 /// How long a request's body may take.
@@ -145,7 +151,7 @@ async fn serve(
     let view = gateways.snapshot.load().get(tenant, gateway).cloned().ok_or_else(unknown_gateway)?;
     match parts.method {
         Method::POST => {}
-        Method::DELETE if parts.headers.contains_key(&headers::SESSION_ID) => {}
+        Method::DELETE | Method::GET if parts.headers.contains_key(&headers::SESSION_ID) => {}
         _ => return Err(method_not_allowed()),
     }
     let address = gateways.settings.client_address(peer, &parts.headers);
@@ -211,11 +217,15 @@ async fn serve(
     let sent = Arc::new(parts.headers);
     let (Some(message), Some(spoken)) = (message, spoken) else {
         let client = legacy::client(gateways, &view, &principal, &sent)?;
+        if parts.method == Method::GET {
+            let response = get::get(gateways, &client, (&view.tenant, &view.name), &sent)?;
+            return Ok(response);
+        }
         return Ok(legacy::end(gateways, &client));
     };
     let client = match spoken.era {
-        Era::Modern => Client { era: Era::Modern, session: None },
-        Era::Legacy if message.method() == "initialize" => Client { era: Era::Legacy, session: None },
+        Era::Modern => Client::modern(),
+        Era::Legacy if message.method() == "initialize" => Client::newcomer(),
         Era::Legacy => legacy::client(gateways, &view, &principal, &sent)
             .map_err(|fault| Refusal::of(&message, fault, request_id))?,
     };
@@ -235,62 +245,38 @@ async fn dispatch(gateways: &Arc<Gateways>, received: &Received, message: &Messa
     let asked = &received.asked(message);
     match (asked.message.kind, asked.message.method(), asked.client.era) {
         (Kind::Notification, _, Era::Legacy) => legacy::notified(gateways, asked),
+        (Kind::Response, _, Era::Legacy) => legacy::answered(gateways, asked),
         (Kind::Notification | Kind::Response, _, _) => answer::empty(StatusCode::ACCEPTED),
-        (Kind::Request, "tools/call", Era::Modern) => call::call(gateways, asked, None).await,
-        (Kind::Request, "tools/call", Era::Legacy) => legacy_call(gateways, received, asked).await,
-        (Kind::Request, "tools/list", _) => list::list(gateways, asked).await,
-        (Kind::Request, "initialize", Era::Legacy) => legacy::initialize(gateways, asked),
+        (Kind::Request, "tools/call" | "prompts/get" | "resources/read", Era::Modern) => {
+            drive::modern(gateways, received, asked).await
+        }
+        (Kind::Request, "tools/call", Era::Legacy) => drive::legacy(gateways, received, asked).await,
+        (Kind::Request, "logging/setLevel", Era::Legacy) => wishes::set_level(gateways, asked),
+        (Kind::Request, "resources/subscribe", Era::Legacy) => wishes::subscribe(gateways, asked).await,
+        (Kind::Request, "resources/unsubscribe", Era::Legacy) => wishes::unsubscribe(gateways, asked),
+        (Kind::Request, "subscriptions/listen", Era::Modern) => listen::listen(gateways, asked).await,
+        (Kind::Request, "tools/list", _) => list::list(gateways, asked, Offered::Tools).await,
+        (Kind::Request, "prompts/list", _) => list::list(gateways, asked, Offered::Prompts).await,
+        (Kind::Request, "resources/list", _) => list::list(gateways, asked, Offered::Resources).await,
+        (Kind::Request, "resources/templates/list", _) => list::list(gateways, asked, Offered::Templates).await,
+        (Kind::Request, "initialize", Era::Legacy) => legacy::initialize(gateways, asked).await,
         (Kind::Request, "ping", Era::Legacy) => answer::json(StatusCode::OK, rpc::empty(asked.id(), asked.client.era)),
         (Kind::Request, "server/discover", Era::Modern) => {
-            let body = rpc::discover(
-                asked.id(),
-                legacy::CAPABILITIES,
-                &legacy::info(asked.view),
-                asked.view.instructions.as_deref(),
-                60_000,
-            );
+            let offer = offer::offer(gateways, asked).await;
+            let instructions = offer.instructions.as_deref();
+            let body = rpc::discover(asked.id(), &offer.capabilities, &offer.info, instructions, offer.ttl_ms);
             answer::json(StatusCode::OK, body)
         }
-        (Kind::Request, _, era) => {
-            let fault = Fault::new(Side::Caller, "unknown-method", "this gateway does not offer the method")
-                .next("It offers tools/list and tools/call");
-            gateways.metrics.refused(&fault);
-            answer::rpc_fault(asked.id(), &fault, asked.request_id, era)
-        }
+        (Kind::Request, _, Era::Modern) => forward::forward(gateways, asked, None).await,
+        (Kind::Request, _, Era::Legacy) => drive::legacy(gateways, received, asked).await,
     }
 }
 
-/// A call of a legacy client goes on when its connection drops, so it runs in a task of its own.
-async fn legacy_call(gateways: &Arc<Gateways>, received: &Received, asked: &Asked<'_>) -> Response {
-    let underway = match asked.client.session {
-        None => None,
-        Some(session) => match gateways.in_flight.enter(session, asked.id()) {
-            Some(underway) => Some(underway),
-            None => {
-                let fault = Fault::new(Side::Caller, "invalid-request", "a request with this id is still under way")
-                    .next("Use each request id once");
-                return answer::rpc_fault(asked.id(), &fault, asked.request_id, Era::Legacy);
-            }
-        },
-    };
-    let (gateways, received) = (Arc::clone(gateways), received.clone());
-    let task = tokio::spawn(async move {
-        let limits = ParseLimits { max_bytes: gateways.settings.max_body, ..ParseLimits::default() };
-        let message: Message<'_> = match parse(&received.body, &limits) {
-            Ok(message) => message,
-            Err(problem) => {
-                return answer::json(StatusCode::BAD_REQUEST, rpc::parse_fault(&problem, &received.request_id));
-            }
-        };
-        call::call(&gateways, &received.asked(&message), underway).await
-    });
-    match task.await {
-        Ok(response) => response,
-        Err(error) => {
-            tracing::error!(request = &**asked.request_id, %error, "a call failed inside");
-            let fault = Fault::new(Side::Gateway, "internal", "the gateway failed");
-            answer::rpc_fault(asked.id(), &fault, asked.request_id, Era::Legacy)
-        }
+/// A request that goes to one server, whoever runs it.
+pub async fn relayed(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Underway>) -> Response {
+    match asked.message.method() {
+        "tools/call" => call::call(gateways, asked, underway, Caller::Direct).await,
+        _ => forward::forward(gateways, asked, underway).await,
     }
 }
 
@@ -329,8 +315,9 @@ fn unknown_gateway() -> Fault {
 }
 
 fn method_not_allowed() -> Refusal {
-    let fault = Fault::new(Side::Caller, "method-not-allowed", "only POST is served here, and DELETE of a session");
+    let fault =
+        Fault::new(Side::Caller, "method-not-allowed", "only POST is served here, and GET and DELETE of a session");
     let mut response = answer::empty(StatusCode::METHOD_NOT_ALLOWED);
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST, DELETE"));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST, GET, DELETE"));
     Refusal { fault, response: Some(response), challenge: None }
 }

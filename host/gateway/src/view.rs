@@ -1,12 +1,12 @@
 //! One gateway, compiled: everything that a warm call reads, immutable and without locks.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use portcullis_credential::CredentialPlan;
 use portcullis_identity::Provider;
 use portcullis_model::{
     Fault, Name,
-    spec::{Failure, Process, Traffic},
+    spec::{Disclosure, Failure, Process, Traffic},
 };
 use portcullis_plugin::Plugin;
 use portcullis_telemetry::CallMetrics;
@@ -15,9 +15,10 @@ use quick_cache::sync::Cache;
 
 use crate::{
     admit::PrincipalRate,
-    catalogue::{Catalogue, Entry, Key},
+    catalogue::{Catalogue, Entry, Key, Kind},
     pinned::Pinned,
     routes::{Exposure, Known, Route, Routes},
+    uris::Labels,
 };
 
 /// All gateways of all tenants.
@@ -53,6 +54,8 @@ pub struct View {
     pub tenant: Name,
     /// Its name.
     pub name: Name,
+    /// The revision of its spec.
+    pub revision: u64,
     /// What people read.
     pub title: Option<String>,
     /// Instructions that clients pass to the model.
@@ -71,8 +74,12 @@ pub struct View {
     pub servers: Vec<Assigned>,
     /// Which of their tools are shown, at the same positions.
     pub exposures: Vec<Exposure>,
-    /// Exposed name to server and tool.
+    /// Exposed name to server and tool or prompt.
     pub routes: Routes,
+    /// What tells resource URIs of one server from another's, where that has to be told.
+    pub labels: Labels,
+    /// How tools are shown.
+    pub disclosure: Disclosure,
 }
 
 /// A policy at its place.
@@ -145,6 +152,15 @@ impl Assigned {
         self.tool_plans.get(tool).or(self.plan.as_ref())
     }
 
+    /// How long the server may take to say what it offers: package runners download first.
+    pub fn patience(&self) -> Duration {
+        let start = match &self.reach {
+            Reach::Process(process) => process.start_timeout.get(),
+            Reach::Http(_) => Duration::ZERO,
+        };
+        self.traffic.timeout.get().max(start)
+    }
+
     /// The catalogue's key for this server under a connection.
     pub fn catalogue_key(&self, tenant: &Name, connection: Option<(Arc<str>, u64)>) -> Key {
         Key { tenant: tenant.clone(), server: self.server.clone(), generation: self.generation, connection }
@@ -152,9 +168,18 @@ impl Assigned {
 }
 
 impl View {
-    /// Where a call of this exposed name goes.
+    /// Where a call of this exposed tool goes.
     pub fn route<'a>(&self, exposed: &'a str, catalogue: &Catalogue) -> Option<Route<'a>> {
-        self.routes.find(&self.exposures, exposed, &Tools { view: self, catalogue }).or_else(|| self.connect(exposed))
+        self.find(Kind::Tools, exposed, catalogue).or_else(|| self.connect(exposed))
+    }
+
+    /// Where a request for this exposed prompt goes.
+    pub fn prompt<'a>(&self, exposed: &'a str, catalogue: &Catalogue) -> Option<Route<'a>> {
+        self.find(Kind::Prompts, exposed, catalogue)
+    }
+
+    fn find<'a>(&self, kind: Kind, exposed: &'a str, catalogue: &Catalogue) -> Option<Route<'a>> {
+        self.routes.find(&self.exposures, exposed, &Names { view: self, catalogue, kind })
     }
 
     /// The tool that stands in place of a server's own until somebody has connected an account.
@@ -164,44 +189,67 @@ impl View {
             .iter()
             .zip(&self.exposures)
             .position(|(server, exposure)| server.plan.is_some() && server.connect_name(exposure) == exposed)?;
-        Some(Route { server, tool: CONNECT.into() })
+        Some(Route { server, name: CONNECT.into() })
     }
-}
 
-impl View {
     /// Whether the catalogue knows this tool of this server.
     pub fn has_tool(&self, assigned: &Assigned, tool: &str, catalogue: &Catalogue) -> bool {
         let at = self.servers.iter().position(|s| std::ptr::eq(s, assigned));
-        at.is_some_and(|at| Tools { view: self, catalogue }.has(at, tool) == Some(true))
+        at.is_some_and(|at| Names { view: self, catalogue, kind: Kind::Tools }.has(at, tool) == Some(true))
     }
-}
 
-/// What the catalogue knows, for routing. A server with credentials is asked through any connection's view of it.
-struct Tools<'a> {
-    view: &'a View,
-    catalogue: &'a Catalogue,
-}
+    /// Whether everybody is let in and given the same.
+    pub fn is_open(&self) -> bool {
+        self.anonymous && self.policies.is_empty()
+    }
 
-impl Tools<'_> {
-    fn any<T>(&self, server: usize, find: impl Fn(&Entry) -> Option<T>) -> Option<T> {
-        let assigned = self.view.servers.get(server)?;
+    /// Whether what it lists is made of the same: its own spec and its servers'.
+    pub fn lists_as(&self, other: &Self) -> bool {
+        let servers = |view: &Self| view.servers.iter().map(|s| (s.server.clone(), s.generation)).collect::<Vec<_>>();
+        self.revision == other.revision && servers(self) == servers(other)
+    }
+
+    /// The catalogue's entry of an assignment, whatever the account.
+    pub fn any_entry(&self, at: usize, catalogue: &Catalogue) -> Option<Arc<Entry>> {
+        let assigned = self.servers.get(at)?;
         match &assigned.shared {
-            Some(shared) => find(&shared.entry),
-            None => self.catalogue.any_of(&assigned.catalogue_key(&self.view.tenant, None)).and_then(|e| find(&e)),
+            Some(shared) => Some(Arc::clone(&shared.entry)),
+            None => catalogue.any_of(&assigned.catalogue_key(&self.tenant, None)),
         }
     }
 }
 
-impl Known for Tools<'_> {
-    fn has(&self, server: usize, tool: &str) -> Option<bool> {
-        self.any(server, |entry| entry.has(tool))
+/// What the catalogue knows of names, for routing. A server with credentials is asked through any connection's view of it.
+struct Names<'a> {
+    view: &'a View,
+    catalogue: &'a Catalogue,
+    kind: Kind,
+}
+
+impl Names<'_> {
+    fn any<T>(&self, server: usize, find: impl Fn(&Entry) -> Option<T>) -> Option<T> {
+        match &self.view.servers.get(server)?.shared {
+            Some(shared) => find(&shared.entry),
+            None => self.view.any_entry(server, self.catalogue).and_then(|e| find(&e)),
+        }
+    }
+}
+
+impl Known for Names<'_> {
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn has(&self, server: usize, name: &str) -> Option<bool> {
+        self.any(server, |entry| entry.has(self.kind, name))
     }
 
     fn by_exposed(&self, server: usize, exposed: &str) -> Option<String> {
         let exposure = self.view.exposures.get(server)?;
         self.any(server, |entry| {
-            let listing = entry.listing()?;
-            listing.tools.iter().map(|t| &*t.name).find(|name| exposure.exposed(name) == exposed).map(str::to_owned)
+            let listing = entry.listing(self.kind)?;
+            let mut names = listing.items.iter().map(|item| &*item.key);
+            names.find(|name| exposure.exposed(self.kind, name) == exposed).map(str::to_owned)
         })
     }
 }

@@ -8,6 +8,8 @@ pub mod plugin;
 
 pub use connection::{Connection, Owner, SecretSource};
 pub use gateway::{CredentialMode, Disclosure, Gateway, PluginUse, ServerAssignment, Shown, ToolAssignment};
-pub use mcp_server::{CredentialNeed, Field, Interaction, McpServer, Placement, Process, Remote, Sharing, Traffic, Transport};
+pub use mcp_server::{
+    CredentialNeed, Field, Interaction, McpServer, Placement, Process, Remote, Sharing, Traffic, Transport,
+};
 pub use people::{Agent, ExternalGroup, Identity, Role, Team, User};
 pub use plugin::{Failure, Grants, Isolation, Limits, Plugin, Source};

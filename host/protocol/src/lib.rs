@@ -7,6 +7,7 @@
 pub mod envelope;
 pub mod era;
 pub mod headers;
+pub mod links;
 pub mod mirror;
 pub mod rpc;
 mod scan;

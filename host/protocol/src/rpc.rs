@@ -38,7 +38,8 @@ pub struct ServerInfo<'a> {
 }
 
 impl ServerInfo<'_> {
-    fn json(&self) -> String {
+    /// As a JSON object.
+    pub fn json(&self) -> String {
         let title = self.title.map(|t| format!(",\"title\":{}", quote(t))).unwrap_or_default();
         format!("{{\"name\":{}{title},\"version\":{}}}", quote(self.name), quote(self.version))
     }
@@ -49,45 +50,46 @@ pub fn result(id: &str, result: &str) -> Bytes {
     Bytes::from(format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{result}}}"))
 }
 
-/// The result of `initialize`. `capabilities` is a JSON object.
-pub fn initialize(
-    id: &str,
-    version: Version,
-    capabilities: &str,
-    info: &ServerInfo<'_>,
-    instructions: Option<&str>,
-) -> Bytes {
+/// The result of `initialize`. `capabilities` and `info` (`serverInfo`) are JSON objects.
+pub fn initialize(id: &str, version: Version, capabilities: &str, info: &str, instructions: Option<&str>) -> Bytes {
     let instructions = instructions.map(|i| format!(",\"instructions\":{}", quote(i))).unwrap_or_default();
     let body = format!(
-        "{{\"protocolVersion\":\"{version}\",\"capabilities\":{capabilities},\"serverInfo\":{}{instructions}}}",
-        info.json()
+        "{{\"protocolVersion\":\"{version}\",\"capabilities\":{capabilities},\"serverInfo\":{info}{instructions}}}"
     );
     result(id, &body)
 }
 
-/// The result of `server/discover`. `capabilities` is a JSON object. Always private: what a gateway offers depends on who
-/// asks.
-pub fn discover(id: &str, capabilities: &str, info: &ServerInfo<'_>, instructions: Option<&str>, ttl_ms: u64) -> Bytes {
+/// The result of `server/discover`. `capabilities` and `info` (`serverInfo`) are JSON objects. Always private: what a gateway
+/// offers depends on who asks.
+pub fn discover(id: &str, capabilities: &str, info: &str, instructions: Option<&str>, ttl_ms: u64) -> Bytes {
     let versions: Vec<String> = Version::ALL.iter().map(|v| format!("\"{v}\"")).collect();
     let instructions = instructions.map(|i| format!(",\"instructions\":{}", quote(i))).unwrap_or_default();
     let body = format!(
         "{{\"resultType\":\"complete\",\"supportedVersions\":[{}],\"capabilities\":{capabilities}{instructions},\
-         \"ttlMs\":{ttl_ms},\"cacheScope\":\"private\",\"_meta\":{{\"io.modelcontextprotocol/serverInfo\":{}}}}}",
-        versions.join(","),
-        info.json()
+         \"ttlMs\":{ttl_ms},\"cacheScope\":\"private\",\"_meta\":{{\"io.modelcontextprotocol/serverInfo\":{info}}}}}",
+        versions.join(",")
     );
     result(id, &body)
 }
 
+/// How long an answer may be kept, and for whom (2026-07-28, caching).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hints {
+    /// `ttlMs`.
+    pub ttl_ms: u64,
+    /// Whether `cacheScope` is `public`: it holds nothing that depends on who asked.
+    pub public: bool,
+}
+
 /// One page of a list: `member` is `tools`, `prompts`, `resources` or `resourceTemplates`, `items` the raw JSON of each.
-/// A modern page says how long it may be kept, by this caller only. `meta` is a JSON object.
+/// A modern page says how long it may be kept. `meta` is a JSON object.
 pub fn list_page<'i>(
     id: &str,
     member: &str,
     items: impl IntoIterator<Item = &'i str>,
     next_cursor: Option<&str>,
     era: Era,
-    ttl_ms: u64,
+    hints: Hints,
     meta: Option<&str>,
 ) -> Bytes {
     let items = items.into_iter();
@@ -96,7 +98,9 @@ pub fn list_page<'i>(
     out.push_str(id);
     out.push_str(",\"result\":{");
     if era == Era::Modern {
-        out.push_str(&format!("\"resultType\":\"complete\",\"ttlMs\":{ttl_ms},\"cacheScope\":\"private\","));
+        let Hints { ttl_ms, public } = hints;
+        let scope = if public { "public" } else { "private" };
+        out.push_str(&format!("\"resultType\":\"complete\",\"ttlMs\":{ttl_ms},\"cacheScope\":\"{scope}\","));
     }
     out.push('"');
     out.push_str(member);
@@ -221,9 +225,16 @@ pub fn rpc_code(fault: &Fault) -> i64 {
         ("unknown-method", _) => METHOD_NOT_FOUND,
         ("header-mismatch", _) => HEADER_MISMATCH,
         ("unsupported-version", _) => UNSUPPORTED_PROTOCOL_VERSION,
-        ("unknown-tool" | "invalid-params" | "invalid-cursor" | "missing-meta" | "ambiguous-arguments", _) => {
-            INVALID_PARAMS
-        }
+        (
+            "unknown-tool"
+            | "unknown-prompt"
+            | "unknown-resource"
+            | "invalid-params"
+            | "invalid-cursor"
+            | "missing-meta"
+            | "ambiguous-arguments",
+            _,
+        ) => INVALID_PARAMS,
         (_, Side::Caller | Side::Policy) => INVALID_REQUEST,
         (_, Side::Gateway | Side::Server) => INTERNAL_ERROR,
     }

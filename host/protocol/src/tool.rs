@@ -1,4 +1,4 @@
-//! A tool's definition, renamed: the raw bytes of the server with another `name` and, where asked, `description`.
+//! The definition of a tool, prompt or resource under another name or URI: the server's raw bytes but for that.
 
 use crate::{
     envelope::{ParseError, ParseLimits},
@@ -6,17 +6,26 @@ use crate::{
     splice::quote,
 };
 
-/// A tool's definition under another name. All but `name` and `description` is kept
+/// A tool's (or prompt's) definition under another name. All but `name` and `description` is kept
 /// byte for byte.
 ///
 /// # Errors
 /// If `raw` is no object with one string `name`.
 pub fn rename(raw: &str, name: &str, description: Option<&str>) -> Result<String, ParseError> {
-    const PLACE: &str = "a tool";
+    replace(raw, "name", name, description)
+}
+
+/// A definition with another text for `member`, such as `uri`, and, where asked, another `description`. Everything else is
+/// kept byte for byte.
+///
+/// # Errors
+/// If `raw` is no object with one string of that name.
+pub fn replace(raw: &str, member: &str, text: &str, description: Option<&str>) -> Result<String, ParseError> {
+    const PLACE: &str = "a definition";
     let mut scanner = Scanner::new(raw, ParseLimits::default().max_depth);
     scanner.space();
     if scanner.peek() != Some(b'{') {
-        return Err(ParseError::Envelope("a tool must be an object"));
+        return Err(ParseError::Envelope("a definition must be an object"));
     }
     let mut keys = Keys::default();
     let mut name_at = None;
@@ -24,10 +33,10 @@ pub fn rename(raw: &str, name: &str, description: Option<&str>) -> Result<String
     scanner.object(|s, key| {
         let key = key.decode()?;
         let place = match &*key {
-            "name" => {
+            key_text if key_text == member => {
                 keys.known(0, &key, PLACE)?;
                 if s.peek() != Some(b'"') {
-                    return Err(ParseError::Envelope("the name of a tool must be a string"));
+                    return Err(ParseError::Envelope("the name or URI of a definition must be a string"));
                 }
                 &mut name_at
             }
@@ -44,9 +53,9 @@ pub fn rename(raw: &str, name: &str, description: Option<&str>) -> Result<String
     })?;
     scanner.end()?;
     let Some(name_at) = name_at else {
-        return Err(ParseError::Envelope("a tool without a name"));
+        return Err(ParseError::Envelope("a definition without its name or URI"));
     };
-    let mut edits = vec![(name_at.clone(), quote(name).into_owned())];
+    let mut edits = vec![(name_at.clone(), quote(text).into_owned())];
     if let Some(description) = description {
         match description_at {
             Some(range) => edits.push((range, quote(description).into_owned())),
@@ -54,11 +63,11 @@ pub fn rename(raw: &str, name: &str, description: Option<&str>) -> Result<String
         }
     }
     edits.sort_by_key(|(range, _)| range.start);
-    let mut out = String::with_capacity(raw.len() + name.len() + description.map_or(0, str::len) + 20);
+    let mut out = String::with_capacity(raw.len() + text.len() + description.map_or(0, str::len) + 20);
     let mut done = 0;
-    for (range, text) in edits {
+    for (range, new) in edits {
         out.push_str(&raw[done..range.start]);
-        out.push_str(&text);
+        out.push_str(&new);
         done = range.end;
     }
     out.push_str(&raw[done..]);
@@ -78,6 +87,13 @@ mod tests {
             r#"{"description":"say \"hi\"","name":"b"}"#
         );
         assert_eq!(rename(r#"{"name":"a","k":1}"#, "b", Some("d")).unwrap(), r#"{"name":"b","description":"d","k":1}"#);
+    }
+
+    #[test]
+    fn readdresses_resources() {
+        let raw = r#"{"uri" : "a://b","name":"uri","_meta":{"uri":1}}"#;
+        assert_eq!(replace(raw, "uri", "c://d", None).unwrap(), raw.replace("a://b", "c://d"));
+        assert!(replace(raw, "uriTemplate", "x", None).is_err());
     }
 
     #[test]

@@ -46,14 +46,27 @@ pub struct Metrics {
     refusals: Family<Labels, Counter>,
     sealed_rejected: Family<Labels, Counter>,
     config_loads: Family<Labels, Counter>,
+    questions: Family<Labels, Counter>,
     /// Requests being answered now.
     pub in_flight: Gauge,
+    /// Connections of clients that are open now.
+    pub connections: Gauge,
+    /// Connections refused because their address had too many.
+    pub connections_refused: Counter,
     /// Child processes running now.
     pub children: Gauge,
     /// Upstream connections and sessions kept in pools.
     pub upstream_pooled: Gauge,
     /// Plugin instances alive now.
     pub plugin_instances: Gauge,
+    /// Streams of events that clients have open now.
+    pub streams: Gauge,
+    /// Legacy sessions that hold a stream, a question or a wish.
+    pub sessions: Gauge,
+    /// Bytes kept for legacy clients that may come again to a broken stream.
+    pub replay_bytes: Gauge,
+    /// Calls that wait for a person now.
+    pub held_calls: Gauge,
     /// Audit records written.
     pub audit_records: Counter,
     /// Audit records dropped because the queue was full or the file could not be written; each run of them left a gap record.
@@ -108,9 +121,17 @@ impl Metrics {
         let sealed_rejected = d.counters("sealed_rejected", "Session ids and cursors refused", &["kind", "reason"]);
         let config_loads = d.counters("config_loads", "Changes of resources read", &["door", "outcome"]);
         let in_flight = d.gauge("requests_in_flight", "Requests being answered now");
+        let connections = d.gauge("client_connections", "Connections of clients that are open now");
+        let connections_refused =
+            d.counter("client_connections_refused", "Connections refused because their address had too many");
         let children = d.gauge("children", "Child processes running now");
         let upstream_pooled = d.gauge("upstream_pooled", "Connections and sessions to servers kept in pools");
         let plugin_instances = d.gauge("plugin_instances", "Plugin instances alive now");
+        let streams = d.gauge("client_streams", "Streams of events that clients have open now");
+        let sessions = d.gauge("client_sessions", "Legacy sessions that hold a stream, a question or a wish");
+        let replay_bytes = d.gauge("replay_bytes", "Bytes kept for clients that may come again to a broken stream");
+        let held_calls = d.gauge("held_calls", "Calls that wait for a person now");
+        let questions = d.counters("questions", "Requests of servers to clients, by how they ended", &["outcome"]);
         let audit_records = d.counter("audit_records", "Audit records written");
         let audit_dropped = d.counter("audit_dropped", "Audit records dropped; each run of them left a gap record");
         let audit_sync_seconds = d.histogram("audit_sync_seconds", "Time to write and sync a batch of audit records");
@@ -135,9 +156,16 @@ impl Metrics {
             sealed_rejected,
             config_loads,
             in_flight,
+            connections,
+            connections_refused,
             children,
             upstream_pooled,
             plugin_instances,
+            streams,
+            sessions,
+            replay_bytes,
+            held_calls,
+            questions,
             audit_records,
             audit_dropped,
             audit_sync_seconds,
@@ -246,6 +274,11 @@ impl Metrics {
     /// Counts a session id or cursor that was refused, for a reason that its sender does not learn.
     pub fn sealed_rejected(&self, kind: &'static str, reason: &'static str) {
         self.sealed_rejected.get_or_create(&labels(&["kind", "reason"], &[kind, reason])).inc();
+    }
+
+    /// Counts a request of a server to a client that ended: `answered`, `unanswered`, `refused`, `late`.
+    pub fn question(&self, outcome: &'static str) {
+        self.questions.get_or_create(&labels(&["outcome"], &[outcome])).inc();
     }
 
     /// Counts a change of resources: `door` is such as `file` or `api`, `outcome` such as `applied` or `refused`.

@@ -15,15 +15,16 @@ fn value(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).unwrap()
 }
 
+const HINTS: rpc::Hints = rpc::Hints { ttl_ms: 5, public: false };
 const INFO: ServerInfo<'static> = ServerInfo { name: "a \"b\"", title: Some("T"), version: "0.1.0" };
 
 #[test]
 fn handshakes_have_what_each_era_wants() {
-    let init = value(&rpc::initialize("1", Version::V2025_06_18, "{\"tools\":{}}", &INFO, Some("line\nline")));
+    let init = value(&rpc::initialize("1", Version::V2025_06_18, "{\"tools\":{}}", &INFO.json(), Some("line\nline")));
     assert_eq!(init["result"]["protocolVersion"], "2025-06-18");
     assert_eq!(init["result"]["serverInfo"], json!({"name": "a \"b\"", "title": "T", "version": "0.1.0"}));
     assert_eq!(init["result"]["instructions"], "line\nline");
-    let discover = value(&rpc::discover("\"x\"", "{\"tools\":{}}", &INFO, None, 60_000));
+    let discover = value(&rpc::discover("\"x\"", "{\"tools\":{}}", &INFO.json(), None, 60_000));
     let result = &discover["result"];
     assert_eq!(result["resultType"], "complete");
     assert_eq!(result["supportedVersions"][0], "2026-07-28");
@@ -35,12 +36,12 @@ fn handshakes_have_what_each_era_wants() {
 #[test]
 fn pages_hold_the_raw_items() {
     let items = [r#"{"name":"a","n":1.10}"#, r#"{"name":"b"}"#];
-    let modern = rpc::list_page("1", "tools", items, Some("cur"), Era::Modern, 5, None);
+    let modern = rpc::list_page("1", "tools", items, Some("cur"), Era::Modern, HINTS, None);
     assert!(
         String::from_utf8_lossy(&modern).contains(r#""tools":[{"name":"a","n":1.10},{"name":"b"}],"nextCursor":"cur""#)
     );
     assert_eq!(value(&modern)["result"]["cacheScope"], "private");
-    let legacy = value(&rpc::list_page("1", "tools", [], None, Era::Legacy, 5, None));
+    let legacy = value(&rpc::list_page("1", "tools", [], None, Era::Legacy, HINTS, None));
     assert_eq!(legacy["result"], json!({"tools": []}));
     assert_eq!(value(&rpc::empty("1", Era::Legacy))["result"], json!({}));
 }

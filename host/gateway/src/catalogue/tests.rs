@@ -1,0 +1,158 @@
+use bytes::Bytes;
+
+use super::*;
+
+fn key(connection: Option<(&str, u64)>) -> Key {
+    let name = |n: &str| n.parse().expect("a name");
+    Key {
+        tenant: name("default"),
+        server: name("files"),
+        generation: 1,
+        connection: connection.map(|(n, revision)| (Arc::from(n), revision)),
+    }
+}
+
+fn tools(names: &[&str]) -> Fetched {
+    let tool = |n: &&str| Item { key: Arc::from(*n), raw: Bytes::from(format!("{{\"name\":\"{n}\"}}")) };
+    Fetched { items: names.iter().map(tool).collect(), ..Fetched::default() }
+}
+
+const TTL: Duration = Duration::from_secs(300);
+const TOOLS: Kind = Kind::Tools;
+
+async fn fetch(catalogue: &Arc<Catalogue>, key: &Key, fetched: Fetched) -> Arc<Entry> {
+    let entry = catalogue.entry(key);
+    entry.expire(TOOLS);
+    catalogue.refresh(key, &entry, TOOLS, TTL, || async { Ok::<_, String>(fetched) });
+    let done = || !entry.shelf(TOOLS).refreshing.load(Ordering::Acquire);
+    entry.shelf(TOOLS).wait(Duration::from_secs(5), done).await;
+    entry
+}
+
+#[tokio::test]
+async fn a_failing_server_keeps_its_last_known_tools() {
+    let catalogue = Arc::new(Catalogue::default());
+    let entry = fetch(&catalogue, &key(None), tools(&["read"])).await;
+    assert_eq!(entry.has(TOOLS, "read"), Some(true));
+    assert_eq!(entry.has(TOOLS, "write"), Some(false));
+    assert_eq!(entry.has(Kind::Prompts, "read"), None, "another kind is another shelf");
+
+    entry.expire(TOOLS);
+    catalogue.refresh(&key(None), &entry, TOOLS, TTL, || async { Err::<Fetched, _>("connection refused") });
+    while entry.problem(TOOLS).is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(entry.has(TOOLS, "read"), Some(true), "still listed");
+}
+
+#[tokio::test]
+async fn a_fresh_entry_is_not_fetched_again() {
+    let catalogue = Arc::new(Catalogue::default());
+    let entry = fetch(&catalogue, &key(None), tools(&["a"])).await;
+    let mut asked = false;
+    catalogue.refresh(&key(None), &entry, TOOLS, TTL, || {
+        asked = true;
+        async { Ok::<_, String>(tools(&["b"])) }
+    });
+    assert!(!asked);
+}
+
+#[tokio::test]
+async fn equal_content_is_kept_once() {
+    let catalogue = Arc::new(Catalogue::default());
+    let mut listings = Vec::new();
+    for connection in ["alice", "bob"] {
+        let entry = fetch(&catalogue, &key(Some((connection, 1))), tools(&["a", "b", "a"])).await;
+        listings.push(entry.listing(TOOLS).expect("fetched"));
+    }
+    assert!(Arc::ptr_eq(&listings[0], &listings[1]));
+    assert_eq!(listings[0].items.len(), 2, "the first of two with one name counts");
+    assert!(catalogue.any_of(&key(None)).is_some_and(|e| e.has(TOOLS, "b") == Some(true)));
+}
+
+#[tokio::test]
+async fn nobody_waits_long_for_a_silent_server() {
+    let catalogue = Arc::new(Catalogue::default());
+    let entry = catalogue.entry(&key(None));
+    catalogue.refresh(&key(None), &entry, TOOLS, TTL, std::future::pending::<Result<Fetched, String>>);
+    let first = Duration::from_millis(20);
+    catalogue.settle(&key(None), &entry, TOOLS, first).await;
+    assert!(entry.listing(TOOLS).is_none());
+    // Whoever comes later does not wait all over again.
+    let started = Instant::now();
+    catalogue.settle(&key(None), &entry, TOOLS, first).await;
+    assert!(started.elapsed() < Duration::from_millis(15), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn whoever_lists_after_a_change_sees_it() {
+    let catalogue = Arc::new(Catalogue::default());
+    let entry = fetch(&catalogue, &key(None), tools(&["old"])).await;
+    catalogue.expire(TOOLS, |_| true);
+    let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+    catalogue.refresh(&key(None), &entry, TOOLS, TTL, || async {
+        let _ = receiver.await;
+        Ok::<_, String>(tools(&["new"]))
+    });
+    let key = key(None);
+    let (_, ()) = tokio::join!(catalogue.settle(&key, &entry, TOOLS, Duration::ZERO), async {
+        tokio::task::yield_now().await;
+        let _ = sender.send(());
+    });
+    assert_eq!(entry.has(TOOLS, "new"), Some(true));
+}
+
+#[tokio::test]
+async fn changes_are_told_once() {
+    let catalogue = Arc::new(Catalogue::default());
+    let mut changes = catalogue.changes();
+    let entry = fetch(&catalogue, &key(None), tools(&["a"])).await;
+    fetch(&catalogue, &key(None), tools(&["a"])).await;
+    assert!(changes.try_recv().is_err(), "nobody was given a list without it, and it stayed the same");
+
+    fetch(&catalogue, &key(None), tools(&["a", "b"])).await;
+    assert!(matches!(changes.try_recv(), Ok(Changed::Server { kind: Kind::Tools, .. })));
+
+    // What the server tells of itself is announced by whoever hears it, not by the fetch that shows it too.
+    catalogue.expire(TOOLS, |_| true);
+    fetch(&catalogue, &key(None), tools(&["a"])).await;
+    assert!(changes.try_recv().is_err());
+    drop(entry);
+}
+
+#[tokio::test]
+async fn whoever_missed_a_slow_server_is_told_when_it_is_there() {
+    let catalogue = Arc::new(Catalogue::default());
+    let mut changes = catalogue.changes();
+    catalogue.entry(&key(None)).shelf(TOOLS).missed();
+    fetch(&catalogue, &key(None), tools(&["a"])).await;
+    assert!(changes.try_recv().is_ok());
+}
+
+#[tokio::test]
+async fn only_what_is_public_stands_in_for_another_account() {
+    let catalogue = Arc::new(Catalogue::default());
+    let (alice, bob) = (key(Some(("alice", 1))), key(Some(("bob", 1))));
+    fetch(&catalogue, &alice, tools(&["secret"])).await;
+    let entry = catalogue.entry(&bob);
+    assert!(catalogue.listing(&bob, &entry, TOOLS).is_none());
+
+    fetch(&catalogue, &alice, Fetched { public: true, ..tools(&["open"]) }).await;
+    let stands_in = catalogue.listing(&bob, &entry, TOOLS).expect("public");
+    assert!(stands_in.get("open").is_some() && stands_in.get("secret").is_none());
+
+    // It is public no longer.
+    fetch(&catalogue, &alice, tools(&["secret"])).await;
+    assert!(catalogue.listing(&bob, &entry, TOOLS).is_none());
+}
+
+#[tokio::test]
+async fn a_servers_own_word_on_time_is_kept() {
+    let catalogue = Arc::new(Catalogue::default());
+    let entry = fetch(&catalogue, &key(None), tools(&["a"])).await;
+    assert_eq!(catalogue.holds(&entry, TOOLS), None);
+    let entry2 = fetch(&catalogue, &key(None), Fetched { ttl: Some(Duration::from_secs(60)), ..tools(&["a"]) }).await;
+    let left = catalogue.holds(&entry2, TOOLS).expect("it said so");
+    assert!(left <= Duration::from_secs(60) && left > Duration::from_secs(50), "{left:?}");
+    assert!(Arc::ptr_eq(&entry, &entry2));
+}

@@ -1,0 +1,158 @@
+//! Conversations with legacy servers that modern clients may be asked in: one call at a time, bounded for each server and
+//! each caller, and used again by the same caller.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use portcullis_model::{Fault, Side};
+use portcullis_upstream::{Conversation, TargetKey, Upstreams};
+
+/// The most conversations of one server.
+const MOST_OF_SERVER: usize = 256;
+/// The most of them under way for one caller.
+const MOST_OF_CALLER: usize = 32;
+/// How long one that nobody uses is kept.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Whose conversation it is: the target without a conversation, the caller, what the caller can be asked.
+type Owner = (TargetKey, [u8; 16], String);
+
+/// All of them.
+#[derive(Default)]
+pub struct Pool {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    idle: HashMap<Owner, Vec<(Arc<Conversation>, Instant)>>,
+    /// How many there are of each server, idle ones included.
+    servers: HashMap<(portcullis_model::Name, portcullis_model::Name), usize>,
+    callers: HashMap<[u8; 16], usize>,
+}
+
+/// A conversation that one call has for itself.
+pub struct Lease {
+    pool: Arc<Pool>,
+    upstreams: Arc<Upstreams>,
+    owner: Owner,
+    /// The conversation.
+    pub conversation: Arc<Conversation>,
+    /// Whether the call ended as calls do, so that another one may go on in it.
+    clean: bool,
+}
+
+impl Pool {
+    /// A conversation for one call.
+    ///
+    /// # Errors
+    /// A fault where there are too many.
+    pub fn lease(
+        self: &Arc<Self>,
+        upstreams: &Arc<Upstreams>,
+        key: &TargetKey,
+        caller: [u8; 16],
+        capabilities: &str,
+    ) -> Result<Lease, Fault> {
+        let owner = (key.clone(), caller, capabilities.to_owned());
+        let busy = |what: &str| {
+            Fault::new(
+                Side::Gateway,
+                "server-busy",
+                format!("{what} has too many conversations with \"{}\"", key.server),
+            )
+            .server(key.server.as_str())
+            .next("Try again when one of them is over")
+            .retry_after_ms(1000)
+        };
+        let mut state = self.state();
+        if state.callers.get(&caller).is_some_and(|n| *n >= MOST_OF_CALLER) {
+            return Err(busy("this caller"));
+        }
+        let kept = state.idle.get_mut(&owner).and_then(Vec::pop).map(|(conversation, _)| conversation);
+        let conversation = match kept {
+            Some(conversation) => conversation,
+            None => {
+                let of_server = state.servers.entry((key.tenant.clone(), key.server.clone())).or_default();
+                if *of_server >= MOST_OF_SERVER {
+                    return Err(busy("the gateway"));
+                }
+                *of_server += 1;
+                state.next += 1;
+                Arc::new(Conversation { id: format!("call-{}", state.next).into(), capabilities: capabilities.into() })
+            }
+        };
+        *state.callers.entry(caller).or_default() += 1;
+        drop(state);
+        Ok(Lease { pool: Arc::clone(self), upstreams: Arc::clone(upstreams), owner, conversation, clean: false })
+    }
+
+    /// Ends what idles.
+    pub fn sweep(&self, upstreams: &Upstreams) {
+        let mut gone = Vec::new();
+        let mut state = self.state();
+        state.idle.retain(|(key, ..), kept| {
+            kept.retain(|(conversation, since)| {
+                let stays = since.elapsed() < IDLE;
+                if !stays {
+                    gone.push(TargetKey { conversation: Some(Arc::clone(conversation)), ..key.clone() });
+                }
+                stays
+            });
+            !kept.is_empty()
+        });
+        for key in &gone {
+            state.forget(key);
+        }
+        drop(state);
+        gone.iter().for_each(|key| upstreams.release(key));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn forget(&mut self, key: &TargetKey) {
+        let server = (key.tenant.clone(), key.server.clone());
+        if let Some(count) = self.servers.get_mut(&server) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.servers.remove(&server);
+            }
+        }
+    }
+}
+
+impl Lease {
+    /// The call ended as calls do.
+    pub fn clean(&mut self) {
+        self.clean = true;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut state = self.pool.state();
+        if let Some(count) = state.callers.get_mut(&self.owner.1) {
+            *count -= 1;
+            if *count == 0 {
+                state.callers.remove(&self.owner.1);
+            }
+        }
+        if self.clean {
+            let kept = (Arc::clone(&self.conversation), Instant::now());
+            state.idle.entry(self.owner.clone()).or_default().push(kept);
+            return;
+        }
+        state.forget(&self.owner.0);
+        drop(state);
+        self.upstreams
+            .release(&TargetKey { conversation: Some(Arc::clone(&self.conversation)), ..self.owner.0.clone() });
+    }
+}

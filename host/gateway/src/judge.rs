@@ -1,0 +1,261 @@
+//! Phase 6 for what is no tool call: what policies say of lists, resources, prompts and methods that nobody here knows.
+//!
+//! Where a gateway has policies and none of them decides about resources (or prompts), nobody may use them: whoever wrote
+//! rules about tools did not mean that everything else is open. Decision 9.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use portcullis_model::{Fault, Side, spec::Failure};
+use portcullis_plugin::{
+    Attributes, Decision, Item, ListKind, PluginFailure, PromptFacts, PromptPurpose, ReadFacts, ReadPurpose,
+    RequestFacts,
+};
+
+use crate::{
+    asked::Asked,
+    catalogue::Kind,
+    failure,
+    view::{Policy, View},
+};
+
+/// How long the policies may take over a list.
+const LIST_TIME: Duration = Duration::from_secs(10);
+
+/// The request as policies are told of it.
+pub fn request_facts(asked: &Asked<'_>, deadline: Instant) -> RequestFacts {
+    RequestFacts {
+        gateway: asked.view.name.clone(),
+        request_id: Arc::clone(asked.request_id),
+        headers: Arc::clone(asked.headers),
+        deadline,
+        attributes: Attributes::default(),
+    }
+}
+
+/// Whether anybody decides about this kind, or nobody has to.
+fn is_decided(view: &View, kind: Kind) -> bool {
+    view.policies.is_empty() || view.policies.iter().any(|policy| decides(policy, kind))
+}
+
+/// Whether this policy decides about this kind: by its own hook, or by what it leaves in a list.
+fn decides(policy: &Policy, kind: Kind) -> bool {
+    let hooks = policy.plugin.hooks();
+    let own = match kind {
+        Kind::Tools => hooks.tool_call,
+        Kind::Prompts => hooks.prompt_get,
+        Kind::Resources | Kind::Templates => hooks.resource_read,
+    };
+    own || hooks.list_filter
+}
+
+fn list_kind(kind: Kind) -> ListKind {
+    match kind {
+        Kind::Tools => ListKind::Tools,
+        Kind::Prompts => ListKind::Prompts,
+        Kind::Resources => ListKind::Resources,
+        Kind::Templates => ListKind::Templates,
+    }
+}
+
+/// The rows of a list that every policy leaves in it; each policy is asked once. `item` gives a row's server and own name.
+///
+/// # Errors
+/// A policy's refusal, or its failure.
+pub async fn filter<'r, R: Copy>(
+    asked: &Asked<'_>,
+    kind: Kind,
+    mut rows: Vec<R>,
+    item: impl Fn(R) -> Item<'r>,
+) -> Result<Vec<R>, Fault> {
+    if kind != Kind::Tools && !is_decided(asked.view, kind) {
+        return Ok(Vec::new());
+    }
+    let request = request_facts(asked, asked.started + LIST_TIME);
+    for policy in asked.view.policies.iter().filter(|p| p.plugin.hooks().list_filter) {
+        let kept = {
+            let items: Vec<Item<'_>> = rows.iter().map(|row| item(*row)).collect();
+            policy.plugin.filter(asked.principal, &request, list_kind(kind), &items).await
+        };
+        match kept {
+            Ok(kept) => {
+                let mut kept = kept.into_iter().peekable();
+                let mut at = 0u32;
+                rows.retain(|_| {
+                    let stays = kept.next_if_eq(&at).is_some();
+                    at += 1;
+                    stays
+                });
+            }
+            Err(_) if policy.on_error == Failure::Allow => {}
+            Err(error) => {
+                tracing::warn!(request = &**asked.request_id, policy = policy.plugin.name(), failure = %error, "list filter failed");
+                return Err(
+                    failure::meaning(&error).unwrap_or_else(|| failure::fault("policy", policy.plugin.name(), &error))
+                );
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// Whether a policy leaves this out of this caller's list, so that a refusal must not tell that there is such a thing. A
+/// filter that fails hides nothing here: then the list is refused as a whole, and says so.
+pub async fn is_hidden(asked: &Asked<'_>, kind: Kind, server: &str, name: &str, deadline: Instant) -> bool {
+    let request = request_facts(asked, deadline);
+    for policy in asked.view.policies.iter().filter(|p| p.plugin.hooks().list_filter) {
+        let kept = policy.plugin.filter(asked.principal, &request, list_kind(kind), &[Item { server, name }]).await;
+        if kept.is_ok_and(|kept| kept.is_empty()) {
+            return true;
+        }
+    }
+    false
+}
+
+/// What a policy's answer means: nothing, something in the old one's place, or a refusal.
+///
+/// # Errors
+/// The refusal.
+pub fn meaning(
+    asked: &Asked<'_>,
+    policy: &Policy,
+    decision: Result<Decision, PluginFailure>,
+) -> Result<Option<Bytes>, Fault> {
+    meaning_for(asked.request_id, policy, decision)
+}
+
+/// The same for a request of which only its id is at hand.
+///
+/// # Errors
+/// The refusal.
+pub fn meaning_for(
+    request_id: &str,
+    policy: &Policy,
+    decision: Result<Decision, PluginFailure>,
+) -> Result<Option<Bytes>, Fault> {
+    match decision {
+        Ok(Decision::Allow) => Ok(None),
+        Ok(Decision::Modify(new)) => Ok(Some(new)),
+        Ok(Decision::Deny { code, message }) => {
+            tracing::debug!(request = request_id, policy = policy.plugin.name(), code, "denied");
+            Err(Fault::new(Side::Policy, "denied", message).next("Ask your operator if you need this"))
+        }
+        Ok(Decision::RequireApproval(what)) => {
+            Err(Fault::new(Side::Policy, "approval-required", format!("this call needs an approval: {what}"))
+                .next("Ask your operator"))
+        }
+        Err(error) => match failure::meaning(&error) {
+            Some(refusal) => Err(refusal),
+            None if policy.on_error == Failure::Allow => Ok(None),
+            None => {
+                tracing::warn!(request = request_id, policy = policy.plugin.name(), failure = %error, "policy failed");
+                Err(failure::fault("policy", policy.plugin.name(), &error))
+            }
+        },
+    }
+}
+
+/// Whether a resource may be read (or subscribed to, or its template completed).
+///
+/// # Errors
+/// The refusal.
+pub async fn read(
+    asked: &Asked<'_>,
+    server: &portcullis_model::Name,
+    uri: &str,
+    exposed: &str,
+    purpose: ReadPurpose,
+    deadline: Instant,
+) -> Result<(), Fault> {
+    if asked.view.policies.is_empty() {
+        return Ok(());
+    }
+    let kind = if purpose == ReadPurpose::Complete { Kind::Templates } else { Kind::Resources };
+    if !is_decided(asked.view, kind) {
+        return Err(undecided("resources"));
+    }
+    let request = request_facts(asked, deadline);
+    let facts = ReadFacts { server: server.clone(), uri: Arc::from(uri), exposed_uri: Arc::from(exposed), purpose };
+    for policy in &asked.view.policies {
+        let hooks = policy.plugin.hooks();
+        if hooks.resource_read {
+            meaning(asked, policy, policy.plugin.read(asked.principal, &request, &facts).await)?;
+        } else if hooks.list_filter {
+            listed(asked, policy, kind, &request, server.as_str(), uri).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a prompt may be fetched (or an argument of it completed), and with which arguments, where a policy changed them.
+///
+/// # Errors
+/// The refusal.
+pub async fn prompt(
+    asked: &Asked<'_>,
+    server: &portcullis_model::Name,
+    prompt: &str,
+    exposed: &str,
+    purpose: PromptPurpose,
+    arguments: Bytes,
+    deadline: Instant,
+) -> Result<Option<Bytes>, Fault> {
+    if asked.view.policies.is_empty() {
+        return Ok(None);
+    }
+    if !is_decided(asked.view, Kind::Prompts) {
+        return Err(undecided("prompts"));
+    }
+    let request = request_facts(asked, deadline);
+    let (prompt, exposed_prompt) = (Arc::from(prompt), Arc::from(exposed));
+    let mut facts = PromptFacts { server: server.clone(), prompt, exposed_prompt, arguments, purpose };
+    let mut changed = None;
+    for policy in &asked.view.policies {
+        let hooks = policy.plugin.hooks();
+        if hooks.prompt_get {
+            let decision = policy.plugin.prompt(asked.principal, &request, &facts).await;
+            if let Some(new) = meaning(asked, policy, decision)?.filter(|_| purpose == PromptPurpose::Get) {
+                facts.arguments = new.clone();
+                changed = Some(new);
+            }
+        } else if hooks.list_filter {
+            listed(asked, policy, Kind::Prompts, &request, server.as_str(), &facts.prompt).await?;
+        }
+    }
+    Ok(changed)
+}
+
+/// A policy that filters lists and has no hook of its own for this decides by its list: what is not in it may not be used.
+async fn listed(
+    asked: &Asked<'_>,
+    policy: &Policy,
+    kind: Kind,
+    request: &RequestFacts,
+    server: &str,
+    name: &str,
+) -> Result<(), Fault> {
+    let kept = policy.plugin.filter(asked.principal, request, list_kind(kind), &[Item { server, name }]).await;
+    match kept {
+        Ok(kept) if kept.is_empty() => {
+            Err(Fault::new(Side::Policy, "denied", "no rule lets you use this").next("Ask your operator"))
+        }
+        Ok(_) => Ok(()),
+        Err(error) => meaning(asked, policy, Err(error)).map(drop),
+    }
+}
+
+/// Whether a method that nobody here knows may pass: no policy can say what it does.
+///
+/// # Errors
+/// A refusal where there are policies.
+pub fn unknown_method(view: &View) -> Result<(), Fault> {
+    if view.policies.is_empty() { Ok(()) } else { Err(undecided("this method")) }
+}
+
+fn undecided(what: &str) -> Fault {
+    Fault::new(Side::Policy, "undecided", format!("no policy of this gateway decides about {what}, so it is refused"))
+        .next("Ask your operator for a policy that does")
+}

@@ -1,0 +1,220 @@
+//! The part of a relayed request in which its server and its client talk with each other before the answer.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use portcullis_credential::Carried;
+use portcullis_model::{Fault, Side};
+use portcullis_protocol::Era;
+use portcullis_upstream::{Incoming, Message, MessageStream, Outgoing, Params};
+
+use super::{Relayed, Sent, What};
+use crate::{
+    conversation::{
+        Who,
+        attend::{self, Own},
+        follow::{Patience, follow},
+        line::Line,
+        pick::{self, Blocked, Way},
+        question::Asker,
+        rounds::{MOST_ROUNDS, Wanted},
+    },
+    relay::Rewrite,
+    session::{Level, Live, level::Logs},
+};
+
+/// One way to a server and back.
+#[derive(Clone, Copy)]
+pub struct Trip<'t> {
+    /// Where.
+    pub way: &'t Way<'t>,
+    /// The log level that a modern server is asked for.
+    pub log_level: Option<&'t str>,
+    /// Members that are added to the params, each with a comma behind it.
+    pub members: &'t str,
+    /// When it ends.
+    pub deadline: Instant,
+}
+
+impl<'a> Relayed<'a> {
+    /// Phase 8.
+    pub(super) async fn way(
+        &self,
+        carried: Option<&Arc<Carried>>,
+        talks: bool,
+        deadline: Instant,
+    ) -> Result<Way<'a>, Fault> {
+        let carried = carried.map(Arc::as_ref);
+        pick::way(self.gateways, self.asked, self.assigned, carried, talks, deadline).await.map_err(|why| match why {
+            Blocked::Upstream(error) => self.upstream_fault(&error),
+            Blocked::Fault(fault) => self.fault(fault),
+        })
+    }
+
+    /// What the session of a legacy client holds; nothing for most.
+    pub(super) fn live(&self) -> Option<Arc<Live>> {
+        self.gateways.sessions.get(self.asked.client.session.as_ref()?)
+    }
+
+    /// The log level that the client wants.
+    pub(super) fn level(&self, live: Option<&Live>) -> Option<Level> {
+        match self.asked.client.era {
+            Era::Legacy => live?.level(),
+            Era::Modern => {
+                let said = self.asked.message.meta()?.log_level?;
+                serde_json::from_str(said.raw).ok()
+            }
+        }
+    }
+
+    /// Which log messages the client gets of a server of this era.
+    pub(super) fn logs(&self, server: Era, level: Option<Level>) -> Logs {
+        match (self.asked.client.era, server, level) {
+            (_, _, Some(level)) => Logs::From(level),
+            (Era::Modern, Era::Legacy, None) => Logs::Nothing,
+            _ => Logs::All,
+        }
+    }
+
+    /// Tells a legacy server which level the client wants, before the first call after it said so. Where several clients
+    /// share a session, the last one's counts at the server, and each gets what it wants of that.
+    pub(super) async fn tell_level(
+        &self,
+        way: &Way<'_>,
+        level: Option<Level>,
+        live: Option<&Live>,
+        carried: Option<&Arc<Carried>>,
+    ) {
+        let logs =
+            || way.peer.facts().is_some_and(|f| String::from_utf8_lossy(&f.capabilities).contains("\"logging\""));
+        if way.peer.era() != Some(Era::Legacy) || !logs() {
+            return;
+        }
+        let level = match live {
+            Some(live) => live.tells_level(way.peer.key()),
+            None => level,
+        };
+        let Some(level) = level else { return };
+        let members = format!(r#""level":"{}""#, level.as_str());
+        let body = Params { method: "logging/setLevel", members: &members };
+        let outgoing = Outgoing {
+            headers: carried.map_or(&[], |c| &c.headers),
+            ..Outgoing::new("logging/setLevel", &body, Instant::now() + crate::conversation::line::ASIDE)
+        };
+        if let Err(error) = way.peer.send(outgoing).await {
+            tracing::debug!(server = %self.assigned.server, %error, "the server was not told the log level");
+        }
+    }
+
+    /// Notes a client's own session with a server, and hears what it says outside calls.
+    pub(super) fn attend(&self, way: &Way<'_>, line: &Line, carried: Option<&Arc<Carried>>) -> Result<(), Fault> {
+        if !way.own || self.asked.client.session.is_none() {
+            return Ok(());
+        }
+        let live = self.gateways.live(self.asked)?;
+        let own = live.own_peer(way.peer.key(), || Own {
+            peer: Arc::downgrade(&way.peer),
+            carried: carried.cloned(),
+            server: self.assigned.server.clone(),
+            capabilities: way.capabilities.into(),
+            who: Who::of(self.asked),
+        });
+        if let Some(own) = own {
+            tokio::spawn(attend::attend(Arc::downgrade(line.gateways()), live, own));
+        }
+        Ok(())
+    }
+
+    /// Follows a stream to its answer.
+    pub(super) async fn follow(
+        &self,
+        stream: MessageStream,
+        way: &Way<'_>,
+        line: &Line,
+        rewrite: &Rewrite,
+        patience: &Patience,
+        carried: Option<&Arc<Carried>>,
+    ) -> Result<Message, Fault> {
+        let who = Who::of(self.asked);
+        let asker = Asker {
+            peer: &way.peer,
+            headers: carried.map_or(&[], |c| &c.headers),
+            server: &self.assigned.server,
+            tool: (self.what == What::Tool).then_some(self.own),
+            who: &who,
+            capabilities: way.capabilities,
+            line,
+        };
+        follow(stream, &asker, rewrite, patience).await.map_err(|e| self.upstream_fault(&e))
+    }
+
+    /// Asks a legacy client what a modern server wants to know, and the server again, until it has enough.
+    pub(super) async fn rounds(
+        &self,
+        mut message: Message,
+        sent: &Sent<'_>,
+        trip: Trip<'_>,
+        line: &Line,
+        rewrite: &Rewrite,
+        carried: Option<&Arc<Carried>>,
+    ) -> Result<Message, Fault> {
+        let who = Who::of(self.asked);
+        for _ in 0..MOST_ROUNDS {
+            let members = {
+                let Some(wanted) = Wanted::of(&message) else { return Ok(message) };
+                let wanted = wanted.map_err(|f| self.fault(f))?;
+                let patience = Patience::new(Instant::now());
+                let changed = self.judged(&wanted, &who, trip.way.capabilities, patience.until).await?;
+                wanted.ask(line, &changed, patience.until).await.map_err(|f| self.fault(f))?
+            };
+            let patience = Patience::new(Instant::now() + self.assigned.traffic.timeout.get());
+            let trip = Trip { members: &members, deadline: Instant::now() + patience.timeout, ..trip };
+            message = match self.ask(trip, sent, carried).await? {
+                Incoming::Json { message, .. } => message,
+                Incoming::Stream { stream, .. } => {
+                    self.follow(stream, trip.way, line, rewrite, &patience, carried).await?
+                }
+            };
+        }
+        Err(self.fault(Fault::new(Side::Server, "server-protocol", "the server asks for input without an end")))
+    }
+
+    async fn judged(
+        &self,
+        wanted: &Wanted<'_>,
+        who: &Who,
+        capabilities: &str,
+        until: Instant,
+    ) -> Result<BTreeMap<String, String>, Fault> {
+        let tool = (self.what == What::Tool).then_some(self.own);
+        let judged = wanted.judge(who, capabilities, &self.assigned.server, tool, until).await;
+        judged.map_err(|fault| {
+            self.gateways.metrics.question("refused");
+            self.fault(fault)
+        })
+    }
+
+    /// What a modern server asks a modern client, as it may go out.
+    pub(super) async fn questions(
+        &self,
+        message: Message,
+        capabilities: &str,
+        until: Instant,
+    ) -> Result<Message, Fault> {
+        let changed = {
+            let Some(wanted) = Wanted::of(&message) else { return Ok(message) };
+            let wanted = wanted.map_err(|f| self.fault(f))?;
+            self.judged(&wanted, &Who::of(self.asked), capabilities, until).await?
+        };
+        if changed.is_empty() {
+            return Ok(message);
+        }
+        let broken = |_| Fault::new(Side::Gateway, "plugin-invalid", "a policy answered with invalid params");
+        let mut result: serde_json::Value = serde_json::from_str(message.payload_text()).map_err(broken)?;
+        for (key, params) in changed {
+            result["inputRequests"][key]["params"] = serde_json::from_str(&params).map_err(broken)?;
+        }
+        message
+            .with_payload(result.to_string().as_bytes())
+            .map_err(|_| Fault::new(Side::Gateway, "plugin-invalid", "a policy answered with invalid params"))
+    }
+}

@@ -1,0 +1,140 @@
+//! Legacy sessions that hold something. All that a session has to say for itself travels in its id, so one that only calls
+//! tools costs nothing here: what is kept begins with the first stream, question or wish.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use portcullis_model::{Fault, Name, Side};
+use portcullis_protocol::Version;
+
+pub mod get;
+pub mod level;
+pub mod live;
+pub mod log;
+pub mod reader;
+pub mod wishes;
+
+pub use level::Level;
+pub use live::Live;
+
+const SHARDS: usize = 16;
+/// Sessions that hold something.
+const MOST: usize = 100_000;
+/// How long the wishes of a session without a stream are remembered.
+const IDLE: Duration = Duration::from_secs(4 * 60 * 60);
+
+/// All of them, by nonce.
+pub struct Sessions {
+    shards: [Mutex<HashMap<[u8; 12], Arc<Live>>>; SHARDS],
+    hasher: RandomState,
+    count: AtomicUsize,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { shards: Default::default(), hasher: RandomState::new(), count: AtomicUsize::new(0) }
+    }
+}
+
+impl Sessions {
+    /// What the session holds, if anything.
+    pub fn get(&self, nonce: &[u8; 12]) -> Option<Arc<Live>> {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        self.shard(nonce).get(nonce).cloned()
+    }
+
+    /// What the session holds, from now on.
+    ///
+    /// # Errors
+    /// A fault where too many sessions hold something.
+    pub fn open(&self, nonce: [u8; 12], version: Version, at: (&Name, &Name)) -> Result<Arc<Live>, Fault> {
+        let mut shard = self.shard(&nonce);
+        if let Some(live) = shard.get(&nonce) {
+            return Ok(Arc::clone(live));
+        }
+        if self.count.fetch_add(1, Ordering::Relaxed) >= MOST {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            return Err(Fault::new(Side::Gateway, "overloaded", "too many sessions have streams or questions open")
+                .next("Try again in a minute")
+                .retry_after_ms(60_000));
+        }
+        let live = Arc::new(Live::new(nonce, version, (at.0.clone(), at.1.clone())));
+        shard.insert(nonce, Arc::clone(&live));
+        Ok(live)
+    }
+
+    /// Ends a session: its streams end, and what was asked of it stays unanswered.
+    pub fn end(&self, nonce: &[u8; 12]) -> Option<Arc<Live>> {
+        let live = self.shard(nonce).remove(nonce)?;
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        live.end();
+        Some(live)
+    }
+
+    /// Every session that holds something.
+    pub fn all(&self) -> Vec<Arc<Live>> {
+        let shards = self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner));
+        shards.flat_map(|shard| shard.values().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Forgets what is over. Gives that, and the bytes that are kept for readers that may come again.
+    pub fn sweep(&self) -> (Vec<Arc<Live>>, usize) {
+        let (mut all, mut bytes) = (Vec::new(), 0);
+        for shard in &self.shards {
+            let mut gone = Vec::new();
+            shard.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, live| {
+                // Somebody may be about to open a stream in it.
+                let over = Arc::strong_count(live) == 1 && live.sweep(IDLE);
+                if over {
+                    gone.push(Arc::clone(live));
+                } else {
+                    bytes += live.bytes();
+                }
+                !over
+            });
+            self.count.fetch_sub(gone.len(), Ordering::Relaxed);
+            gone.iter().for_each(|live| live.end());
+            all.append(&mut gone);
+        }
+        (all, bytes)
+    }
+
+    fn shard(&self, nonce: &[u8; 12]) -> MutexGuard<'_, HashMap<[u8; 12], Arc<Live>>> {
+        let hash = usize::try_from(self.hasher.hash_one(nonce) % SHARDS as u64).unwrap_or(0);
+        self.shards[hash].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_holds_nothing_until_it_asks() {
+        let sessions = Sessions::default();
+        assert!(sessions.get(&[1; 12]).is_none());
+        let at = Name::default_tenant();
+        let open = || sessions.open([1; 12], Version::LATEST_LEGACY, (&at, &at)).unwrap();
+        let live = open();
+        assert!(Arc::ptr_eq(&live, &open()));
+        assert_eq!(sessions.len(), 1);
+        let stream = live.open().unwrap();
+        sessions.end(&[1; 12]);
+        assert!(live.over.is_cancelled() && sessions.len() == 0);
+        assert_eq!(live.with(stream, |log| log.ended()), Some(true));
+    }
+}

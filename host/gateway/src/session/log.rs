@@ -1,0 +1,222 @@
+//! The events of one stream of a session: what its reader has yet to see, and what is kept for a reader that comes again.
+//!
+//! Bounded in both directions. While somebody reads, nothing unread is dropped and whoever writes has to wait; while nobody
+//! does, the oldest go first, so that the answer, which comes last, stays.
+
+use std::{collections::VecDeque, task::Waker};
+
+use bytes::Bytes;
+
+/// Events that wait for a reader before whoever writes waits too.
+pub const UNREAD: usize = 16;
+/// Events kept for a reader that comes again.
+const KEPT_EVENTS: usize = 128;
+/// Bytes kept for a reader that comes again.
+const KEPT_BYTES: usize = 512 << 10;
+
+/// One stream.
+pub struct Log {
+    /// Kept events; the last one has the number `next - 1`.
+    events: VecDeque<Bytes>,
+    bytes: usize,
+    next: u64,
+    /// The number of the first event that the reader has not seen.
+    unread: u64,
+    /// Whether an event was dropped that no reader saw.
+    lost: bool,
+    ended: bool,
+    /// Which reader reads: each new one takes the place of the one before. 0 = none.
+    reader: u64,
+    readers: u64,
+    waker: Option<Waker>,
+}
+
+/// What a reader finds.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// An event with this number.
+    Event(u64, Bytes),
+    /// Nothing yet.
+    Wait,
+    /// Nothing more.
+    End,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        // Event 0 is the one that primes (2025-11-25, transports): it says nothing and gives an id to resume from.
+        Self {
+            events: VecDeque::new(),
+            bytes: 0,
+            next: 1,
+            unread: 1,
+            lost: false,
+            ended: false,
+            reader: 0,
+            readers: 0,
+            waker: None,
+        }
+    }
+}
+
+impl Log {
+    /// Appends an event. Gives it back where a reader has too many unread.
+    pub fn push(&mut self, event: Bytes) -> Result<(), Bytes> {
+        if self.ended {
+            return Ok(());
+        }
+        if self.reader != 0 && self.next - self.unread >= UNREAD as u64 {
+            return Err(event);
+        }
+        self.bytes += event.len();
+        self.events.push_back(event);
+        self.next += 1;
+        self.trim();
+        self.wake();
+        Ok(())
+    }
+
+    /// Ends the stream; what is kept can still be read.
+    pub fn end(&mut self) {
+        self.ended = true;
+        self.wake();
+    }
+
+    /// Whether it has ended.
+    pub fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether somebody reads.
+    pub fn is_read(&self) -> bool {
+        self.reader != 0
+    }
+
+    /// Bytes kept.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// A reader of all events after `after`; whoever read before finds the end. None where some of them are gone.
+    pub fn read(&mut self, after: u64) -> Option<u64> {
+        let first = self.next - self.events.len() as u64;
+        if after >= self.next || after + 1 < first || (self.lost && after + 1 <= first) {
+            return None;
+        }
+        self.readers += 1;
+        self.reader = self.readers;
+        self.unread = after + 1;
+        self.wake();
+        Some(self.reader)
+    }
+
+    /// A reader of whatever is kept and not yet read.
+    pub fn read_on(&mut self) -> u64 {
+        let first = self.next - self.events.len() as u64;
+        self.readers += 1;
+        self.reader = self.readers;
+        self.unread = self.unread.max(first);
+        self.wake();
+        self.reader
+    }
+
+    /// The next event for this reader; `waker` is woken when there is one.
+    pub fn next(&mut self, reader: u64, waker: &Waker) -> Next {
+        if self.reader != reader {
+            return Next::End;
+        }
+        if self.unread < self.next {
+            let first = self.next - self.events.len() as u64;
+            let at = usize::try_from(self.unread.saturating_sub(first)).unwrap_or(usize::MAX);
+            let number = self.unread;
+            self.unread += 1;
+            let event = self.events.get(at).cloned();
+            self.trim();
+            return event.map_or(Next::End, |event| Next::Event(number, event));
+        }
+        if self.ended {
+            return Next::End;
+        }
+        self.waker = Some(waker.clone());
+        Next::Wait
+    }
+
+    /// The reader went away.
+    pub fn leave(&mut self, reader: u64) {
+        if self.reader == reader {
+            self.reader = 0;
+            self.waker = None;
+            self.trim();
+        }
+    }
+
+    fn trim(&mut self) {
+        while self.events.len() > KEPT_EVENTS || self.bytes > KEPT_BYTES {
+            let first = self.next - self.events.len() as u64;
+            let unseen = first >= self.unread;
+            if unseen && self.reader != 0 {
+                return;
+            }
+            let Some(gone) = self.events.pop_front() else { return };
+            self.lost = unseen;
+            self.bytes -= gone.len();
+        }
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(n: usize) -> Bytes {
+        Bytes::from(n.to_string())
+    }
+
+    #[test]
+    fn a_reader_that_comes_again_misses_nothing() {
+        let mut log = Log::default();
+        let first = log.read(0).unwrap();
+        for n in 1..=3 {
+            log.push(event(n)).unwrap();
+        }
+        assert_eq!(log.next(first, Waker::noop()), Next::Event(1, event(1)));
+        log.leave(first);
+        log.push(event(4)).unwrap();
+        log.end();
+        let again = log.read(1).unwrap();
+        for n in 2..=4 {
+            assert_eq!(log.next(again, Waker::noop()), Next::Event(n as u64, event(n)));
+        }
+        assert_eq!(log.next(again, Waker::noop()), Next::End);
+        let once_more = log.read(3).unwrap();
+        assert_eq!(log.next(again, Waker::noop()), Next::End, "replaced");
+        assert_eq!(log.next(once_more, Waker::noop()), Next::Event(4, event(4)));
+        assert_eq!(log.read(9), None, "never sent");
+    }
+
+    #[test]
+    fn a_slow_reader_makes_the_writer_wait_and_a_missing_one_loses_the_oldest() {
+        let mut log = Log::default();
+        let reader = log.read(0).unwrap();
+        for n in 1..=UNREAD {
+            log.push(event(n)).unwrap();
+        }
+        assert!(log.push(event(0)).is_err());
+        assert_eq!(log.next(reader, Waker::noop()), Next::Event(1, event(1)));
+        log.push(event(17)).unwrap();
+        log.leave(reader);
+        for n in 0..KEPT_EVENTS {
+            log.push(event(n)).unwrap();
+        }
+        assert_eq!(log.read(1), None, "gone");
+        assert!(log.events.len() == KEPT_EVENTS && log.next(log.reader, Waker::noop()) != Next::Wait);
+        log.push(Bytes::from(vec![0; KEPT_BYTES + 1])).unwrap();
+        assert_eq!(log.bytes(), 0, "what is too large is not kept");
+    }
+}

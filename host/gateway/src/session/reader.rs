@@ -1,0 +1,110 @@
+//! The body of a response that reads a session's stream.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::Stream;
+use portcullis_protocol::sse;
+use portcullis_telemetry::metrics::GaugeHandle;
+use tokio::time::{Instant, Sleep};
+
+use super::{
+    live::Live,
+    log::{Log, Next},
+};
+
+/// How long a stream may be silent before a comment keeps it open.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How soon a client should come back to a stream that broke, in milliseconds.
+const RETRY_MS: u32 = 1000;
+
+/// Reads a stream as server-sent events.
+pub struct Reader {
+    live: Arc<Live>,
+    stream: u32,
+    reader: u64,
+    /// What goes out before any event.
+    prime: Option<Bytes>,
+    silent: Pin<Box<Sleep>>,
+    _open: Open,
+}
+
+/// Counts an open stream; given back when dropped.
+pub struct Open(GaugeHandle);
+
+impl Open {
+    /// Counts one more.
+    pub fn new(gauge: &GaugeHandle) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Reader {
+    /// A reader that [`Live::read`] or [`Live::open_get`] let in.
+    pub fn new(live: Arc<Live>, stream: u32, reader: u64, open: Open) -> Self {
+        Self { live, stream, reader, prime: None, silent: Box::pin(tokio::time::sleep(KEEP_ALIVE)), _open: open }
+    }
+
+    /// Sends an event with an id and nothing else first, so that a client can resume before anything was said
+    /// (2025-11-25, transports). Clients of older revisions take it for a message.
+    pub fn primed(mut self) -> Self {
+        let id = self.live.event_id(self.stream, 0);
+        self.prime = Some(Bytes::from(format!("id: {id}\nretry: {RETRY_MS}\ndata:\n\n")));
+        self
+    }
+
+    fn encode(&self, number: u64, event: &[u8]) -> Bytes {
+        let id = self.live.event_id(self.stream, number);
+        let message = sse::encode_message(event);
+        let mut out = BytesMut::with_capacity(message.len() + id.len() + 5);
+        out.extend_from_slice(b"id: ");
+        out.extend_from_slice(id.as_bytes());
+        out.extend_from_slice(b"\n");
+        out.extend_from_slice(&message);
+        out.freeze()
+    }
+}
+
+impl Stream for Reader {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(prime) = self.prime.take() {
+            return Poll::Ready(Some(Ok(prime)));
+        }
+        let (stream, reader) = (self.stream, self.reader);
+        match self.live.with(stream, |log: &mut Log| log.next(reader, cx.waker())) {
+            Some(Next::Event(number, event)) => {
+                self.silent.as_mut().reset(Instant::now() + KEEP_ALIVE);
+                Poll::Ready(Some(Ok(self.encode(number, &event))))
+            }
+            Some(Next::End) | None => Poll::Ready(None),
+            Some(Next::Wait) => match self.silent.as_mut().poll(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(()) => {
+                    self.silent.as_mut().reset(Instant::now() + KEEP_ALIVE);
+                    Poll::Ready(Some(Ok(Bytes::from_static(sse::KEEP_ALIVE))))
+                }
+            },
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.live.with(self.stream, |log| log.leave(self.reader));
+    }
+}
