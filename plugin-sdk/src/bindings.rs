@@ -26,6 +26,8 @@ pub(crate) mod imports {
                 import portcullis:auth/identity@0.1.0;
                 import portcullis:policy/decision@0.1.0;
                 import portcullis:policy/results@0.1.0;
+                import portcullis:policy/requests@0.1.0;
+                import portcullis:policy/lists@0.1.0;
             }
         "#,
         world: "portcullis:sdk/imports",
@@ -61,8 +63,30 @@ hook!(tool_result, "portcullis:policy/hook-tool-result", ["wit/types", "wit/poli
     "portcullis:policy/decision@0.1.0": crate::bindings::imports::portcullis::policy::decision,
     "portcullis:policy/results@0.1.0": crate::bindings::imports::portcullis::policy::results,
 });
+hook!(resource_read, "portcullis:policy/hook-resource-read", ["wit/types", "wit/policy"], "export_resource_read", {
+    "portcullis:types/context@0.1.0": crate::bindings::imports::portcullis::types::context,
+    "portcullis:types/error@0.1.0": crate::bindings::imports::portcullis::types::error,
+    "portcullis:policy/decision@0.1.0": crate::bindings::imports::portcullis::policy::decision,
+    "portcullis:policy/requests@0.1.0": crate::bindings::imports::portcullis::policy::requests,
+});
+hook!(prompt_get, "portcullis:policy/hook-prompt-get", ["wit/types", "wit/policy"], "export_prompt_get", {
+    "portcullis:types/context@0.1.0": crate::bindings::imports::portcullis::types::context,
+    "portcullis:types/error@0.1.0": crate::bindings::imports::portcullis::types::error,
+    "portcullis:policy/decision@0.1.0": crate::bindings::imports::portcullis::policy::decision,
+    "portcullis:policy/requests@0.1.0": crate::bindings::imports::portcullis::policy::requests,
+});
+hook!(server_request, "portcullis:policy/hook-server-request", ["wit/types", "wit/policy"], "export_server_request", {
+    "portcullis:types/context@0.1.0": crate::bindings::imports::portcullis::types::context,
+    "portcullis:types/error@0.1.0": crate::bindings::imports::portcullis::types::error,
+    "portcullis:policy/decision@0.1.0": crate::bindings::imports::portcullis::policy::decision,
+    "portcullis:policy/requests@0.1.0": crate::bindings::imports::portcullis::policy::requests,
+});
 hook!(list_filter, "portcullis:policy/hook-list-filter", ["wit/types", "wit/policy"], "export_list_filter", {
     "portcullis:types/context@0.1.0": crate::bindings::imports::portcullis::types::context,
+    "portcullis:types/error@0.1.0": crate::bindings::imports::portcullis::types::error,
+    "portcullis:policy/lists@0.1.0": crate::bindings::imports::portcullis::policy::lists,
+});
+hook!(setup, "portcullis:types/hook-setup", ["wit/types"], "export_setup", {
     "portcullis:types/error@0.1.0": crate::bindings::imports::portcullis::types::error,
 });
 hook!(resolver, "portcullis:credential/hook-resolver", ["wit/types", "wit/host", "wit/credential"], "export_resolver", {

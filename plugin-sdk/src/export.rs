@@ -30,6 +30,18 @@ macro_rules! __export_hook {
     (ToolResult, $export:ident) => {
         $crate::__private::tool_result::export_tool_result!($export with_types_in $crate::__private::tool_result);
     };
+    (ResourceRead, $export:ident) => {
+        $crate::__private::resource_read::export_resource_read!($export with_types_in $crate::__private::resource_read);
+    };
+    (PromptGet, $export:ident) => {
+        $crate::__private::prompt_get::export_prompt_get!($export with_types_in $crate::__private::prompt_get);
+    };
+    (ServerRequest, $export:ident) => {
+        $crate::__private::server_request::export_server_request!($export with_types_in $crate::__private::server_request);
+    };
+    (Setup, $export:ident) => {
+        $crate::__private::setup::export_setup!($export with_types_in $crate::__private::setup);
+    };
     (ListFilter, $export:ident) => {
         $crate::__private::list_filter::export_list_filter!($export with_types_in $crate::__private::list_filter);
     };

@@ -16,10 +16,14 @@ mod context;
 mod credential;
 mod host;
 mod http;
+mod list;
 pub(crate) mod raw;
+mod request;
 
 pub use auth::{Identity, Request, SignedToken};
 pub use context::{Call, Caller, ToolOutcome};
 pub use credential::{Connection, Resolution, Target};
 pub use host::{Host, Installed, Secret};
 pub use http::{Response, Sent};
+pub use list::List;
+pub use request::{Prompt, Question, Read};

@@ -3,13 +3,17 @@
 use std::marker::PhantomData;
 
 use crate::{
-    Call, Caller, Decision, Denial, Error, Identity, Item, ListFilter, Outcome, Provider, Request, Resolution,
-    Resolver, Target, ToolCall, ToolOutcome, ToolResult,
+    Call, Caller, Decision, Denial, Error, Identity, List, ListFilter, Outcome, Prompt, PromptGet, Provider, Question,
+    Read, Request, Resolution, Resolver, ResourceRead, ServerRequest, Setup, Target, ToolCall, ToolOutcome, ToolResult,
     bindings::{
         imports::portcullis::{auth, credential, policy, types},
         list_filter::exports::portcullis::policy::list_filter,
+        prompt_get::exports::portcullis::policy::prompt_get,
         provider::exports::portcullis::auth::provider,
         resolver::exports::portcullis::credential::resolver,
+        resource_read::exports::portcullis::policy::resource_read,
+        server_request::exports::portcullis::policy::server_request,
+        setup::exports::portcullis::types::setup,
         tool_call::exports::portcullis::policy::tool_call,
         tool_result::exports::portcullis::policy::tool_result,
     },
@@ -38,14 +42,45 @@ impl<T: ToolResult> tool_result::Guest for Adapter<T> {
     }
 }
 
+impl<T: ResourceRead> resource_read::Guest for Adapter<T> {
+    fn decide(
+        caller: &types::context::Caller,
+        read: &policy::requests::Read,
+    ) -> Result<policy::decision::Decision, types::error::Error> {
+        T::decide(Caller(caller), Read(read)).map(decision).map_err(error)
+    }
+}
+
+impl<T: PromptGet> prompt_get::Guest for Adapter<T> {
+    fn decide(
+        caller: &types::context::Caller,
+        prompt: &policy::requests::Prompt,
+    ) -> Result<policy::decision::Decision, types::error::Error> {
+        T::decide(Caller(caller), Prompt(prompt)).map(decision).map_err(error)
+    }
+}
+
+impl<T: ServerRequest> server_request::Guest for Adapter<T> {
+    fn decide(
+        caller: &types::context::Caller,
+        question: &policy::requests::Question,
+    ) -> Result<policy::decision::Decision, types::error::Error> {
+        T::decide(Caller(caller), Question(question)).map(decision).map_err(error)
+    }
+}
+
 impl<T: ListFilter> list_filter::Guest for Adapter<T> {
     fn filter(
         caller: &types::context::Caller,
-        kind: String,
-        items: Vec<list_filter::Item>,
+        listing: &policy::lists::Listing,
     ) -> Result<Vec<u32>, types::error::Error> {
-        let items: Vec<Item> = items.into_iter().map(|item| Item { server: item.server, name: item.name }).collect();
-        T::filter(Caller(caller), &kind, &items).map_err(error)
+        T::filter(Caller(caller), List(listing)).map_err(error)
+    }
+}
+
+impl<T: Setup> setup::Guest for Adapter<T> {
+    fn prepare() -> Result<(), types::error::Error> {
+        T::prepare().map_err(error)
     }
 }
 
@@ -86,7 +121,7 @@ fn decision(decision: Decision) -> policy::decision::Decision {
     match decision {
         Decision::Allow => D::Allow,
         Decision::Deny(why) => D::Deny(denial(why)),
-        Decision::Modify(json) => D::Modify(Patch::Arguments(json)),
+        Decision::Modify(json) => D::Modify(Patch::Whole(json)),
         Decision::RequireApproval(what) => D::RequireApproval(what),
     }
 }

@@ -14,10 +14,23 @@ pub fn config<T: DeserializeOwned>() -> Result<T, Error> {
     serde_json::from_str(&raw::config()).map_err(|e| Error::InvalidConfig(e.to_string()))
 }
 
-/// The plugin's `config`, read once per instance: where the operator has instances kept warm, only the first call pays.
+/// Getting ready, once, when the plugin is loaded. Optional.
+///
+/// Every instance starts from the memory as [`prepare`](Self::prepare) leaves it: a configuration that is read into a
+/// [`ConfigCell`] there is there in each call, at no cost. Nothing answers but the configuration, the log, clocks and randomness;
+/// what is drawn at random is the same in every instance, also after a restart, so draw no keys and no nonces here.
+pub trait Setup {
+    /// Checks the configuration, and builds from it what the hooks need.
+    ///
+    /// # Errors
+    /// Any error refuses the plugin in these words; what served before goes on serving.
+    fn prepare() -> Result<(), Error>;
+}
+
+/// The plugin's `config`, read once: by [`Setup::prepare`] for all instances, or else at the first use in each.
 ///
 /// ```
-/// use portcullis_sdk::ConfigCell;
+/// use portcullis_sdk::{ConfigCell, Error, Setup};
 ///
 /// #[derive(serde::Deserialize)]
 /// struct Limits {
@@ -25,6 +38,14 @@ pub fn config<T: DeserializeOwned>() -> Result<T, Error> {
 /// }
 ///
 /// static LIMITS: ConfigCell<Limits> = ConfigCell::new();
+///
+/// struct Mine;
+///
+/// impl Setup for Mine {
+///     fn prepare() -> Result<(), Error> {
+///         LIMITS.read(|_| Ok(()))
+///     }
+/// }
 ///
 /// # let _host = portcullis_sdk::fake::Host::new().config(r#"{"calls": 3}"#).install();
 /// let calls = LIMITS.read(|limits| Ok(limits.calls))?;

@@ -58,7 +58,9 @@ mod error;
 mod export;
 mod host;
 pub mod http;
+mod list;
 mod policy;
+mod request;
 
 #[cfg(target_arch = "wasm32")]
 mod bindings;
@@ -78,8 +80,10 @@ pub use auth::{
 pub use context::{Call, Caller, Kind, Value};
 pub use credential::{Connection, Listing, Owner, Resolution, Resolver, Target, connections};
 pub use error::{Denial, Error};
-pub use host::{ConfigCell, Level, Part, Secret, config, log, reveal, secret};
-pub use policy::{Decision, Item, ListFilter, ToolCall, ToolOutcome, ToolResult};
+pub use host::{ConfigCell, Level, Part, Secret, Setup, config, log, reveal, secret};
+pub use list::{Entries, Entry, List, ListFilter, ListKind};
+pub use policy::{Decision, PromptGet, ResourceRead, ServerRequest, ToolCall, ToolOutcome, ToolResult};
+pub use request::{Prompt, PromptPurpose, Question, Read, ReadPurpose};
 
 /// What [`export!`] expands to. Not for plugins.
 #[cfg(target_arch = "wasm32")]
@@ -88,7 +92,9 @@ pub mod __private {
     pub use wit_bindgen::rt;
 
     pub use crate::{
-        bindings::{list_filter, provider, resolver, tool_call, tool_result},
+        bindings::{
+            list_filter, prompt_get, provider, resolver, resource_read, server_request, setup, tool_call, tool_result,
+        },
         glue::Adapter,
     };
 }

@@ -1,15 +1,16 @@
-//! Hooks that decide whether a call may happen.
+//! Hooks that decide whether something may happen.
 
-use crate::{Call, Caller, Denial, Error, raw};
+use crate::{Call, Caller, Denial, Error, Prompt, Question, Read, raw};
 
 /// What a policy decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// The next policy is asked; after the last one the call happens.
+    /// The next policy is asked; after the last one it happens.
     Allow,
-    /// The call does not happen.
+    /// It does not happen.
     Deny(Denial),
-    /// The call happens with these arguments (a JSON object); in [`ToolResult`], with this result object.
+    /// It happens with this JSON object in place of what was asked about: the arguments of a call or a prompt, the params of a
+    /// server's request; in [`ToolResult`], the result object.
     Modify(Vec<u8>),
     /// A person has to say yes first; the text says to what.
     RequireApproval(String),
@@ -61,20 +62,29 @@ pub trait ToolResult {
     fn review(caller: Caller<'_>, call: Call<'_>, outcome: ToolOutcome<'_>) -> Result<Decision, Error>;
 }
 
-/// One entry of a list that a client is about to see.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
-    /// The `McpServer` resource's name.
-    pub server: String,
-    /// The tool's, resource's or prompt's name as its server knows it.
-    pub name: String,
-}
-
-/// Asked once for a whole list.
-pub trait ListFilter {
-    /// The positions of the items that stay, ascending. `kind` is `tools`, `resources`, `templates` or `prompts`.
+/// Asked before a resource is read, subscribed to, or a variable of a template completed.
+pub trait ResourceRead {
+    /// Whether the client may have it. There is nothing to modify: [`Decision::Modify`] refuses.
     ///
     /// # Errors
-    /// Any error empties the list.
-    fn filter(caller: Caller<'_>, kind: &str, items: &[Item]) -> Result<Vec<u32>, Error>;
+    /// Any error refuses.
+    fn decide(caller: Caller<'_>, read: Read<'_>) -> Result<Decision, Error>;
+}
+
+/// Asked before a prompt is fetched, or an argument of one completed.
+pub trait PromptGet {
+    /// Whether the client may have it. [`Decision::Modify`] holds other arguments.
+    ///
+    /// # Errors
+    /// Any error refuses.
+    fn decide(caller: Caller<'_>, prompt: Prompt<'_>) -> Result<Decision, Error>;
+}
+
+/// Asked before a request of a server reaches the client.
+pub trait ServerRequest {
+    /// Whether the client may be asked; `caller` is who would be. [`Decision::Modify`] holds other params.
+    ///
+    /// # Errors
+    /// Any error refuses: the client is not asked.
+    fn decide(caller: Caller<'_>, question: Question<'_>) -> Result<Decision, Error>;
 }

@@ -10,12 +10,16 @@ pub(crate) use crate::bindings::imports::portcullis::{
     },
     credential::{connections::Listing, resolution::Resolution, target::Target},
     host::{http::Response, secrets::Secret},
-    policy::results::Outcome,
+    policy::{
+        lists::Listing as List,
+        requests::{Prompt, Question, Read},
+        results::Outcome,
+    },
     types::context::{Call, Caller},
 };
 use crate::{
     Error, JwtError, Level, LookupError, Part, Value,
-    bindings::imports::portcullis::{auth, credential, host, types},
+    bindings::imports::portcullis::{auth, credential, host, policy, types},
     http,
 };
 
@@ -60,6 +64,10 @@ fn error(error: types::error::Error) -> Error {
         E::Unavailable(what) => Error::Unavailable(what),
         E::Other(what) => Error::Other(what),
     }
+}
+
+pub(crate) fn texts(texts: policy::lists::Texts) -> (String, Vec<u32>) {
+    (texts.text, texts.ends)
 }
 
 pub(crate) fn config() -> String {

@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use portcullis_sdk::{
-    Call, Caller, Decision, Error, Identity, Item, Level, ListFilter, Outcome, Part, Provider, Request, Resolution,
-    Resolver, Secret, Target, ToolCall, ToolOutcome, ToolResult, Value, config, export, fake, http, log, reveal,
-    secret,
+    Call, Caller, Decision, Error, Identity, Level, List, ListFilter, ListKind, Outcome, Part, Prompt, PromptGet,
+    Provider, Question, Read, ReadPurpose, Request, Resolution, Resolver, ResourceRead, Secret, ServerRequest, Setup,
+    Target, ToolCall, ToolOutcome, ToolResult, Value, config, export, fake, http, log, reveal, secret,
 };
 
 struct Everything;
@@ -33,8 +33,44 @@ impl ToolResult for Everything {
 }
 
 impl ListFilter for Everything {
-    fn filter(_: Caller<'_>, _: &str, items: &[Item]) -> Result<Vec<u32>, Error> {
-        Ok((0..).zip(items).filter(|(_, item)| item.server == "files").map(|(at, _)| at).collect())
+    fn filter(_: Caller<'_>, list: List<'_>) -> Result<Vec<u32>, Error> {
+        let kind = list.kind();
+        Ok(list.keep(|entry| entry.server == "files" && (kind == ListKind::Tools || entry.name.starts_with("file:"))))
+    }
+}
+
+impl ResourceRead for Everything {
+    fn decide(_: Caller<'_>, read: Read<'_>) -> Result<Decision, Error> {
+        read.annotate("read", &Value::from(read.uri().as_str()));
+        Ok(match read.purpose() {
+            ReadPurpose::Read => Decision::Allow,
+            other => Decision::deny("purpose", format!("{other:?} of {}", read.server())),
+        })
+    }
+}
+
+impl PromptGet for Everything {
+    fn decide(_: Caller<'_>, prompt: Prompt<'_>) -> Result<Decision, Error> {
+        let who = prompt.argument("/who").unwrap_or_default();
+        Ok(Decision::deny("told", format!("{:?} {} {who}", prompt.purpose(), prompt.exposed_name())))
+    }
+}
+
+impl ServerRequest for Everything {
+    fn decide(_: Caller<'_>, question: Question<'_>) -> Result<Decision, Error> {
+        let link = question.param_as::<String>("/url")?;
+        Ok(match (question.method().as_str(), link) {
+            ("elicitation/create", Some(url)) if !url.starts_with("https://good.example/") => {
+                Decision::deny("phishing", format!("{url} in {:?}", question.tool()))
+            }
+            _ => Decision::Allow,
+        })
+    }
+}
+
+impl Setup for Everything {
+    fn prepare() -> Result<(), Error> {
+        config::<Config>().map(drop)
     }
 }
 
@@ -61,23 +97,32 @@ impl Provider for Everything {
     }
 }
 
-export!(Everything: ToolCall, ToolResult, ListFilter, Resolver, Provider);
+export!(
+    Everything: Setup, ToolCall, ToolResult, ResourceRead, PromptGet, ServerRequest, ListFilter, Resolver, Provider
+);
 
 #[test]
 fn a_policy_reads_config_and_arguments() {
     let _host = fake::Host::new().config(r#"{"word": "no"}"#).install();
     let ann = fake::Caller::new("user:ann");
     let call = fake::Call::new("chat", "say").with_arguments(r#"{"text": "no way"}"#);
-    assert_eq!(Everything::decide(ann.lend(), call.lend()), Ok(Decision::deny("word", "user:ann may not say that")));
+    assert_eq!(
+        <Everything as ToolCall>::decide(ann.lend(), call.lend()),
+        Ok(Decision::deny("word", "user:ann may not say that"))
+    );
     assert_eq!(call.annotation("seen-by"), Some(Value::from("everything")));
     let call = fake::Call::new("chat", "say").with_arguments(r#"{"text": 1}"#);
-    assert!(matches!(Everything::decide(ann.lend(), call.lend()), Err(Error::Other(_))), "a wrong type is an error");
+    assert!(
+        matches!(<Everything as ToolCall>::decide(ann.lend(), call.lend()), Err(Error::Other(_))),
+        "a wrong type is an error"
+    );
 }
 
 #[test]
 fn a_config_that_does_not_fit_is_named() {
     let _host = fake::Host::new().config(r#"{"wort": "no"}"#).install();
-    let decided = Everything::decide(fake::Caller::new("user:ann").lend(), fake::Call::new("s", "t").lend());
+    let decided =
+        <Everything as ToolCall>::decide(fake::Caller::new("user:ann").lend(), fake::Call::new("s", "t").lend());
     assert!(matches!(decided, Err(Error::InvalidConfig(what)) if what.contains("word")));
 }
 
@@ -97,8 +142,46 @@ fn results_and_lists_pass_through() {
         Ok(Decision::Modify(br#"{"content":[]}"#.to_vec()))
     );
     assert_eq!(Everything::review(ann.lend(), call.lend(), broken.lend()), Ok(Decision::Allow));
-    let item = |server: &str| Item { server: server.into(), name: "x".into() };
-    assert_eq!(Everything::filter(ann.lend(), "tools", &[item("a"), item("files"), item("files")]), Ok(vec![1, 2]));
+    let tools = fake::List::new(ListKind::Tools).entry("a", "x").entry("files", "").entry("files", "é");
+    assert_eq!(Everything::filter(ann.lend(), tools.lend()), Ok(vec![1, 2]));
+    let entries = tools.lend().entries();
+    let seen: Vec<_> = entries.iter().map(|e| (e.server, e.server_at, e.name)).collect();
+    assert_eq!(seen, [("a", 0, "x"), ("files", 1, ""), ("files", 1, "é")]);
+    let resources = fake::List::new(ListKind::Resources).entry("files", "file:///a").entry("files", "db://a");
+    assert_eq!(Everything::filter(ann.lend(), resources.lend()), Ok(vec![0]));
+}
+
+#[test]
+fn what_is_asked_for_beside_tools_is_lent_as_well() {
+    let ann = fake::Caller::new("user:ann");
+    let read = fake::Read::new("files", "file:///a");
+    assert_eq!(<Everything as ResourceRead>::decide(ann.lend(), read.lend()), Ok(Decision::Allow));
+    assert_eq!(read.annotation("read"), Some(Value::from("file:///a")));
+    let told = <Everything as ResourceRead>::decide(ann.lend(), read.subscribing().lend());
+    assert_eq!(told, Ok(Decision::deny("purpose", "Subscribe of files")));
+    let prompt = fake::Prompt::new("chat", "greet").with_arguments(r#"{"who": "bob"}"#);
+    let told = <Everything as PromptGet>::decide(ann.lend(), prompt.lend());
+    assert_eq!(told, Ok(Decision::deny("told", "Get chat__greet \"bob\"")));
+}
+
+#[test]
+fn a_servers_question_is_judged_by_its_params() {
+    let ann = fake::Caller::new("user:ann");
+    let ask = |question: fake::Question| <Everything as ServerRequest>::decide(ann.lend(), question.lend());
+    assert_eq!(ask(fake::Question::new("chat", "roots/list")), Ok(Decision::Allow));
+    let elicit = |url: &str| {
+        let params = format!(r#"{{"mode": "url", "url": "{url}"}}"#);
+        fake::Question::new("chat", "elicitation/create").with_params(params).during("say")
+    };
+    assert_eq!(ask(elicit("https://good.example/form")), Ok(Decision::Allow));
+    let refused = ask(elicit("https://evil.example/"));
+    assert_eq!(refused, Ok(Decision::deny("phishing", "https://evil.example/ in Some(\"say\")")));
+}
+
+#[test]
+fn setup_refuses_a_config_before_any_call() {
+    let _host = fake::Host::new().config(r#"{"wort": "no"}"#).install();
+    assert!(matches!(Everything::prepare(), Err(Error::InvalidConfig(_))));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Prints what one call of a plugin costs: microseconds of this thread's CPU time, median of nine rounds.
-//! `cargo run --release -p portcullis-plugin --example plugin-cost [PLUGIN.wasm [CONFIG.json]]`
+//! `cargo run --release -p portcullis-plugin --example plugin-cost [PLUGIN.wasm [CONFIG.json [ONLY]]]`
+//! measures the rows whose name holds ONLY.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for people")]
 
 #[path = "../tests/it/guests.rs"]
@@ -9,7 +10,7 @@ mod guests;
 use std::{future::Future, sync::Arc};
 
 use portcullis_model::spec::Isolation;
-use portcullis_plugin::{Item, LoadPlan, Plugin};
+use portcullis_plugin::{Item, ListKind, LoadPlan, Plugin};
 use rustix::time::{ClockId, clock_gettime};
 
 const ROUNDS: usize = 9;
@@ -20,7 +21,10 @@ fn cpu_us() -> f64 {
     t.tv_sec as f64 * 1e6 + t.tv_nsec as f64 / 1e3
 }
 
-async fn measure<F: Future<Output = ()>>(name: &str, mut call: impl FnMut() -> F) {
+async fn measure<F: Future<Output = ()>>(name: &str, only: &str, mut call: impl FnMut() -> F) {
+    if !name.contains(only) {
+        return;
+    }
     let mut rounds = Vec::with_capacity(ROUNDS);
     for _ in 0..ROUNDS {
         let before = cpu_us();
@@ -38,6 +42,7 @@ async fn main() {
     let mut arguments = std::env::args().skip(1);
     let file = arguments.next();
     let config = arguments.next().map_or_else(|| "{}".to_owned(), |path| std::fs::read_to_string(path).unwrap());
+    let only = arguments.next().unwrap_or_default();
     let wasm: Arc<[u8]> = match &file {
         Some(path) => std::fs::read(path).unwrap().into(),
         None => guests::Guest::default().wasm(),
@@ -51,15 +56,16 @@ async fn main() {
     for (word, isolation) in [("fresh", Isolation::Call), ("warm", Isolation::Tenant)] {
         let plan = LoadPlan { isolation, config: config.clone(), ..guests::plan(component.clone()) };
         let plugin: Arc<Plugin> = host.load(plan).await.unwrap();
+        println!("{word}: starts ready: {}", plugin.starts_ready());
         if plugin.hooks().tool_call {
-            measure(&format!("decide, {word}"), || async {
+            measure(&format!("decide, {word}"), &only, || async {
                 plugin.decide(&principal, &request, &call).await.unwrap();
             })
             .await;
         }
         if plugin.hooks().list_filter {
-            measure(&format!("filter of 200, {word}"), || async {
-                plugin.filter(&principal, &request, "tools", &items).await.unwrap();
+            measure(&format!("filter of 200, {word}"), &only, || async {
+                plugin.filter(&principal, &request, ListKind::Tools, &items).await.unwrap();
             })
             .await;
         }

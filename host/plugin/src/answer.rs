@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{secrets::Guarded, services::TokenFacts};
 
-/// The answer of a tool-call or tool-result policy.
+/// The answer of a policy.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
     /// The call goes on.
@@ -19,8 +19,9 @@ pub enum Decision {
         /// A sentence that the caller may read.
         message: String,
     },
-    /// The call goes on with other arguments (after a review: with another result object). A JSON object, checked.
-    ModifyArguments(Bytes),
+    /// It goes on with this in place of what was asked about: the arguments of a call or a prompt, the params of a server's
+    /// request, the result of a review. A JSON object, checked.
+    Modify(Bytes),
     /// A person has to say yes first; the text says to what.
     RequireApproval(String),
 }
@@ -156,6 +157,24 @@ pub struct Hooks {
     pub tool_call: bool,
     /// `policy/tool-result`.
     pub tool_result: bool,
+    /// `policy/resource-read`.
+    pub resource_read: bool,
+    /// `policy/prompt-get`.
+    pub prompt_get: bool,
+    /// `policy/server-request`.
+    pub server_request: bool,
     /// `policy/list-filter`.
     pub list_filter: bool,
+}
+
+impl Hooks {
+    /// Whether it serves any hook of a policy.
+    pub fn policy(&self) -> bool {
+        self.tool_call
+            || self.tool_result
+            || self.resource_read
+            || self.prompt_get
+            || self.server_request
+            || self.list_filter
+    }
 }

@@ -50,9 +50,15 @@ wasmtime::component::bindgen!({
             import portcullis:credential/resolution@0.1.0;
             import portcullis:policy/decision@0.1.0;
             import portcullis:policy/results@0.1.0;
+            import portcullis:policy/requests@0.1.0;
+            import portcullis:policy/lists@0.1.0;
             export portcullis:policy/tool-call@0.1.0;
             export portcullis:policy/tool-result@0.1.0;
+            export portcullis:policy/resource-read@0.1.0;
+            export portcullis:policy/prompt-get@0.1.0;
+            export portcullis:policy/server-request@0.1.0;
             export portcullis:policy/list-filter@0.1.0;
+            export portcullis:types/setup@0.1.0;
             export portcullis:credential/resolver@0.1.0;
             export portcullis:auth/provider@0.1.0;
         }

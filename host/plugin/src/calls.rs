@@ -18,6 +18,8 @@ use crate::{
             credential::{resolution::Resolution as WitResolution, target::Target},
             policy::{
                 decision::{Decision as WitDecision, Patch},
+                lists::Listing,
+                requests,
                 results::Outcome as WitOutcome,
             },
             types::{
@@ -28,9 +30,12 @@ use crate::{
     },
     component,
     error::{LoadError, PluginError, PluginFailure},
-    facts::{AuthRequest, CallFacts, Item, RequestFacts, ResultFacts, TargetFacts},
+    facts::{
+        AuthRequest, CallFacts, Item, ListKind, PromptFacts, QuestionFacts, ReadFacts, RequestFacts, ResultFacts,
+        TargetFacts,
+    },
     plugin::Plugin,
-    state::{Authenticating, Chosen, IdentityDraft, Lent, ResolutionDraft, Resolving, State},
+    state::{Authenticating, Chosen, IdentityDraft, Lent, ListColumns, ResolutionDraft, Resolving, State, What},
 };
 
 /// What is lent has no entry in any table: the guest's handle names the one thing of its type that the store holds.
@@ -40,15 +45,10 @@ fn lend<T: 'static>() -> Resource<T> {
 
 type Decide = (Resource<Caller>, Resource<Call>);
 type Review = (Resource<Caller>, Resource<Call>, Resource<WitOutcome>);
-type Filter<'a> = (Resource<Caller>, &'a str, &'a [Entry<'a>]);
-/// An item of a list as it is lent: `list-filter`'s record, without copies.
-#[derive(ComponentType, Lower)]
-#[component(record)]
-struct Entry<'a> {
-    server: &'a str,
-    name: &'a str,
-}
-
+type ReadResource = (Resource<Caller>, Resource<requests::Read>);
+type GetPrompt = (Resource<Caller>, Resource<requests::Prompt>);
+type AskClient = (Resource<Caller>, Resource<requests::Question>);
+type Filter = (Resource<Caller>, Resource<Listing>);
 type Resolve = (Resource<Caller>, Resource<Target>, Resource<WitResolution>);
 type Authenticate = (Resource<Request>, Resource<Identity>);
 
@@ -70,10 +70,14 @@ pub(crate) fn check_types(plugin: &Plugin, instance: &Instance, store: &mut Stor
             .map(drop)
             .map_err(|e| LoadError::Contract { hook, reason: component::brief(&format!("{e:#}")) })
     }
-    let exports = &plugin.component().exports;
+    let exports = &plugin.exports;
     one::<Decide, WitDecision>(instance, store, exports.tool_call.as_ref(), component::TOOL_CALL.0)?;
     one::<Review, WitDecision>(instance, store, exports.tool_result.as_ref(), component::TOOL_RESULT.0)?;
-    one::<Filter<'_>, Vec<u32>>(instance, store, exports.list_filter.as_ref(), component::LIST_FILTER.0)?;
+    one::<ReadResource, WitDecision>(instance, store, exports.resource_read.as_ref(), component::RESOURCE_READ.0)?;
+    one::<GetPrompt, WitDecision>(instance, store, exports.prompt_get.as_ref(), component::PROMPT_GET.0)?;
+    one::<AskClient, WitDecision>(instance, store, exports.server_request.as_ref(), component::SERVER_REQUEST.0)?;
+    one::<Filter, Vec<u32>>(instance, store, exports.list_filter.as_ref(), component::LIST_FILTER.0)?;
+    one::<(), ()>(instance, store, exports.setup.as_ref(), component::SETUP.0)?;
     one::<Resolve, ()>(instance, store, exports.resolver.as_ref(), component::RESOLVER.0)?;
     one::<Authenticate, provider::Outcome>(instance, store, exports.provider.as_ref(), component::PROVIDER.0)
 }
@@ -81,6 +85,33 @@ pub(crate) fn check_types(plugin: &Plugin, instance: &Instance, store: &mut Stor
 /// CPU time that a list filter gets for each item beside its limit, and for all items together.
 const PER_ITEM: Duration = Duration::from_micros(5);
 const MOST_FOR_ITEMS: Duration = Duration::from_millis(250);
+
+fn policy(principal: &Arc<Principal>, request: &RequestFacts, what: What) -> Lent {
+    Lent::Policy { principal: Arc::clone(principal), request: request.clone(), what }
+}
+
+impl ListColumns {
+    /// The list in columns. Entries of one server mostly stand together, so it is looked for where it was found last.
+    fn of(kind: ListKind, items: &[Item<'_>]) -> Result<Self, PluginFailure> {
+        let mut servers: Vec<String> = Vec::new();
+        let mut server_of = Vec::with_capacity(items.len());
+        let mut names = String::with_capacity(items.iter().map(|i| i.name.len()).sum());
+        let mut ends = Vec::with_capacity(items.len());
+        let mut last = 0;
+        for item in items {
+            if servers.get(last).is_none_or(|s| s != item.server) {
+                last = servers.iter().position(|s| s == item.server).unwrap_or_else(|| {
+                    servers.push(item.server.to_owned());
+                    servers.len() - 1
+                });
+            }
+            server_of.push(last as u32);
+            names.push_str(item.name);
+            ends.push(u32::try_from(names.len()).map_err(|_| PluginFailure::Invalid("a list above 4 GiB".into()))?);
+        }
+        Ok(Self { kind, servers, server_of, names, ends })
+    }
+}
 
 impl Plugin {
     /// Asks whether a call may be made.
@@ -94,13 +125,8 @@ impl Plugin {
         call: &CallFacts,
     ) -> Result<Decision, PluginFailure> {
         self.counted("tool-call", async {
-            let lent = Lent::Policy {
-                principal: Arc::clone(principal),
-                request: request.clone(),
-                call: Some(call.clone()),
-                outcome: None,
-            };
-            let index = self.component().exports.tool_call.as_ref();
+            let lent = policy(principal, request, What::Call(call.clone()));
+            let index = self.exports.tool_call.as_ref();
             let (decision, _) = self.run::<Decide, WitDecision>(index, lent, (lend(), lend())).await?;
             self.checked(decision)
         })
@@ -119,20 +145,75 @@ impl Plugin {
         outcome: &ResultFacts,
     ) -> Result<Decision, PluginFailure> {
         self.counted("tool-result", async {
-            let lent = Lent::Policy {
-                principal: Arc::clone(principal),
-                request: request.clone(),
-                call: Some(call.clone()),
-                outcome: Some(outcome.clone()),
-            };
-            let index = self.component().exports.tool_result.as_ref();
+            let lent = policy(principal, request, What::Result(call.clone(), outcome.clone()));
+            let index = self.exports.tool_result.as_ref();
             let (decision, _) = self.run::<Review, WitDecision>(index, lent, (lend(), lend(), lend())).await?;
             self.checked(decision)
         })
         .await
     }
 
-    /// Asks which entries of a list the caller may see: positions, ascending. `kind` is `tools`, `resources`, `templates` or `prompts`.
+    /// Asks whether a resource may be read (or subscribed to, or its template completed).
+    ///
+    /// # Errors
+    /// Why there is no answer; one that wants to modify is [`PluginFailure::Invalid`], since there is nothing to modify.
+    pub async fn read(
+        &self,
+        principal: &Arc<Principal>,
+        request: &RequestFacts,
+        read: &ReadFacts,
+    ) -> Result<Decision, PluginFailure> {
+        self.counted("resource-read", async {
+            let lent = policy(principal, request, What::Read(read.clone()));
+            let index = self.exports.resource_read.as_ref();
+            let (decision, _) = self.run::<ReadResource, WitDecision>(index, lent, (lend(), lend())).await?;
+            match self.checked(decision)? {
+                Decision::Modify(_) => Err(PluginFailure::Invalid("there is nothing to modify in a read".into())),
+                decision => Ok(decision),
+            }
+        })
+        .await
+    }
+
+    /// Asks whether a prompt may be fetched (or an argument of it completed).
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn prompt(
+        &self,
+        principal: &Arc<Principal>,
+        request: &RequestFacts,
+        prompt: &PromptFacts,
+    ) -> Result<Decision, PluginFailure> {
+        self.counted("prompt-get", async {
+            let lent = policy(principal, request, What::Prompt(prompt.clone()));
+            let index = self.exports.prompt_get.as_ref();
+            let (decision, _) = self.run::<GetPrompt, WitDecision>(index, lent, (lend(), lend())).await?;
+            self.checked(decision)
+        })
+        .await
+    }
+
+    /// Asks whether a server's request may reach the client. `principal` is who would be asked.
+    ///
+    /// # Errors
+    /// Why there is no answer: then the client is not asked.
+    pub async fn ask(
+        &self,
+        principal: &Arc<Principal>,
+        request: &RequestFacts,
+        question: &QuestionFacts,
+    ) -> Result<Decision, PluginFailure> {
+        self.counted("server-request", async {
+            let lent = policy(principal, request, What::Question(question.clone()));
+            let index = self.exports.server_request.as_ref();
+            let (decision, _) = self.run::<AskClient, WitDecision>(index, lent, (lend(), lend())).await?;
+            self.checked(decision)
+        })
+        .await
+    }
+
+    /// Asks which entries of a list the caller may see: positions, ascending.
     ///
     /// # Errors
     /// Why there is no answer; positions that are not ascending or not in the list are one reason.
@@ -140,18 +221,15 @@ impl Plugin {
         &self,
         principal: &Arc<Principal>,
         request: &RequestFacts,
-        kind: &str,
+        kind: ListKind,
         items: &[Item<'_>],
     ) -> Result<Vec<u32>, PluginFailure> {
         self.counted("list-filter", async {
-            let lent =
-                Lent::Policy { principal: Arc::clone(principal), request: request.clone(), call: None, outcome: None };
-            let index = self.component().exports.list_filter.as_ref();
-            let entries: Vec<_> = items.iter().map(|i| Entry { server: i.server, name: i.name }).collect();
-            // One call for the whole list, so its time grows with the list; copying an item into the guest and looking at
-            // it takes about half a microsecond.
+            let lent = policy(principal, request, What::List(ListColumns::of(kind, items)?));
+            let index = self.exports.list_filter.as_ref();
+            // One call for the whole list, so its time grows with the list.
             let more = PER_ITEM.saturating_mul(u32::try_from(items.len()).unwrap_or(u32::MAX)).min(MOST_FOR_ITEMS);
-            let (kept, _) = self.run_with::<Filter<'_>, Vec<u32>>(index, lent, (lend(), kind, &entries), more).await?;
+            let (kept, _) = self.run_with::<Filter, Vec<u32>>(index, lent, (lend(), lend()), more).await?;
             let ascending = kept.windows(2).all(|pair| pair[0] < pair[1]);
             if !ascending || kept.last().is_some_and(|last| *last as usize >= items.len()) {
                 return Err(PluginFailure::Invalid("positions that are not in the list, or not ascending".into()));
@@ -178,7 +256,7 @@ impl Plugin {
                 target: target.clone(),
                 draft: ResolutionDraft::default(),
             }));
-            let index = self.component().exports.resolver.as_ref();
+            let index = self.exports.resolver.as_ref();
             let ((), left) = self.run::<Resolve, ()>(index, lent, (lend(), lend(), lend())).await?;
             let Lent::Resolve(resolving) = left.lent else {
                 return Err(PluginFailure::Invalid("no answer".into()));
@@ -218,7 +296,7 @@ impl Plugin {
                 request: request.clone(),
                 draft: IdentityDraft::default(),
             }));
-            let index = self.component().exports.provider.as_ref();
+            let index = self.exports.provider.as_ref();
             let (outcome, left) = self.run::<Authenticate, provider::Outcome>(index, lent, (lend(), lend())).await?;
             match outcome {
                 provider::Outcome::Accepted => {
@@ -267,14 +345,14 @@ impl Plugin {
             WitDecision::Deny(denial) => {
                 Decision::Deny { code: word(&denial.code), message: sentence(&denial.message) }
             }
-            WitDecision::Modify(Patch::Arguments(bytes)) => {
+            WitDecision::Modify(Patch::Whole(bytes)) => {
                 if bytes.len() > self.limits.output.as_usize() {
                     return Err(PluginFailure::Output);
                 }
                 if serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&bytes).is_err() {
-                    return Err(PluginFailure::Invalid("the new arguments are no JSON object".into()));
+                    return Err(PluginFailure::Invalid("what it puts in place is no JSON object".into()));
                 }
-                Decision::ModifyArguments(Bytes::from(bytes))
+                Decision::Modify(Bytes::from(bytes))
             }
             WitDecision::Modify(Patch::Other(what)) => {
                 return Err(PluginFailure::Invalid(format!("an unknown change: {}", word(&what))));

@@ -5,13 +5,18 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::{Component as Compiled, ComponentExportIndex, types::ComponentItem};
 
-use crate::{answer::Hooks, error::LoadError, host::Host, survey::survey};
+use crate::{answer::Hooks, error::LoadError, host::Host, prepare, survey::survey};
 
 pub(crate) const RESOLVER: (&str, &str) = ("portcullis:credential/resolver", "resolve");
 pub(crate) const PROVIDER: (&str, &str) = ("portcullis:auth/provider", "authenticate");
 pub(crate) const TOOL_CALL: (&str, &str) = ("portcullis:policy/tool-call", "decide");
 pub(crate) const TOOL_RESULT: (&str, &str) = ("portcullis:policy/tool-result", "review");
+pub(crate) const RESOURCE_READ: (&str, &str) = ("portcullis:policy/resource-read", "decide");
+pub(crate) const PROMPT_GET: (&str, &str) = ("portcullis:policy/prompt-get", "decide");
+pub(crate) const SERVER_REQUEST: (&str, &str) = ("portcullis:policy/server-request", "decide");
 pub(crate) const LIST_FILTER: (&str, &str) = ("portcullis:policy/list-filter", "filter");
+/// No hook, since nothing is decided by it.
+pub(crate) const SETUP: (&str, &str) = ("portcullis:types/setup", "prepare");
 
 /// The version of the contract that hooks are looked up by; a later 0.1.x satisfies it.
 const VERSION: &str = "0.1.0";
@@ -35,8 +40,10 @@ const WORLD: [&str; 15] = [
     "portcullis:policy/decision",
 ];
 /// More of it, and the inert part of WASI.
-const INERT: [&str; 19] = [
+const INERT: [&str; 21] = [
     "portcullis:policy/results",
+    "portcullis:policy/requests",
+    "portcullis:policy/lists",
     "wasi:io/error",
     "wasi:io/poll",
     "wasi:io/streams",
@@ -64,14 +71,41 @@ pub(crate) struct Exports {
     pub(crate) provider: Option<ComponentExportIndex>,
     pub(crate) tool_call: Option<ComponentExportIndex>,
     pub(crate) tool_result: Option<ComponentExportIndex>,
+    pub(crate) resource_read: Option<ComponentExportIndex>,
+    pub(crate) prompt_get: Option<ComponentExportIndex>,
+    pub(crate) server_request: Option<ComponentExportIndex>,
     pub(crate) list_filter: Option<ComponentExportIndex>,
+    pub(crate) setup: Option<ComponentExportIndex>,
+}
+
+impl Exports {
+    /// Those of one compilation: an index fits no other one.
+    pub(crate) fn of(compiled: &Compiled) -> Self {
+        let find = |(interface, function): (&str, &str)| {
+            let instance = compiled.get_export_index(None, format!("{interface}@{VERSION}").as_str())?;
+            compiled.get_export_index(Some(&instance), function)
+        };
+        Self {
+            resolver: find(RESOLVER),
+            provider: find(PROVIDER),
+            tool_call: find(TOOL_CALL),
+            tool_result: find(TOOL_RESULT),
+            resource_read: find(RESOURCE_READ),
+            prompt_get: find(PROMPT_GET),
+            server_request: find(SERVER_REQUEST),
+            list_filter: find(LIST_FILTER),
+            setup: find(SETUP),
+        }
+    }
 }
 
 /// A compiled component.
 pub struct Component {
     digest: String,
     pub(crate) compiled: Compiled,
-    pub(crate) exports: Exports,
+    /// The component itself, where it gets ready and its memory can be taken; `compiled` shows its memory then.
+    pub(crate) source: Option<Arc<[u8]>>,
+    hooks: Hooks,
     imports: Vec<Import>,
 }
 
@@ -95,13 +129,7 @@ impl Component {
 
     /// The hooks that it serves.
     pub fn hooks(&self) -> Hooks {
-        Hooks {
-            resolver: self.exports.resolver.is_some(),
-            provider: self.exports.provider.is_some(),
-            tool_call: self.exports.tool_call.is_some(),
-            tool_result: self.exports.tool_result.is_some(),
-            list_filter: self.exports.list_filter.is_some(),
-        }
+        self.hooks
     }
 
     /// The interfaces that it imports, with versions.
@@ -123,6 +151,12 @@ impl Component {
     }
 }
 
+/// Whether the name of that export occurs; where it is none after all, nothing is lost but a little time.
+fn may_get_ready(wasm: &[u8]) -> bool {
+    let name = SETUP.0.as_bytes();
+    wasm.windows(name.len()).any(|window| window == name)
+}
+
 /// An interface's name without its version.
 fn bare(name: &str) -> &str {
     name.split_once('@').map_or(name, |(name, _)| name)
@@ -142,46 +176,52 @@ impl Host {
                 Arc::clone(&host.compiling).acquire_owned().await.map_err(|e| LoadError::Host(e.to_string()))?;
             let work = tokio::task::spawn_blocking(move || {
                 let _permit = permit;
-                host.compile_now(&wasm)
+                host.compile_now(wasm)
             });
             work.await.map_err(|e| LoadError::Host(e.to_string()))?
         };
         tokio::time::timeout(patience, work).await.map_err(|_| LoadError::CompileTimeout(patience))?
     }
 
-    fn compile_now(&self, wasm: &[u8]) -> Result<Arc<Component>, LoadError> {
-        survey(wasm)?;
-        let digest: String = Sha256::digest(wasm).iter().map(|b| format!("{b:02x}")).collect();
-        let cached = self.cache.as_ref().and_then(|cache| cache.get(&self.engine, &digest));
-        let compiled = match cached {
-            Some(compiled) => compiled,
-            None => {
-                let compiled = Compiled::from_binary(&self.engine, wasm)
-                    .map_err(|e| LoadError::Compile(brief(&format!("{e:#}"))))?;
-                if let Some(cache) = &self.cache {
-                    cache.put(&digest, &compiled);
-                }
-                compiled
-            }
+    fn compile_now(&self, wasm: Arc<[u8]>) -> Result<Arc<Component>, LoadError> {
+        survey(&wasm)?;
+        let digest: String = Sha256::digest(&wasm).iter().map(|b| format!("{b:02x}")).collect();
+        let open = if may_get_ready(&wasm) { prepare::opened(&wasm) } else { None };
+        let compiled = match &open {
+            Some(open) => self.compiled(&format!("{digest}-open"), || open)?,
+            None => self.compiled(&digest, || &wasm)?,
         };
         let imports = self.imports(&compiled)?;
-        let find = |(interface, function): (&str, &str)| {
-            let instance = compiled.get_export_index(None, format!("{interface}@{VERSION}").as_str())?;
-            compiled.get_export_index(Some(&instance), function)
+        let exports = Exports::of(&compiled);
+        let hooks = Hooks {
+            resolver: exports.resolver.is_some(),
+            provider: exports.provider.is_some(),
+            tool_call: exports.tool_call.is_some(),
+            tool_result: exports.tool_result.is_some(),
+            resource_read: exports.resource_read.is_some(),
+            prompt_get: exports.prompt_get.is_some(),
+            server_request: exports.server_request.is_some(),
+            list_filter: exports.list_filter.is_some(),
         };
-        let exports = Exports {
-            resolver: find(RESOLVER),
-            provider: find(PROVIDER),
-            tool_call: find(TOOL_CALL),
-            tool_result: find(TOOL_RESULT),
-            list_filter: find(LIST_FILTER),
-        };
-        let component = Component { digest, compiled, exports, imports };
-        if component.hooks() == Hooks::default() {
-            let all = [RESOLVER, PROVIDER, TOOL_CALL, TOOL_RESULT, LIST_FILTER];
+        if hooks == Hooks::default() {
+            let all =
+                [RESOLVER, PROVIDER, TOOL_CALL, TOOL_RESULT, RESOURCE_READ, PROMPT_GET, SERVER_REQUEST, LIST_FILTER];
             return Err(LoadError::NoHook(all.map(|(interface, _)| format!("{interface}@{VERSION}")).join(", ")));
         }
-        Ok(Arc::new(component))
+        Ok(Arc::new(Component { digest, compiled, source: open.map(|_| wasm), hooks, imports }))
+    }
+
+    /// Native code of a component, from the cache by this key or compiled now.
+    pub(crate) fn compiled<'a>(&self, key: &str, wasm: impl FnOnce() -> &'a [u8]) -> Result<Compiled, LoadError> {
+        if let Some(compiled) = self.cache.as_ref().and_then(|cache| cache.get(&self.engine, key)) {
+            return Ok(compiled);
+        }
+        let compiled =
+            Compiled::from_binary(&self.engine, wasm()).map_err(|e| LoadError::Compile(brief(&format!("{e:#}"))))?;
+        if let Some(cache) = &self.cache {
+            cache.put(key, &compiled);
+        }
+        Ok(compiled)
     }
 
     fn imports(&self, compiled: &Compiled) -> Result<Vec<Import>, LoadError> {

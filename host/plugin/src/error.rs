@@ -66,6 +66,9 @@ pub enum LoadError {
     /// Its trial run failed.
     #[error("the component fails when it is started: {0}")]
     Trial(PluginFailure),
+    /// It says itself that it can't work, mostly because of its configuration.
+    #[error("the plugin refuses to start: {0}")]
+    Setup(PluginError),
     /// Its configuration or limits make no sense.
     #[error("{0}")]
     Invalid(String),

@@ -92,12 +92,119 @@ pub struct ResultFacts {
     pub content: Bytes,
 }
 
+/// Why a client asks for a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadPurpose {
+    /// `resources/read`.
+    Read,
+    /// `resources/subscribe`, or a URI of `subscriptions/listen`.
+    Subscribe,
+    /// `completion/complete` of a resource template; the URI is the template's text.
+    Complete,
+}
+
+impl ReadPurpose {
+    /// As plugins read it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Subscribe => "subscribe",
+            Self::Complete => "complete",
+        }
+    }
+}
+
+/// A resource that a client asks for.
+#[derive(Clone, Debug)]
+pub struct ReadFacts {
+    /// The `McpServer` resource's name.
+    pub server: Name,
+    /// The URI as its server knows it; of [`ReadPurpose::Complete`] the template's text.
+    pub uri: Arc<str>,
+    /// The URI as the client sees it.
+    pub exposed_uri: Arc<str>,
+    /// What for.
+    pub purpose: ReadPurpose,
+}
+
+/// Why a client asks for a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PromptPurpose {
+    /// `prompts/get`.
+    Get,
+    /// `completion/complete` of one of its arguments.
+    Complete,
+}
+
+impl PromptPurpose {
+    /// As plugins read it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Complete => "complete",
+        }
+    }
+}
+
+/// A prompt that a client asks for.
+#[derive(Clone, Debug)]
+pub struct PromptFacts {
+    /// The `McpServer` resource's name.
+    pub server: Name,
+    /// The prompt's name as its server knows it.
+    pub prompt: Arc<str>,
+    /// The prompt's name as the client sees it.
+    pub exposed_prompt: Arc<str>,
+    /// The arguments object: UTF-8 JSON without duplicate keys; `{}` where the client sent none.
+    pub arguments: Bytes,
+    /// What for.
+    pub purpose: PromptPurpose,
+}
+
+/// A request of a server to the client.
+#[derive(Clone, Debug)]
+pub struct QuestionFacts {
+    /// The `McpServer` resource's name.
+    pub server: Name,
+    /// The method, such as `elicitation/create`.
+    pub method: Arc<str>,
+    /// The params object: UTF-8 JSON without duplicate keys; `{}` where the server sent none.
+    pub params: Bytes,
+    /// The tool in whose call the server asks, as the server knows it; none outside of a tool's call.
+    pub tool: Option<Arc<str>>,
+}
+
+/// Which list is filtered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListKind {
+    /// `tools/list`.
+    Tools,
+    /// `resources/list`.
+    Resources,
+    /// `resources/templates/list`.
+    Templates,
+    /// `prompts/list`.
+    Prompts,
+}
+
+impl ListKind {
+    /// As plugins read it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tools => "tools",
+            Self::Resources => "resources",
+            Self::Templates => "templates",
+            Self::Prompts => "prompts",
+        }
+    }
+}
+
 /// One entry of a list that is filtered.
 #[derive(Clone, Copy, Debug)]
 pub struct Item<'a> {
     /// The `McpServer` resource's name.
     pub server: &'a str,
-    /// The entry's name (or URI) as its server knows it.
+    /// The entry's name as its server knows it; of a resource the URI, of a template the URI template.
     pub name: &'a str,
 }
 

@@ -18,6 +18,7 @@ pub mod manager;
 mod meter;
 mod outbound;
 mod plugin;
+mod prepare;
 mod secrets;
 mod services;
 mod state;
@@ -27,8 +28,8 @@ pub use answer::{Asserted, AssertedPrincipal, Decision, Hooks, Outcome, Read, Re
 pub use component::Component;
 pub use error::{LoadError, PluginError, PluginFailure};
 pub use facts::{
-    Attributes, AuthRequest, CallFacts, Item, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, RequestFacts, ResultFacts,
-    TargetFacts, carries_credential,
+    Attributes, AuthRequest, CallFacts, Item, ListKind, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, PromptFacts,
+    PromptPurpose, QuestionFacts, ReadFacts, ReadPurpose, RequestFacts, ResultFacts, TargetFacts, carries_credential,
 };
 pub use host::{Host, HostOptions};
 pub use outbound::Http;

@@ -14,16 +14,20 @@ use portcullis_telemetry::Metrics;
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{
     Store, Trap,
-    component::{ComponentExportIndex, ComponentNamedList, ComponentType, Instance, InstancePre, Lift, Lower},
+    component::{
+        Component as Compiled, ComponentExportIndex, ComponentNamedList, ComponentType, Instance, InstancePre, Lift,
+        Lower,
+    },
 };
 
 use crate::{
     answer::{Hooks, Read},
     bindings::portcullis::types::error::Error as WitError,
-    component::{Component, brief},
+    component::{Component, Exports, brief},
     error::{LoadError, PluginFailure},
     host::Host,
     meter::{Limiter, LogBudget, Meter, PollMeter, Stop},
+    prepare::Prepared,
     secrets::{Allowed, Guarded, OriginPattern},
     services::Services,
     state::{Fixed, Lent, State},
@@ -34,7 +38,7 @@ const CALLS_PER_INSTANCE: u32 = 10_000;
 /// The most warm instances of one plugin that wait for their next call.
 const MAX_IDLE: usize = 32;
 /// The least CPU time of a trial: the first run of fresh code touches every page for the first time.
-const TRIAL_CPU: Duration = Duration::from_millis(200);
+pub(crate) const TRIAL_CPU: Duration = Duration::from_millis(200);
 
 /// A secret that an operator granted, already read.
 #[derive(Clone, Debug)]
@@ -72,6 +76,9 @@ pub struct Plugin {
     host: Arc<Host>,
     component: Arc<Component>,
     pre: InstancePre<State>,
+    pub(crate) exports: Exports,
+    /// Whether each instance has to get ready by itself, since its memory afterwards could not be kept.
+    unprepared: bool,
     fixed: Arc<Fixed>,
     pub(crate) limits: Limits,
     isolation: Isolation,
@@ -135,16 +142,25 @@ impl Host {
                 return Err(error);
             }
         };
-        let pre = self
-            .linker
-            .instantiate_pre(&plan.component.compiled)
-            .map_err(|e| LoadError::Link(brief(&format!("{e:#}"))))?;
+        let fixed = Arc::new(fixed);
+        let refused = |error: LoadError| {
+            tracing::warn!(plugin = %plan.name, tenant = %plan.tenant, %error, "a plugin is refused");
+            error
+        };
+        let prepared = self.prepare(&plan, &fixed).await.map_err(refused)?;
+        let (runs, unprepared) = match &prepared {
+            Prepared::Image(compiled) => (compiled, false),
+            Prepared::EachTime => (&plan.component.compiled, true),
+            Prepared::NotNeeded => (&plan.component.compiled, false),
+        };
         let plugin = Plugin {
+            pre: self.link(runs)?,
+            exports: Exports::of(runs),
+            unprepared,
             host: Arc::clone(self),
             suspends: plan.component.suspends(),
             component: plan.component,
-            pre,
-            fixed: Arc::new(fixed),
+            fixed,
             limits: plan.limits,
             isolation: plan.isolation,
             idle: Mutex::new(Vec::new()),
@@ -152,6 +168,10 @@ impl Host {
         };
         plugin.trial().await?;
         Ok(Arc::new(plugin))
+    }
+
+    pub(crate) fn link(&self, compiled: &Compiled) -> Result<InstancePre<State>, LoadError> {
+        self.linker.instantiate_pre(compiled).map_err(|e| LoadError::Link(brief(&format!("{e:#}"))))
     }
 }
 
@@ -238,13 +258,15 @@ impl Plugin {
         &self.fixed.config
     }
 
+    /// Whether its instances start from the memory that its `setup` left, rather than each getting ready by itself. True where it
+    /// has no `setup`.
+    pub fn starts_ready(&self) -> bool {
+        !self.unprepared
+    }
+
     /// Whether its calls may wait for others; otherwise they are over before the future is polled a second time.
     pub fn suspends(&self) -> bool {
         self.suspends
-    }
-
-    pub(crate) fn component(&self) -> &Component {
-        &self.component
     }
 
     /// An instance that waits for its next call, or room for a fresh one.
@@ -384,7 +406,18 @@ impl Plugin {
     {
         let instance = match running.instance {
             Some(instance) => instance,
-            None => *running.instance.insert(self.pre.instantiate(&mut running.store)?),
+            None => {
+                let instance = self.pre.instantiate(&mut running.store)?;
+                if self.unprepared
+                    && let Some(index) = &self.exports.setup
+                {
+                    let prepare = instance.get_typed_func::<(), (Result<(), WitError>,)>(&mut running.store, index)?;
+                    if let Err(error) = prepare.call(&mut running.store, ())?.0 {
+                        return Ok(Err(error));
+                    }
+                }
+                *running.instance.insert(instance)
+            }
         };
         let function = instance.get_typed_func::<P, (Result<R, WitError>,)>(&mut running.store, index)?;
         Ok(function.call(&mut running.store, params)?.0)
@@ -406,7 +439,19 @@ impl Plugin {
         let call = async {
             let instance = match running.instance {
                 Some(instance) => instance,
-                None => *running.instance.insert(self.pre.instantiate_async(&mut running.store).await?),
+                None => {
+                    let instance = self.pre.instantiate_async(&mut running.store).await?;
+                    if self.unprepared
+                        && let Some(index) = &self.exports.setup
+                    {
+                        let prepare =
+                            instance.get_typed_func::<(), (Result<(), WitError>,)>(&mut running.store, index)?;
+                        if let Err(error) = prepare.call_async(&mut running.store, ()).await?.0 {
+                            return Ok(Err(error));
+                        }
+                    }
+                    *running.instance.insert(instance)
+                }
             };
             let function = instance.get_typed_func::<P, (Result<R, WitError>,)>(&mut running.store, index)?;
             Ok(function.call_async(&mut running.store, params).await?.0)
@@ -453,7 +498,7 @@ impl Plugin {
 }
 
 /// What a failed call is called: first who stopped it, then how wasmtime names it.
-fn failure(state: &State, error: &wasmtime::Error) -> PluginFailure {
+pub(crate) fn failure(state: &State, error: &wasmtime::Error) -> PluginFailure {
     match &state.meter.stop {
         Some(Stop::Cpu) => return PluginFailure::Cpu,
         Some(Stop::Wall) => return PluginFailure::Timeout,

@@ -10,7 +10,9 @@ use wasmtime::component::Resource;
 
 use crate::{
     answer::{Asserted, Read},
-    facts::{AuthRequest, CallFacts, RequestFacts, ResultFacts, TargetFacts},
+    facts::{
+        AuthRequest, CallFacts, ListKind, PromptFacts, QuestionFacts, ReadFacts, RequestFacts, ResultFacts, TargetFacts,
+    },
     meter::{Limiter, LogBudget, Meter, Stop},
     secrets::{Allowed, Guarded, OriginPattern},
     services::{ConnectionFacts, JwtRules, OutboundResponse, Services, TokenFacts, VerifiedJwt},
@@ -63,9 +65,28 @@ pub(crate) struct Answered {
 /// What is lent for one call.
 pub(crate) enum Lent {
     Nothing,
-    Policy { principal: Arc<Principal>, request: RequestFacts, call: Option<CallFacts>, outcome: Option<ResultFacts> },
+    Policy { principal: Arc<Principal>, request: RequestFacts, what: What },
     Resolve(Box<Resolving>),
     Authenticate(Box<Authenticating>),
+}
+
+/// What a policy is asked about.
+pub(crate) enum What {
+    Call(CallFacts),
+    Result(CallFacts, ResultFacts),
+    Read(ReadFacts),
+    Prompt(PromptFacts),
+    Question(QuestionFacts),
+    List(ListColumns),
+}
+
+/// A list as `policy/lists` shows it.
+pub(crate) struct ListColumns {
+    pub(crate) kind: ListKind,
+    pub(crate) servers: Vec<String>,
+    pub(crate) server_of: Vec<u32>,
+    pub(crate) names: String,
+    pub(crate) ends: Vec<u32>,
 }
 
 /// A credential being resolved.
@@ -116,6 +137,8 @@ pub(crate) struct IdentityDraft {
 pub(crate) struct State {
     pub(crate) fixed: Arc<Fixed>,
     pub(crate) lent: Lent,
+    /// The guest gets ready: what it does now is done for every instance, so nothing may be handed out.
+    pub(crate) preparing: bool,
     handles: Vec<Option<Handle>>,
     live: usize,
     pub(crate) reads: Vec<Read>,
@@ -130,6 +153,7 @@ impl State {
         Self {
             fixed,
             lent: Lent::Nothing,
+            preparing: false,
             handles: Vec::new(),
             live: 0,
             reads: Vec::new(),
@@ -148,6 +172,9 @@ impl State {
 
     /// Gives the guest a handle of its own.
     pub(crate) fn own<T: 'static>(&mut self, handle: Handle) -> wasmtime::Result<Resource<T>> {
+        if self.preparing {
+            return self.forbid("a handle while getting ready");
+        }
         if self.live >= MAX_HANDLES {
             return self.forbid("more than 64 handles at once");
         }

@@ -6,6 +6,8 @@ pub(crate) use super::{
     credential::{Listing, Resolution, Target},
     host::Secret,
     http::Response,
+    list::List,
+    request::{Prompt, Question, Read},
 };
 use super::{host::with_host, http::Sent};
 use crate::http::{HttpError, Request as HttpRequest};
@@ -28,6 +30,10 @@ pub(crate) fn lower_parts(parts: &[Part<'_>]) -> String {
             Part::Secret(secret) => secret.0.text(),
         })
         .collect()
+}
+
+pub(crate) fn texts(texts: (String, Vec<u32>)) -> (String, Vec<u32>) {
+    texts
 }
 
 pub(crate) fn config() -> String {

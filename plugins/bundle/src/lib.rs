@@ -55,7 +55,13 @@ mod tests {
             match name {
                 "static" | "call-time" => &["portcullis:credential/resolver@0.1.0"],
                 "bearer-token" | "jwks" => &["portcullis:auth/provider@0.1.0"],
-                _ => &["portcullis:policy/tool-call@0.1.0", "portcullis:policy/list-filter@0.1.0"],
+                _ => &[
+                    "portcullis:policy/tool-call@0.1.0",
+                    "portcullis:policy/resource-read@0.1.0",
+                    "portcullis:policy/prompt-get@0.1.0",
+                    "portcullis:policy/list-filter@0.1.0",
+                    "portcullis:types/setup@0.1.0",
+                ],
             }
         };
         for built_in in built_ins() {

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{evaluate::Arguments, glob};
+use crate::{evaluate::Arguments, glob::Pattern};
 
 /// One condition: an argument, and exactly one test of it.
 #[derive(Debug, Deserialize)]
@@ -18,7 +18,7 @@ pub(crate) struct Condition {
     one_of: Option<Vec<Value>>,
     starts_with: Option<String>,
     /// A pattern: `*` any run of characters, `?` one.
-    matches: Option<String>,
+    matches: Option<Pattern>,
     exists: Option<bool>,
     less_than: Option<f64>,
     greater_than: Option<f64>,
@@ -101,7 +101,7 @@ impl Condition {
         } else if let Some(prefix) = &self.starts_with {
             text(&|text| text.starts_with(prefix.as_str()))
         } else if let Some(pattern) = &self.matches {
-            text(&|text| glob::matches(pattern, text))
+            text(&|text| pattern.matches(text))
         } else if let Some(limit) = self.less_than {
             number(limit, Ordering::Less)
         } else if let Some(limit) = self.greater_than {

@@ -2,7 +2,12 @@
 
 use serde::Deserialize;
 
-use crate::{condition::Condition, evaluate::Facts, glob};
+use crate::{
+    condition::Condition,
+    evaluate::Item,
+    glob::Pattern,
+    principal::{Facts, Who},
+};
 
 /// What a rule does, and what happens where no rule matches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -27,87 +32,127 @@ struct Written {
     #[serde(default)]
     default: Effect,
     #[serde(default)]
-    rules: Vec<Rule>,
+    rules: Vec<WrittenRule>,
 }
 
-/// One rule. What is left out is not asked about.
+/// One rule as it is written. What is left out is not asked about.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Rule {
-    pub(crate) effect: Effect,
+struct WrittenRule {
+    effect: Effect,
     principals: Option<Vec<String>>,
-    servers: Option<Vec<String>>,
-    tools: Option<Vec<String>>,
+    servers: Option<Vec<Pattern>>,
+    tools: Option<Vec<Pattern>>,
+    resources: Option<Vec<Pattern>>,
+    prompts: Option<Vec<Pattern>>,
     /// All of them must hold.
     #[serde(default)]
-    pub(crate) when: Vec<Condition>,
+    when: Vec<Condition>,
     /// Told to whoever the rule refuses, in place of our own words.
+    message: Option<String>,
+}
+
+/// One rule.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) effect: Effect,
+    principals: Option<Vec<Who>>,
+    servers: Option<Vec<Pattern>>,
+    tools: Scope,
+    resources: Scope,
+    prompts: Scope,
+    pub(crate) when: Vec<Condition>,
     pub(crate) message: Option<String>,
+}
+
+/// What a rule covers of one kind of thing.
+#[derive(Debug)]
+enum Scope {
+    All,
+    Nothing,
+    Those(Vec<Pattern>),
 }
 
 impl TryFrom<Written> for Config {
     type Error = String;
 
     fn try_from(written: Written) -> Result<Self, String> {
-        for (i, rule) in written.rules.iter().enumerate() {
-            rule.check().map_err(|what| format!("rules[{i}].{what}"))?;
-        }
-        Ok(Self { default: written.default, rules: written.rules })
+        let rules = written.rules.into_iter().enumerate();
+        let rules = rules.map(|(i, rule)| Rule::new(rule).map_err(|what| format!("rules[{i}].{what}")));
+        Ok(Self { default: written.default, rules: rules.collect::<Result<_, _>>()? })
     }
 }
 
-impl Config {
-    /// Which rules speak of a caller, in order: asked once for a whole list.
-    pub(crate) fn rules_for(&self, facts: &Facts<'_>) -> Vec<usize> {
-        (0..self.rules.len()).filter(|at| self.rules[*at].speaks_of(facts)).collect()
+/// Whoever generates rules from an empty list means nobody; whoever reads one may take it for everybody.
+fn not_empty<T>(field: &str, list: Option<&Vec<T>>, empty: impl Fn(&T) -> bool) -> Result<(), String> {
+    let Some(list) = list else { return Ok(()) };
+    if list.is_empty() {
+        return Err(format!("{field}: is empty; leave it out for all of them, or leave the rule out for none"));
+    }
+    match list.iter().position(empty) {
+        Some(at) => Err(format!("{field}[{at}]: is empty")),
+        None => Ok(()),
     }
 }
 
 impl Rule {
-    fn check(&self) -> Result<(), String> {
-        for (field, list) in [("principals", &self.principals), ("servers", &self.servers), ("tools", &self.tools)] {
-            // Whoever generates rules from an empty list means nobody; whoever reads one may take it for everybody.
-            if list.as_ref().is_some_and(Vec::is_empty) {
-                return Err(format!("{field}: is empty; leave it out for all of them, or leave the rule out for none"));
-            }
-            if let Some(at) = list.iter().flatten().position(String::is_empty) {
-                return Err(format!("{field}[{at}]: is empty"));
-            }
+    fn new(written: WrittenRule) -> Result<Self, String> {
+        let WrittenRule { effect, principals, servers, tools, resources, prompts, when, message } = written;
+        not_empty("principals", principals.as_ref(), String::is_empty)?;
+        for (field, list) in
+            [("servers", &servers), ("tools", &tools), ("resources", &resources), ("prompts", &prompts)]
+        {
+            not_empty(field, list.as_ref(), Pattern::is_empty)?;
         }
-        for (at, principal) in self.principals.iter().flatten().enumerate() {
-            let known = match principal.split_once(':') {
-                None => matches!(principal.as_str(), "*" | "organization" | "anonymous"),
-                Some(("external", rest)) => rest == "*" || rest.contains('#'),
-                Some(("user" | "team" | "agent" | "role" | "group", name)) => !name.is_empty(),
-                Some(_) => false,
-            };
-            if !known {
-                return Err(format!(
-                    "principals[{at}]: \"{principal}\" names nobody: use user:NAME, team:NAME, agent:NAME, role:NAME, group:NAME, \
+        let who = |(at, text): (usize, &String)| {
+            Who::parse(text).ok_or_else(|| {
+                format!(
+                    "principals[{at}]: \"{text}\" names nobody: use user:NAME, team:NAME, agent:NAME, role:NAME, group:NAME, \
                      external:ISSUER#SUBJECT, organization, anonymous or *"
-                ));
-            }
-        }
-        for (at, condition) in self.when.iter().enumerate() {
+                )
+            })
+        };
+        let principals = principals.map(|list| list.iter().enumerate().map(who).collect()).transpose()?;
+        for (at, condition) in when.iter().enumerate() {
             condition.check().map_err(|what| format!("when[{at}]: {what}"))?;
         }
-        Ok(())
+        // A rule that names what it covers covers nothing else: who allows tools has not thought of resources. But who denies
+        // every tool of a server, and says no more, means the server.
+        let names = tools.is_some() || resources.is_some() || prompts.is_some();
+        let every_tool = tools.as_ref().is_some_and(|list| list.iter().any(|one| matches!(one, Pattern::Any)));
+        let whole = !names || (effect == Effect::Deny && every_tool && resources.is_none() && prompts.is_none());
+        let scope = |list| match list {
+            Some(patterns) => Scope::Those(patterns),
+            None if whole => Scope::All,
+            None => Scope::Nothing,
+        };
+        let (tools, resources, prompts) = (scope(tools), scope(resources), scope(prompts));
+        Ok(Self { effect, principals, servers, tools, resources, prompts, when, message })
     }
 
-    fn speaks_of(&self, facts: &Facts<'_>) -> bool {
-        self.principals.as_ref().is_none_or(|list| list.iter().any(|principal| facts.is(principal)))
+    pub(crate) fn speaks_of(&self, facts: &Facts<'_>) -> bool {
+        self.principals.as_ref().is_none_or(|list| list.iter().any(|who| facts.is(who)))
     }
 
     pub(crate) fn covers_server(&self, server: &str) -> bool {
-        self.servers.as_ref().is_none_or(|globs| globs.iter().any(|pattern| glob::matches(pattern, server)))
+        self.servers.as_ref().is_none_or(|patterns| patterns.iter().any(|one| one.matches(server)))
     }
 
-    /// `None` stands for what is no tool: a rule covers that only where it covers all tools.
-    pub(crate) fn covers_tool(&self, tool: Option<&str>) -> bool {
-        let covers = |pattern: &String| match tool {
-            Some(tool) => glob::matches(pattern, tool),
-            None => pattern == "*",
+    pub(crate) fn covers(&self, item: &Item<'_>) -> bool {
+        let (scope, fits): (_, &dyn Fn(&Pattern) -> bool) = match item {
+            Item::Tool(name) => (&self.tools, &|one| one.matches(name)),
+            Item::Resource(uri) => (&self.resources, &|one| one.matches(uri)),
+            Item::Prompt(name) => (&self.prompts, &|one| one.matches(name)),
+            // A template is judged by the URIs that it can become: it is shown where some of them may be allowed.
+            Item::Template(template) if self.effect == Effect::Allow => {
+                (&self.resources, &|one| one.matches_some_of(template))
+            }
+            Item::Template(template) => (&self.resources, &|one| one.matches_all_of(template)),
         };
-        self.tools.as_ref().is_none_or(|globs| globs.iter().any(covers))
+        match scope {
+            Scope::All => true,
+            Scope::Nothing => false,
+            Scope::Those(patterns) => patterns.iter().any(fits),
+        }
     }
 }

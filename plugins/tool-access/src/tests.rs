@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use portcullis_sdk::{Decision, Error, Item, ListFilter, ToolCall, fake};
+use portcullis_sdk::{Decision, Error, ListFilter, ListKind, PromptGet, ResourceRead, Setup, ToolCall, fake};
 use serde_json::{Value, json};
 
 use crate::ToolAccess;
@@ -14,7 +14,7 @@ fn caller(subject: &str) -> fake::Caller {
 fn decide(config: &Value, caller: &fake::Caller, tool: &str, arguments: &Value) -> Result<Decision, Error> {
     let _host = fake::Host::new().config(config).install();
     let (server, tool) = tool.split_once('/').unwrap();
-    ToolAccess::decide(caller.lend(), fake::Call::new(server, tool).with_arguments(arguments).lend())
+    <ToolAccess as ToolCall>::decide(caller.lend(), fake::Call::new(server, tool).with_arguments(arguments).lend())
 }
 
 fn allowed(config: &Value, caller: &fake::Caller, tool: &str, arguments: &Value) -> bool {
@@ -31,21 +31,35 @@ fn message(config: &Value, caller: &fake::Caller, tool: &str, arguments: &Value)
     }
 }
 
-fn listed(config: &Value, caller: &fake::Caller, kind: &str, tools: &[&str]) -> Vec<u32> {
+fn listed(config: &Value, caller: &fake::Caller, kind: ListKind, entries: &[&str]) -> Vec<u32> {
     let _host = fake::Host::new().config(config).install();
-    let item = |tool: &&str| {
-        let (server, name) = tool.split_once('/').unwrap();
-        Item { server: server.into(), name: name.into() }
-    };
-    let items: Vec<Item> = tools.iter().map(item).collect();
-    ToolAccess::filter(caller.lend(), kind, &items).unwrap()
+    let list = entries.iter().fold(fake::List::new(kind), |list, entry| {
+        let (server, name) = entry.split_once('/').unwrap();
+        list.entry(server, name)
+    });
+    ToolAccess::filter(caller.lend(), list.lend()).unwrap()
+}
+
+fn readable(config: &Value, caller: &fake::Caller, server: &str, uri: &str) -> bool {
+    let _host = fake::Host::new().config(config).install();
+    let read = fake::Read::new(server, uri);
+    let read_it = <ToolAccess as ResourceRead>::decide(caller.lend(), read.lend()).unwrap() == Decision::Allow;
+    let hear_of_it = <ToolAccess as ResourceRead>::decide(caller.lend(), read.subscribing().lend()).unwrap();
+    assert_eq!(read_it, hear_of_it == Decision::Allow, "who may read it may hear of its changes, and nobody else");
+    read_it
+}
+
+fn promptable(config: &Value, caller: &fake::Caller, name: &str, arguments: &Value) -> bool {
+    let _host = fake::Host::new().config(config).install();
+    let prompt = fake::Prompt::new("s", name).with_arguments(arguments);
+    <ToolAccess as PromptGet>::decide(caller.lend(), prompt.lend()).unwrap() == Decision::Allow
 }
 
 #[test]
 fn nothing_written_is_nothing_allowed() {
     let nobody = caller("user:ann");
     assert!(!allowed(&json!({}), &nobody, "github/get", &json!({})));
-    assert_eq!(listed(&json!({}), &nobody, "tools", &["github/get"]), Vec::<u32>::new());
+    assert_eq!(listed(&json!({}), &nobody, ListKind::Tools, &["github/get"]), Vec::<u32>::new());
     assert!(allowed(&json!({"default": "allow"}), &nobody, "github/get", &json!({})));
 }
 
@@ -87,7 +101,11 @@ fn principals_are_matched_by_kind() {
     ] {
         let config = json!({"rules": [{"effect": "allow", "principals": [principal]}]});
         assert_eq!(allowed(&config, &who, "s/t", &json!({})), yes, "{principal} {who:?}");
-        assert_eq!(!listed(&config, &who, "tools", &["s/t"]).is_empty(), yes, "the list says otherwise: {principal}");
+        assert_eq!(
+            !listed(&config, &who, ListKind::Tools, &["s/t"]).is_empty(),
+            yes,
+            "the list says otherwise: {principal}"
+        );
     }
 }
 
@@ -110,10 +128,10 @@ fn the_first_rule_that_matches_decides() {
         (&blue, "time/now", false),
     ] {
         assert_eq!(allowed(&config, who, tool, &json!({})), yes, "{tool}");
-        assert_eq!(!listed(&config, who, "tools", &[tool]).is_empty(), yes, "{tool}");
+        assert_eq!(!listed(&config, who, ListKind::Tools, &[tool]).is_empty(), yes, "{tool}");
     }
     let all = ["github/delete_repo", "github/create_repo", "time/now", "gitlab/x"];
-    assert_eq!(listed(&config, &blue, "tools", &all), [1, 3]);
+    assert_eq!(listed(&config, &blue, ListKind::Tools, &all), [1, 3]);
 }
 
 #[test]
@@ -180,7 +198,7 @@ fn a_list_shows_what_some_arguments_would_be_allowed_for() {
     let when = json!([{"argument": "/env", "equals": "test"}]);
     let ann = caller("user:ann");
     let see = |rules: Value, default: &str| {
-        !listed(&json!({"default": default, "rules": rules}), &ann, "tools", &["s/t"]).is_empty()
+        !listed(&json!({"default": default, "rules": rules}), &ann, ListKind::Tools, &["s/t"]).is_empty()
     };
     // An allow with a condition shows, and hides nothing.
     assert!(see(json!([{"effect": "allow", "when": when}]), "deny"));
@@ -223,7 +241,7 @@ fn what_is_hidden_cannot_be_called_with_any_arguments() {
         let callable = [json!({}), json!({"a": 0}), json!({"a": 1}), json!({"a": 2}), json!({"a": "x"})]
             .iter()
             .any(|arguments| allowed(&config, &ann, "s/t", arguments));
-        let visible = !listed(&config, &ann, "tools", &["s/t"]).is_empty();
+        let visible = !listed(&config, &ann, ListKind::Tools, &["s/t"]).is_empty();
         assert!(visible || !callable, "hidden and callable: {config}");
         if visible { shown += 1 } else { hidden += 1 }
     }
@@ -231,17 +249,94 @@ fn what_is_hidden_cannot_be_called_with_any_arguments() {
 }
 
 #[test]
-fn resources_and_prompts_follow_rules_for_whole_servers() {
-    let config = json!({"rules": [
-        {"effect": "allow", "servers": ["github"], "tools": ["get_*"]},
-        {"effect": "allow", "servers": ["files"]},
-        {"effect": "allow", "servers": ["time"], "tools": ["*"]},
-    ]});
-    let items = ["github/get_x", "files/file:///a", "time/x"];
+fn a_rule_covers_only_the_kinds_that_it_names() {
     let ann = caller("user:ann");
-    for kind in ["resources", "templates", "prompts"] {
-        assert_eq!(listed(&config, &ann, kind, &items), [1, 2], "{kind}");
+    let covered = |rule: Value, default: &str| {
+        let config = json!({"default": default, "rules": [rule]});
+        let shown = |kind, entry: &str| !listed(&config, &ann, kind, &[entry]).is_empty();
+        let got = [
+            allowed(&config, &ann, "s/x", &json!({})),
+            readable(&config, &ann, "s", "x"),
+            promptable(&config, &ann, "x", &json!({})),
+        ];
+        let seen = [shown(ListKind::Tools, "s/x"), shown(ListKind::Resources, "s/x"), shown(ListKind::Prompts, "s/x")];
+        assert_eq!(got, seen, "a list says otherwise: {config}");
+        assert_eq!(shown(ListKind::Templates, "s/x"), got[1], "{config}");
+        got.map(|allowed| allowed == (default == "deny"))
+    };
+    for (names, allow, deny) in [
+        (json!({}), [true, true, true], [true, true, true]),
+        (json!({"tools": ["x"]}), [true, false, false], [true, false, false]),
+        (json!({"resources": ["x"]}), [false, true, false], [false, true, false]),
+        (json!({"prompts": ["x"]}), [false, false, true], [false, false, true]),
+        (json!({"tools": ["y"], "prompts": ["x"]}), [false, false, true], [false, false, true]),
+        // Who allows every tool has not thought of resources; who denies every tool means the server.
+        (json!({"tools": ["*"]}), [true, false, false], [true, true, true]),
+        (json!({"tools": ["*"], "resources": ["y"]}), [true, false, false], [true, false, false]),
+    ] {
+        let rule = |effect: &str| {
+            let mut rule = names.clone();
+            rule["effect"] = effect.into();
+            rule
+        };
+        assert_eq!(covered(rule("allow"), "deny"), allow, "allow {names}");
+        assert_eq!(covered(rule("deny"), "allow"), deny, "deny {names}");
     }
+}
+
+#[test]
+fn resources_are_matched_by_uri_and_have_no_arguments() {
+    let config = json!({"rules": [
+        {"effect": "deny", "resources": ["file:///srv/secret/*"]},
+        {"effect": "allow", "servers": ["files"], "resources": ["file:///srv/*"]},
+        {"effect": "allow", "servers": ["db"], "when": [{"argument": "/table", "equals": "t"}]},
+        {"effect": "allow", "servers": ["log"], "when": [{"argument": "/table", "exists": false}]},
+    ]});
+    let ann = caller("user:ann");
+    for (server, uri, yes) in [
+        ("files", "file:///srv/a", true),
+        ("files", "file:///srv/secret/a", false),
+        ("files", "file:///etc/passwd", false),
+        ("other", "file:///srv/a", false),
+        ("db", "db://t", false),
+        ("log", "log://today", true),
+    ] {
+        assert_eq!(readable(&config, &ann, server, uri), yes, "{server} {uri}");
+        let entry = format!("{server}/{uri}");
+        assert_eq!(!listed(&config, &ann, ListKind::Resources, &[&entry]).is_empty(), yes, "{entry}");
+    }
+    let templates = [
+        "files/file:///{path}",
+        "files/file:///srv/secret/{name}",
+        "files/file:///srv/{team}/x",
+        "files/file:///etc/{name}",
+        "db/db://{table}",
+    ];
+    assert_eq!(listed(&config, &ann, ListKind::Templates, &templates), [0, 2]);
+    let complete = |template: &str| {
+        let _host = fake::Host::new().config(&config).install();
+        let read = fake::Read::new("files", template).completing();
+        <ToolAccess as ResourceRead>::decide(ann.lend(), read.lend()).unwrap() == Decision::Allow
+    };
+    assert!(complete("file:///{path}") && !complete("file:///srv/secret/{name}"));
+}
+
+#[test]
+fn a_prompt_is_judged_by_its_arguments_and_completed_where_some_may_be_allowed() {
+    let config = json!({"rules": [
+        {"effect": "allow", "prompts": ["review_*"], "when": [{"argument": "/lang", "equals": "rust"}]},
+    ]});
+    let ann = caller("user:ann");
+    assert!(promptable(&config, &ann, "review_pr", &json!({"lang": "rust"})));
+    assert!(!promptable(&config, &ann, "review_pr", &json!({"lang": "go"})));
+    assert!(!promptable(&config, &ann, "deploy", &json!({"lang": "rust"})));
+    assert_eq!(listed(&config, &ann, ListKind::Prompts, &["s/review_pr", "s/deploy"]), [0]);
+    let _host = fake::Host::new().config(&config).install();
+    let complete = |name: &str| {
+        let prompt = fake::Prompt::new("s", name).completing();
+        <ToolAccess as PromptGet>::decide(ann.lend(), prompt.lend()).unwrap() == Decision::Allow
+    };
+    assert!(complete("review_pr") && !complete("deploy"));
 }
 
 #[test]
@@ -273,6 +368,8 @@ fn a_wrong_config_refuses_calls_and_lists_and_says_where() {
         (json!({"rules": [{"effect": "allow"}, {"effect": "allow", "principals": []}]}), "rules[1].principals"),
         (json!({"rules": [{"effect": "allow", "servers": []}]}), "rules[0].servers"),
         (json!({"rules": [{"effect": "allow", "tools": ["a", ""]}]}), "rules[0].tools[1]"),
+        (json!({"rules": [{"effect": "allow", "resources": []}]}), "rules[0].resources"),
+        (json!({"rules": [{"effect": "allow", "prompts": [""]}]}), "rules[0].prompts[0]"),
         (json!({"rules": [{"effect": "allow", "principals": ["ann"]}]}), "rules[0].principals[0]"),
         (json!({"rules": [{"effect": "allow", "principals": ["user:"]}]}), "rules[0].principals[0]"),
         (json!({"rules": [{"effect": "allow", "principals": ["external:https://idp.example"]}]}), "principals[0]"),
@@ -289,7 +386,8 @@ fn a_wrong_config_refuses_calls_and_lists_and_says_where() {
         let Err(Error::InvalidConfig(what)) = outcome else { panic!("{config}: {outcome:?}") };
         assert!(what.contains(place), "{config}: {what}");
         let _host = fake::Host::new().config(&config).install();
-        let list = ToolAccess::filter(caller("user:ann").lend(), "tools", &[]);
+        let list = ToolAccess::filter(caller("user:ann").lend(), fake::List::new(ListKind::Tools).lend());
         assert!(matches!(list, Err(Error::InvalidConfig(_))), "{config}");
+        assert!(matches!(ToolAccess::prepare(), Err(Error::InvalidConfig(_))), "{config}");
     }
 }

@@ -1,4 +1,4 @@
-//! `portcullis:types`, and the results that policies review: getters over what is lent.
+//! `portcullis:types` and what policies are asked about: getters over what is lent.
 
 use std::time::Instant;
 
@@ -9,8 +9,12 @@ use super::json;
 use crate::{
     answer::Read,
     bindings::portcullis::{policy, types},
-    facts::{CallFacts, RequestFacts, ResultFacts, carries_credential},
-    state::{Lent, State},
+    facts::{CallFacts, PromptFacts, QuestionFacts, ReadFacts, RequestFacts, ResultFacts, carries_credential},
+    state::{Lent, ListColumns, State, What},
+};
+use policy::{
+    lists::{Listing, Texts},
+    requests,
 };
 use types::context::{Call, Caller, Value};
 
@@ -31,19 +35,80 @@ impl State {
         }
     }
 
-    fn call_facts(&self) -> Result<&CallFacts> {
+    fn what(&self) -> Result<&What> {
         match &self.lent {
-            Lent::Policy { call: Some(call), .. } => Ok(call),
+            Lent::Policy { what, .. } => Ok(what),
+            _ => Err(Error::msg("nothing is lent")),
+        }
+    }
+
+    fn call_facts(&self) -> Result<&CallFacts> {
+        match self.what()? {
+            What::Call(call) | What::Result(call, _) => Ok(call),
             _ => Err(Error::msg("no call is lent")),
         }
     }
 
     fn result_facts(&self) -> Result<&ResultFacts> {
-        match &self.lent {
-            Lent::Policy { outcome: Some(outcome), .. } => Ok(outcome),
+        match self.what()? {
+            What::Result(_, outcome) => Ok(outcome),
             _ => Err(Error::msg("no outcome is lent")),
         }
     }
+
+    fn read_facts(&self) -> Result<&ReadFacts> {
+        match self.what()? {
+            What::Read(read) => Ok(read),
+            _ => Err(Error::msg("no read is lent")),
+        }
+    }
+
+    fn prompt_facts(&self) -> Result<&PromptFacts> {
+        match self.what()? {
+            What::Prompt(prompt) => Ok(prompt),
+            _ => Err(Error::msg("no prompt is lent")),
+        }
+    }
+
+    fn question_facts(&self) -> Result<&QuestionFacts> {
+        match self.what()? {
+            What::Question(question) => Ok(question),
+            _ => Err(Error::msg("no question is lent")),
+        }
+    }
+
+    fn columns(&self) -> Result<&ListColumns> {
+        match self.what()? {
+            What::List(columns) => Ok(columns),
+            _ => Err(Error::msg("no list is lent")),
+        }
+    }
+
+    fn gateway_name(&self) -> Result<String> {
+        Ok(self.request_facts()?.gateway.to_string())
+    }
+
+    fn request_name(&self) -> Result<String> {
+        Ok(self.request_facts()?.request_id.as_ref().to_owned())
+    }
+
+    fn milliseconds_left(&self) -> Result<u64> {
+        let left = self.request_facts()?.deadline.saturating_duration_since(Instant::now());
+        Ok(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn note(&mut self, key: String, value: Value) -> Result<()> {
+        if !self.request_facts()?.attributes.set(key, json::from_wit(value)) && self.may_log() {
+            tracing::warn!(plugin = %self.fixed.name, tenant = %self.fixed.tenant, "an attribute is beyond 16 a call or 1 KiB; it is dropped");
+        }
+        Ok(())
+    }
+}
+
+/// One value of a JSON text by JSON Pointer, as it stands there.
+fn pointed(json: &[u8], pointer: &str) -> Result<Option<String>> {
+    let text = std::str::from_utf8(json).map_err(|_| Error::msg("what is lent is no UTF-8"))?;
+    Ok(json::point(text, pointer).map(str::to_owned))
 }
 
 /// A header that no credential is in, as text.
@@ -106,7 +171,7 @@ impl types::context::HostCaller for State {
 
 impl types::context::HostCall for State {
     fn gateway(&mut self, _: Resource<Call>) -> Result<String> {
-        Ok(self.request_facts()?.gateway.to_string())
+        self.gateway_name()
     }
     fn server(&mut self, _: Resource<Call>) -> Result<String> {
         Ok(self.call_facts()?.server.to_string())
@@ -124,22 +189,16 @@ impl types::context::HostCall for State {
         Ok(self.call_facts()?.arguments.len() as u64)
     }
     fn argument(&mut self, _: Resource<Call>, pointer: String) -> Result<Option<String>> {
-        let arguments =
-            std::str::from_utf8(&self.call_facts()?.arguments).map_err(|_| Error::msg("arguments are no UTF-8"))?;
-        Ok(json::point(arguments, &pointer).map(str::to_owned))
+        pointed(&self.call_facts()?.arguments, &pointer)
     }
     fn deadline_ms(&mut self, _: Resource<Call>) -> Result<u64> {
-        let left = self.request_facts()?.deadline.saturating_duration_since(Instant::now());
-        Ok(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+        self.milliseconds_left()
     }
     fn request_id(&mut self, _: Resource<Call>) -> Result<String> {
-        Ok(self.request_facts()?.request_id.as_ref().to_owned())
+        self.request_name()
     }
     fn annotate(&mut self, _: Resource<Call>, key: String, value: Value) -> Result<()> {
-        if !self.request_facts()?.attributes.set(key, json::from_wit(value)) && self.may_log() {
-            tracing::warn!(plugin = %self.fixed.name, tenant = %self.fixed.tenant, "an attribute is beyond 16 a call or 1 KiB; it is dropped");
-        }
-        Ok(())
+        self.note(key, value)
     }
     fn drop(&mut self, _: Resource<Call>) -> Result<()> {
         Ok(())
@@ -160,6 +219,143 @@ impl policy::results::HostOutcome for State {
         Ok(self.result_facts()?.content.len() as u64)
     }
     fn drop(&mut self, _: Resource<policy::results::Outcome>) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl policy::requests::Host for State {}
+
+impl policy::requests::HostRead for State {
+    fn gateway(&mut self, _: Resource<requests::Read>) -> Result<String> {
+        self.gateway_name()
+    }
+    fn server(&mut self, _: Resource<requests::Read>) -> Result<String> {
+        Ok(self.read_facts()?.server.to_string())
+    }
+    fn uri(&mut self, _: Resource<requests::Read>) -> Result<String> {
+        Ok(self.read_facts()?.uri.as_ref().to_owned())
+    }
+    fn exposed_uri(&mut self, _: Resource<requests::Read>) -> Result<String> {
+        Ok(self.read_facts()?.exposed_uri.as_ref().to_owned())
+    }
+    fn purpose(&mut self, _: Resource<requests::Read>) -> Result<String> {
+        Ok(self.read_facts()?.purpose.as_str().to_owned())
+    }
+    fn deadline_ms(&mut self, _: Resource<requests::Read>) -> Result<u64> {
+        self.milliseconds_left()
+    }
+    fn request_id(&mut self, _: Resource<requests::Read>) -> Result<String> {
+        self.request_name()
+    }
+    fn annotate(&mut self, _: Resource<requests::Read>, key: String, value: Value) -> Result<()> {
+        self.note(key, value)
+    }
+    fn drop(&mut self, _: Resource<requests::Read>) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl policy::requests::HostPrompt for State {
+    fn gateway(&mut self, _: Resource<requests::Prompt>) -> Result<String> {
+        self.gateway_name()
+    }
+    fn server(&mut self, _: Resource<requests::Prompt>) -> Result<String> {
+        Ok(self.prompt_facts()?.server.to_string())
+    }
+    fn name(&mut self, _: Resource<requests::Prompt>) -> Result<String> {
+        Ok(self.prompt_facts()?.prompt.as_ref().to_owned())
+    }
+    fn exposed_name(&mut self, _: Resource<requests::Prompt>) -> Result<String> {
+        Ok(self.prompt_facts()?.exposed_prompt.as_ref().to_owned())
+    }
+    fn purpose(&mut self, _: Resource<requests::Prompt>) -> Result<String> {
+        Ok(self.prompt_facts()?.purpose.as_str().to_owned())
+    }
+    fn arguments(&mut self, _: Resource<requests::Prompt>) -> Result<Vec<u8>> {
+        Ok(self.prompt_facts()?.arguments.to_vec())
+    }
+    fn arguments_size(&mut self, _: Resource<requests::Prompt>) -> Result<u64> {
+        Ok(self.prompt_facts()?.arguments.len() as u64)
+    }
+    fn argument(&mut self, _: Resource<requests::Prompt>, pointer: String) -> Result<Option<String>> {
+        pointed(&self.prompt_facts()?.arguments, &pointer)
+    }
+    fn deadline_ms(&mut self, _: Resource<requests::Prompt>) -> Result<u64> {
+        self.milliseconds_left()
+    }
+    fn request_id(&mut self, _: Resource<requests::Prompt>) -> Result<String> {
+        self.request_name()
+    }
+    fn annotate(&mut self, _: Resource<requests::Prompt>, key: String, value: Value) -> Result<()> {
+        self.note(key, value)
+    }
+    fn drop(&mut self, _: Resource<requests::Prompt>) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl policy::requests::HostQuestion for State {
+    fn gateway(&mut self, _: Resource<requests::Question>) -> Result<String> {
+        self.gateway_name()
+    }
+    fn server(&mut self, _: Resource<requests::Question>) -> Result<String> {
+        Ok(self.question_facts()?.server.to_string())
+    }
+    fn method(&mut self, _: Resource<requests::Question>) -> Result<String> {
+        Ok(self.question_facts()?.method.as_ref().to_owned())
+    }
+    fn params(&mut self, _: Resource<requests::Question>) -> Result<Vec<u8>> {
+        Ok(self.question_facts()?.params.to_vec())
+    }
+    fn params_size(&mut self, _: Resource<requests::Question>) -> Result<u64> {
+        Ok(self.question_facts()?.params.len() as u64)
+    }
+    fn param(&mut self, _: Resource<requests::Question>, pointer: String) -> Result<Option<String>> {
+        pointed(&self.question_facts()?.params, &pointer)
+    }
+    fn tool(&mut self, _: Resource<requests::Question>) -> Result<Option<String>> {
+        Ok(self.question_facts()?.tool.as_deref().map(str::to_owned))
+    }
+    fn deadline_ms(&mut self, _: Resource<requests::Question>) -> Result<u64> {
+        self.milliseconds_left()
+    }
+    fn request_id(&mut self, _: Resource<requests::Question>) -> Result<String> {
+        self.request_name()
+    }
+    fn annotate(&mut self, _: Resource<requests::Question>, key: String, value: Value) -> Result<()> {
+        self.note(key, value)
+    }
+    fn drop(&mut self, _: Resource<requests::Question>) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl policy::lists::Host for State {}
+
+impl policy::lists::HostListing for State {
+    fn gateway(&mut self, _: Resource<Listing>) -> Result<String> {
+        self.gateway_name()
+    }
+    fn kind(&mut self, _: Resource<Listing>) -> Result<String> {
+        Ok(self.columns()?.kind.as_str().to_owned())
+    }
+    fn count(&mut self, _: Resource<Listing>) -> Result<u32> {
+        Ok(self.columns()?.ends.len() as u32)
+    }
+    fn servers(&mut self, _: Resource<Listing>) -> Result<Vec<String>> {
+        Ok(self.columns()?.servers.clone())
+    }
+    fn server_of(&mut self, _: Resource<Listing>) -> Result<Vec<u32>> {
+        Ok(self.columns()?.server_of.clone())
+    }
+    fn names(&mut self, _: Resource<Listing>) -> Result<Texts> {
+        let columns = self.columns()?;
+        Ok(Texts { text: columns.names.clone(), ends: columns.ends.clone() })
+    }
+    fn request_id(&mut self, _: Resource<Listing>) -> Result<String> {
+        self.request_name()
+    }
+    fn drop(&mut self, _: Resource<Listing>) -> Result<()> {
         Ok(())
     }
 }

@@ -130,6 +130,9 @@ impl Sent {
 
 impl wit::Host for State {
     async fn send(&mut self, request: wit::Request) -> Result<Result<Resource<Response>, HttpError>> {
+        if self.preparing {
+            return self.forbid("a request while getting ready");
+        }
         let (outbound, sent) = match self.prepare(request)? {
             Ok(prepared) => prepared,
             Err(error) => return Ok(Err(error)),

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use portcullis_model::{Name, Principal, PrincipalKind, Secret, Span, Subject, spec::Isolation};
 use portcullis_plugin::{
     Asserted, BoxFuture, CallFacts, ConnectionFacts, Connections, Decision, Host, HostOptions, Item, Jwt, JwtError,
-    JwtRules, LoadPlan, Outcome, Plugin, PluginError, PluginFailure, Read, TargetFacts, TokenFacts, TokenLookupError,
-    Tokens, Verdict, VerifiedJwt,
+    JwtRules, ListKind, LoadError, LoadPlan, Outcome, Plugin, PluginError, PluginFailure, Read, ReadFacts, TargetFacts,
+    TokenFacts, TokenLookupError, Tokens, Verdict, VerifiedJwt,
 };
 use portcullis_telemetry::Metrics;
 use serde_json::json;
@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::{
     built::built_in,
     guests::{call, host, plan, principal, request, tenant},
-    unruly::{auth_request, target},
+    unruly::{auth_request, prompt, read, target},
 };
 
 async fn load(
@@ -294,18 +294,37 @@ async fn tool_access_lists_what_may_be_called_and_no_more() {
 
         let items = [("github", "create_issue"), ("github", "delete_repo"), ("files", "read")]
             .map(|(server, name)| Item { server, name });
-        assert_eq!(plugin.filter(&alice, &request(), "tools", &items).await.unwrap(), [0]);
-        assert_eq!(plugin.filter(&bob, &request(), "tools", &items).await.unwrap(), [2]);
-        assert_eq!(plugin.filter(&bob, &request(), "tools", &[]).await.unwrap(), [0_u32; 0]);
+        assert_eq!(plugin.filter(&alice, &request(), ListKind::Tools, &items).await.unwrap(), [0]);
+        assert_eq!(plugin.filter(&bob, &request(), ListKind::Tools, &items).await.unwrap(), [2]);
+        assert_eq!(plugin.filter(&bob, &request(), ListKind::Tools, &[]).await.unwrap(), [0_u32; 0]);
     }
 }
 
 #[tokio::test]
-async fn a_wrong_configuration_is_an_error_that_names_the_place() {
-    let plugin = load(&host(), "tool-access", json!({"rules": [{"effect": "allow", "tools": []}]}), |_| {}).await;
-    let failure = plugin.decide(&principal(), &request(), &call()).await.unwrap_err();
-    let PluginFailure::Error(PluginError::InvalidConfig(why)) = failure else { panic!("{failure}") };
-    assert!(why.contains("rules[0].tools"), "{why}");
+async fn a_wrong_configuration_is_refused_at_load_naming_the_place() {
+    let host = host();
+    let mut plan = plan(host.compile(built_in("tool-access")).await.unwrap());
+    plan.config = json!({"rules": [{"effect": "allow", "tools": []}]}).to_string();
+    let refused = host.load(plan).await.unwrap_err();
+    assert!(matches!(refused, LoadError::Setup(_)), "{refused}");
+    assert!(refused.to_string().contains("rules[0].tools"), "{refused}");
+}
+
+#[tokio::test]
+async fn tool_access_decides_on_resources_and_prompts_as_well() {
+    let config = json!({"rules": [{"effect": "allow", "resources": ["file:///a"], "tools": ["*"]}]});
+    let plugin = load(&host(), "tool-access", config, |_| {}).await;
+    let decide = async |uri: &str| {
+        let read = ReadFacts { uri: uri.into(), ..read() };
+        plugin.read(&principal(), &request(), &read).await.unwrap()
+    };
+    assert_eq!(decide("file:///a").await, Decision::Allow);
+    assert!(matches!(decide("file:///b").await, Decision::Deny { .. }));
+    assert!(matches!(plugin.prompt(&principal(), &request(), &prompt()).await, Ok(Decision::Deny { .. })));
+    let items = ["file:///a", "file:///b"].map(|name| Item { server: "github", name });
+    for (kind, kept) in [(ListKind::Resources, &[0][..]), (ListKind::Prompts, &[]), (ListKind::Tools, &[0, 1])] {
+        assert_eq!(plugin.filter(&principal(), &request(), kind, &items).await.unwrap(), kept, "{kind:?}");
+    }
 }
 
 #[tokio::test]
@@ -315,7 +334,7 @@ async fn a_list_of_twenty_thousand_tools_is_filtered_in_one_call() {
     let names: Vec<String> =
         (0..20_000).map(|i| if i % 2 == 0 { format!("get_{i}") } else { format!("delete_{i}") }).collect();
     let items: Vec<Item<'_>> = names.iter().map(|name| Item { server: "big", name }).collect();
-    let kept = plugin.filter(&principal(), &request(), "tools", &items).await.unwrap();
+    let kept = plugin.filter(&principal(), &request(), ListKind::Tools, &items).await.unwrap();
     assert_eq!(kept.len(), 10_000);
     assert!(kept.iter().all(|at| at % 2 == 0));
 }

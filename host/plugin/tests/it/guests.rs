@@ -35,7 +35,7 @@ const HEAD: &str = r#"
   (import "portcullis:policy/decision@0.1.0" (instance $dec
     (alias outer 1 $denial (type $denial0))
     (type $b (list u8))
-    (type $p (variant (case "arguments" $b) (case "other" string)))
+    (type $p (variant (case "whole" $b) (case "other" string)))
     (export "patch" (type $patch (eq $p)))
     (type $d (variant (case "allow") (case "deny" $denial0) (case "modify" $patch)
       (case "require-approval" string) (case "other" string)))
@@ -100,8 +100,12 @@ pub(crate) fn filter(positions: &[u32]) -> Arc<[u8]> {
     let count = positions.len();
     let text = format!(
         r#"(component {HEAD}
+  (import "portcullis:policy/lists@0.1.0" (instance $lists (export "listing" (type (sub resource)))))
+  (alias export $lists "listing" (type $listing))
+  (core func $drop-listing (canon resource.drop $listing))
   (core module $m
     (import "host" "drop-caller" (func $drop-caller (param i32)))
+    (import "host" "drop-listing" (func $drop-listing (param i32)))
     (memory (export "memory") 16)
     (data (i32.const 2048) "{data}")
     (global $at (mut i32) (i32.const 65536))
@@ -109,17 +113,15 @@ pub(crate) fn filter(positions: &[u32]) -> Arc<[u8]> {
       (global.set $at (i32.and (i32.add (global.get $at) (i32.const 15)) (i32.const -16)))
       (global.get $at)
       (global.set $at (i32.add (global.get $at) (local.get 3))))
-    (func (export "filter") (param i32 i32 i32 i32 i32) (result i32)
+    (func (export "filter") (param i32 i32) (result i32)
       (call $drop-caller (local.get 0))
+      (call $drop-listing (local.get 1))
       (i32.store (i32.const 1028) (i32.const 2048))
       (i32.store (i32.const 1032) (i32.const {count}))
       (i32.const 1024)))
-  (core instance $i (instantiate $m (with "host" (instance (export "drop-caller" (func $drop-caller))))))
-  (import "portcullis:policy/results@0.1.0" (instance $shared
-    (type $r (record (field "server" string) (field "name" string)))
-    (export "item" (type (eq $r)))))
-  (alias export $shared "item" (type $item))
-  (func $filter (param "caller" (borrow $caller)) (param "kind" string) (param "items" (list $item))
+  (core instance $i (instantiate $m (with "host" (instance
+    (export "drop-caller" (func $drop-caller)) (export "drop-listing" (func $drop-listing))))))
+  (func $filter (param "caller" (borrow $caller)) (param "listing" (borrow $listing))
     (result (result (list u32) (error $error)))
     (canon lift (core func $i "filter") (memory (core memory $i "memory")) (realloc (core func $i "realloc"))))
   (instance $hook (export "filter" (func $filter)))

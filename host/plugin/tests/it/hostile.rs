@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use portcullis_model::{Span, spec::Limits};
-use portcullis_plugin::{Decision, Item, LoadPlan, PluginFailure};
+use portcullis_plugin::{Decision, Item, ListKind, LoadPlan, PluginFailure};
 
 use crate::guests::{ALLOW, Guest, call, filter, host, load, load_warm, plan, principal, request};
 
@@ -118,7 +118,7 @@ async fn a_filter_names_only_positions_of_the_list() {
     let items: Vec<Item<'_>> = ["a", "b", "c"].map(|name| Item { server: "s", name }).into();
     for (positions, good) in [(&[0, 2][..], true), (&[], true), (&[3], false), (&[1, 1], false), (&[2, 0], false)] {
         let plugin = host.load(plan(host.compile(filter(positions)).await.unwrap())).await.unwrap();
-        let kept = plugin.filter(&principal(), &request(), "tools", &items).await;
+        let kept = plugin.filter(&principal(), &request(), ListKind::Tools, &items).await;
         match good {
             true => assert_eq!(kept.as_deref(), Ok(positions)),
             false => assert!(matches!(kept, Err(PluginFailure::Invalid(_))), "{positions:?}"),

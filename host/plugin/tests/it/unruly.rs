@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use portcullis_model::{Span, spec::Limits};
 use portcullis_plugin::{
-    AuthRequest, Decision, Host, HostOptions, Item, LoadPlan, Outcome, Plugin, PluginFailure, ResultFacts, TargetFacts,
-    Verdict,
+    AuthRequest, Decision, Host, HostOptions, Item, ListKind, LoadPlan, Outcome, Plugin, PluginFailure, PromptFacts,
+    PromptPurpose, QuestionFacts, ReadFacts, ReadPurpose, ResultFacts, TargetFacts, Verdict,
 };
 use portcullis_telemetry::Metrics;
 
@@ -14,6 +14,18 @@ use crate::{
     built::guest,
     guests::{call, plan, principal, request, tenant},
 };
+
+/// What [`every_hook`] asks, as metrics call it.
+const HOOKS: [&str; 8] = [
+    "tool-call",
+    "tool-result",
+    "list-filter",
+    "resource-read",
+    "prompt-get",
+    "server-request",
+    "resolve",
+    "authenticate",
+];
 
 fn limits() -> Limits {
     Limits { cpu: Span::millis(20), wall: Span::seconds(10), ..Limits::default() }
@@ -47,20 +59,61 @@ pub(crate) fn auth_request(bearer: Option<&str>) -> AuthRequest {
     }
 }
 
-/// How each hook ends, in the order tool-call, tool-result, list-filter, resolve, authenticate. On a worker of tokio, where a
+pub(crate) fn read() -> ReadFacts {
+    ReadFacts {
+        server: "github".parse().unwrap(),
+        uri: "file:///a".into(),
+        exposed_uri: "gh+file:///a".into(),
+        purpose: ReadPurpose::Subscribe,
+    }
+}
+
+pub(crate) fn prompt() -> PromptFacts {
+    PromptFacts {
+        server: "github".parse().unwrap(),
+        prompt: "greet".into(),
+        exposed_prompt: "github__greet".into(),
+        arguments: Bytes::from_static(br#"{"who":"bob"}"#),
+        purpose: PromptPurpose::Get,
+    }
+}
+
+fn question() -> QuestionFacts {
+    QuestionFacts {
+        server: "github".parse().unwrap(),
+        method: "elicitation/create".into(),
+        params: Bytes::from_static(br#"{"message":"your password?"}"#),
+        tool: Some("create_issue".into()),
+    }
+}
+
+/// How each hook ends, in the order of [`HOOKS`]. On a worker of tokio, where a
 /// panic of the host would show as a failed task.
 async fn every_hook(plugin: &Arc<Plugin>) -> Vec<Result<(), PluginFailure>> {
     let plugin = Arc::clone(plugin);
     let work = tokio::spawn(async move {
         let (principal, request, call) = (principal(), request(), call());
         let result = ResultFacts { is_error: true, content: Bytes::from_static(b"{\"content\":[]}") };
-        let items = [Item { server: "github", name: "a" }, Item { server: "github", name: "b" }];
+        let entry = |server| Item { server, name: "a" };
+        let items = [entry("github"), entry("gitlab"), entry("github")];
         vec![
             plugin.decide(&principal, &request, &call).await.map(|d| assert_eq!(d, Decision::Allow)),
             plugin.review(&principal, &request, &call, &result).await.map(|decision| {
                 assert_eq!(decision, Decision::Deny { code: "seen".into(), message: "true 14".into() });
             }),
-            plugin.filter(&principal, &request, "tools", &items).await.map(|kept| assert_eq!(kept, [0, 1])),
+            plugin.filter(&principal, &request, ListKind::Tools, &items).await.map(|kept| assert_eq!(kept, [0, 2])),
+            plugin.read(&principal, &request, &read()).await.map(|decision| {
+                let message = "Subscribe github file:///a gh+file:///a".into();
+                assert_eq!(decision, Decision::Deny { code: "seen".into(), message });
+            }),
+            plugin.prompt(&principal, &request, &prompt()).await.map(|decision| {
+                let new = Bytes::from_static(br#"{"was":"greet Get","who":"bob"}"#);
+                assert_eq!(decision, Decision::Modify(new));
+            }),
+            plugin.ask(&principal, &request, &question()).await.map(|decision| {
+                let message = "elicitation/create in Some(\"create_issue\"): your password?".into();
+                assert_eq!(decision, Decision::Deny { code: "seen".into(), message });
+            }),
             plugin.resolve(&principal, &request, &target()).await.map(|r| assert_eq!(r.outcome, Outcome::None)),
             plugin.authenticate(&auth_request(None)).await.map(|v| assert!(matches!(v, Verdict::Anonymous { .. }))),
         ]
@@ -112,15 +165,15 @@ async fn loops_and_hoards_of_every_hook_are_stopped_and_named() {
         let found = text.lines().find(|l| l.contains(series)).unwrap_or_else(|| panic!("no {series} in\n{text}"));
         found.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64
     };
-    for hook in ["authenticate", "resolve", "tool-call", "tool-result", "list-filter"] {
+    for hook in HOOKS {
         assert_eq!(count(&format!("plugin=\"guest\",hook=\"{hook}\",outcome=\"failed\"")), 3);
         assert_eq!(
             count(&format!("plugin_duration_seconds_count{{tenant=\"default\",plugin=\"guest\",hook=\"{hook}\"")),
             3
         );
     }
-    assert_eq!(count("plugin_timeouts_total{tenant=\"default\",plugin=\"guest\",clock=\"cpu\""), 5);
-    assert_eq!(count("plugin_traps_total{tenant=\"default\",plugin=\"guest\""), 5);
+    assert_eq!(count("plugin_timeouts_total{tenant=\"default\",plugin=\"guest\",clock=\"cpu\""), 8);
+    assert_eq!(count("plugin_traps_total{tenant=\"default\",plugin=\"guest\""), 8);
 }
 
 #[tokio::test]

@@ -110,7 +110,10 @@ impl CallMetrics {
 /// The metrics of one plugin.
 #[derive(Debug)]
 pub struct PluginMetrics {
-    hooks: [HookMetrics; 5],
+    /// Made at a hook's first call: few plugins serve more than two.
+    hooks: [OnceLock<HookMetrics>; HOOKS.len()],
+    calls: Family<Labels, Counter>,
+    times: HistogramFamily,
     traps: Counter,
     cpu_timeouts: Counter,
     wall_timeouts: Counter,
@@ -127,7 +130,16 @@ struct HookMetrics {
 }
 
 /// The hooks of `wit/`, as metrics call them.
-const HOOKS: [&str; 5] = ["authenticate", "resolve", "tool-call", "tool-result", "list-filter"];
+const HOOKS: [&str; 8] = [
+    "authenticate",
+    "resolve",
+    "tool-call",
+    "tool-result",
+    "resource-read",
+    "prompt-get",
+    "server-request",
+    "list-filter",
+];
 
 impl PluginMetrics {
     pub(super) fn new(
@@ -136,20 +148,12 @@ impl PluginMetrics {
         (calls, times): (&Family<Labels, Counter>, &HistogramFamily),
         [traps, timeouts, denied]: [&Family<Labels, Counter>; 3],
     ) -> Self {
-        let call = |hook, outcome| {
-            calls.get_or_create_owned(&labels(
-                &["tenant", "plugin", "hook", "outcome"],
-                &[tenant, plugin, hook, outcome],
-            ))
-        };
         let timeout =
             |clock| timeouts.get_or_create_owned(&labels(&["tenant", "plugin", "clock"], &[tenant, plugin, clock]));
         Self {
-            hooks: HOOKS.map(|hook| HookMetrics {
-                ok: call(hook, "ok"),
-                failed: call(hook, "failed"),
-                seconds: times.get_or_create_owned(&labels(&["tenant", "plugin", "hook"], &[tenant, plugin, hook])),
-            }),
+            hooks: array::from_fn(|_| OnceLock::new()),
+            calls: calls.clone(),
+            times: times.clone(),
             traps: traps.get_or_create_owned(&labels(&["tenant", "plugin"], &[tenant, plugin])),
             cpu_timeouts: timeout("cpu"),
             wall_timeouts: timeout("wall"),
@@ -159,13 +163,26 @@ impl PluginMetrics {
         }
     }
 
-    /// Counts a call of `hook`: `authenticate`, `resolve`, `tool-call`, `tool-result` or `list-filter`. `ok` is false where
-    /// the plugin failed, not where it denied.
+    /// Counts a call of `hook`, one of those that `docs/metrics.md` lists. `ok` is false where the plugin failed, not where it
+    /// denied.
     pub fn record(&self, hook: &str, ok: bool, took: Duration) {
         if let Some(i) = HOOKS.iter().position(|h| *h == hook) {
-            let hook = &self.hooks[i];
+            let hook = self.hooks[i].get_or_init(|| self.hook(HOOKS[i]));
             if ok { &hook.ok } else { &hook.failed }.inc();
             hook.seconds.observe(seconds(took));
+        }
+    }
+
+    fn hook(&self, hook: &str) -> HookMetrics {
+        let (tenant, plugin) = (self.tenant.as_str(), self.plugin.as_str());
+        let call = |outcome| {
+            let values = [tenant, plugin, hook, outcome];
+            self.calls.get_or_create_owned(&labels(&["tenant", "plugin", "hook", "outcome"], &values))
+        };
+        HookMetrics {
+            ok: call("ok"),
+            failed: call("failed"),
+            seconds: self.times.get_or_create_owned(&labels(&["tenant", "plugin", "hook"], &[tenant, plugin, hook])),
         }
     }
 

@@ -4,8 +4,9 @@
 use std::{hint::black_box, time::Duration};
 
 use portcullis_sdk::{
-    Call, Caller, Decision, Error, Identity, Item, ListFilter, Outcome, Provider, Request, Resolution, Resolver,
-    Target, ToolCall, ToolOutcome, ToolResult, config, export,
+    Call, Caller, Decision, Error, Identity, List, ListFilter, Outcome, Prompt, PromptGet, Provider, Question, Read,
+    Request, Resolution, Resolver, ResourceRead, ServerRequest, Target, ToolCall, ToolOutcome, ToolResult, config,
+    export,
 };
 
 /// The guest.
@@ -58,9 +59,35 @@ impl ToolResult for Unruly {
 }
 
 impl ListFilter for Unruly {
-    fn filter(_: Caller<'_>, _: &str, items: &[Item]) -> Result<Vec<u32>, Error> {
+    fn filter(_: Caller<'_>, list: List<'_>) -> Result<Vec<u32>, Error> {
         act()?;
-        Ok((0..).take(items.len()).collect())
+        Ok(list.keep(|entry| entry.server == "github"))
+    }
+}
+
+impl ResourceRead for Unruly {
+    fn decide(_: Caller<'_>, read: Read<'_>) -> Result<Decision, Error> {
+        act()?;
+        let told = format!("{:?} {} {} {}", read.purpose(), read.server(), read.uri(), read.exposed_uri());
+        Ok(Decision::deny("seen", told))
+    }
+}
+
+impl PromptGet for Unruly {
+    fn decide(_: Caller<'_>, prompt: Prompt<'_>) -> Result<Decision, Error> {
+        act()?;
+        let who = prompt.argument("/who").unwrap_or_default();
+        Ok(Decision::Modify(
+            format!(r#"{{"was":"{} {:?}","who":{who}}}"#, prompt.name(), prompt.purpose()).into_bytes(),
+        ))
+    }
+}
+
+impl ServerRequest for Unruly {
+    fn decide(_: Caller<'_>, question: Question<'_>) -> Result<Decision, Error> {
+        act()?;
+        let message = question.param_as::<String>("/message")?.unwrap_or_default();
+        Ok(Decision::deny("seen", format!("{} in {:?}: {message}", question.method(), question.tool())))
     }
 }
 
@@ -79,4 +106,6 @@ impl Provider for Unruly {
     }
 }
 
-export!(Unruly: ToolCall, ToolResult, ListFilter, Resolver, Provider);
+export!(
+    Unruly: ToolCall, ToolResult, ResourceRead, PromptGet, ServerRequest, ListFilter, Resolver, Provider
+);
