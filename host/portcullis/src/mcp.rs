@@ -54,7 +54,7 @@ impl Mcp {
                 generation: 0,
                 account: Account::None,
                 conversation: None,
-                era: None, era: None,
+                era: None,
             },
             endpoint: Endpoint::Http(Arc::new(HttpEndpoint { url, headers: Vec::new(), allow_private: true })),
             traffic: Arc::new(Traffic { timeout, ..Traffic::default() }),
