@@ -54,6 +54,16 @@ impl Parts {
         self.node.join("node_modules/@modelcontextprotocol").join(package).join("dist/index.js").display().to_string()
     }
 
+    /// The MCP inspector, whose `--cli` is a client.
+    pub fn inspector(&self) -> PathBuf {
+        self.node.join("node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js")
+    }
+
+    /// The folder that holds every Python package as a file, which `uvx` installs from.
+    pub fn wheels(&self) -> PathBuf {
+        self.venv.join("wheels")
+    }
+
     /// A program of the Python environment.
     pub fn python(&self, program: &str) -> String {
         self.venv.join("bin").join(program).display().to_string()

@@ -2,5 +2,8 @@
 
 mod bad_input;
 mod hidden;
+mod inspector;
+mod rotated;
+mod runners;
 mod signed_tokens;
 mod whole_house;

@@ -440,15 +440,31 @@ async fn metrics_and_health_are_no_strangers_business() {
 
 #[tokio::test]
 async fn a_policy_that_fails_is_a_denial_in_the_audit() {
-    let wrong = json!({"rules": [{"effect": "allow", "tools": []}]});
-    let gateway = json!({"policies": [{"plugin": "tool-access", "config": wrong}], "servers": [{"server": "echo"}]});
-    let (_echo, product, token) = start(&[resource("Gateway", "strict", gateway)]).await;
-    let reply = http::call(&product.url("strict"), Some(&token), "echo__echo", json!({"message": "x"})).await.unwrap();
-    assert!(reply.text().contains("plugin-failed"), "{}", reply.text());
+    // A pattern and a text that take more time to compare than a policy has.
+    let slow = json!({"rules": [
+        {"effect": "allow", "when": [{"argument": "/message", "matches": format!("{}b", "*a".repeat(200))}]},
+    ]});
+    let gateway = json!({"policies": [{"plugin": "tool-access", "config": slow}], "servers": [{"server": "echo"}]});
+    let (echo, product, token) = start(&[resource("Gateway", "strict", gateway)]).await;
+    let message = json!({"message": "a".repeat(500_000)});
+    let reply = http::call(&product.url("strict"), Some(&token), "echo__echo", message).await.unwrap();
+    assert!(reply.text().contains("plugin-timeout"), "{}", reply.text());
+    assert!(echo.seen().iter().all(|s| s.method != "tools/call"), "a call that no policy allowed has arrived");
     // On disk before the answer: no waiting.
     let audit = std::fs::read_to_string(product.data().join("audit").join("audit.jsonl")).unwrap();
-    let denied = |line: &&str| line.contains("plugin-failed") && line.contains(r#""decision":"deny""#);
+    let denied = |line: &&str| line.contains("plugin-timeout") && line.contains(r#""decision":"deny""#);
     assert!(audit.lines().any(|l| denied(&l)), "{audit}");
+    product.stop().await;
+}
+
+#[tokio::test]
+async fn a_policy_whose_configuration_is_wrong_lets_nobody_in() {
+    let wrong = json!({"rules": [{"effect": "allow", "tools": []}]});
+    let gateway = json!({"policies": [{"plugin": "tool-access", "config": wrong}], "servers": [{"server": "echo"}]});
+    let (echo, product, token) = start(&[resource("Gateway", "strict", gateway)]).await;
+    let reply = http::call(&product.url("strict"), Some(&token), "echo__echo", json!({"message": "x"})).await.unwrap();
+    assert!(reply.text().contains("not-ready"), "{}", reply.text());
+    assert!(echo.seen().iter().all(|s| s.method != "tools/call"), "a call that no policy allowed has arrived");
     product.stop().await;
 }
 
