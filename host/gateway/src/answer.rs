@@ -3,6 +3,7 @@
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
+use http_body_util::BodyExt;
 use portcullis_model::Fault;
 use portcullis_protocol::{Era, headers::HeaderFault, rpc};
 
@@ -33,6 +34,19 @@ pub fn events(body: Body) -> Response {
     // Proxies that collect would hold events back (2026-07-28, transports).
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
+}
+
+/// An answer in one piece as a stream of one event, for a client that would rather have that.
+pub async fn as_events(response: Response) -> Response {
+    let json = response.headers().get(header::CONTENT_TYPE).is_some_and(|v| v == "application/json");
+    if response.status() != StatusCode::OK || !json {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let whole = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let stream = events(Body::from(portcullis_protocol::sse::encode_message(&whole)));
+    parts.headers.extend(stream.headers().clone());
+    Response::from_parts(parts, stream.into_body())
 }
 
 /// A fault answered at the level of HTTP, before any method has begun.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use http::{HeaderName, HeaderValue};
@@ -335,7 +335,7 @@ impl Gateways {
             let shared = match self.upstreams.peer(&target) {
                 Ok(peer) => {
                     let entry = self.catalogue.entry(&assigned.catalogue_key(&view.tenant, None));
-                    Some(Shared { peer, entry })
+                    Some(Shared { peer, entry, legacy: OnceLock::new() })
                 }
                 Err(error) => {
                     tracing::warn!(server = %assigned.server, %error, "the server can't be reached");

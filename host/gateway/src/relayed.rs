@@ -89,9 +89,7 @@ impl What {
             (MessageKind::Error, Some(rpc::INVALID_PARAMS), (Era::Legacy, Era::Modern)) if names_resource(&message) => {
                 replaced(&message, Member::Code, &RESOURCE_NOT_FOUND.to_string())
             }
-            (MessageKind::Result, _, (Era::Modern, _)) if private => {
-                replaced(&message, Member::Scope, "\"private\"")
-            }
+            (MessageKind::Result, _, (Era::Modern, _)) if private => replaced(&message, Member::Scope, "\"private\""),
             _ => None,
         };
         new.map_or(message, Cow::Owned)

@@ -238,7 +238,11 @@ async fn serve(
         request_id: Arc::clone(request_id),
         started,
     };
-    Ok(dispatch(gateways, &received, &message).await)
+    let response = dispatch(gateways, &received, &message).await;
+    if get::prefers_events(&received.headers) {
+        return Ok(answer::as_events(response).await);
+    }
+    Ok(response)
 }
 
 async fn dispatch(gateways: &Arc<Gateways>, received: &Received, message: &Message<'_>) -> Response {

@@ -1,6 +1,10 @@
 //! One gateway, compiled: everything that a warm call reads, immutable and without locks.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use portcullis_credential::CredentialPlan;
 use portcullis_identity::Provider;
@@ -127,6 +131,8 @@ pub enum Reach {
 pub struct Shared {
     /// Its peer.
     pub peer: Arc<Peer>,
+    /// The peer for legacy clients, of a server that speaks both eras.
+    pub legacy: OnceLock<Arc<Peer>>,
     /// Its catalogue entry.
     pub entry: Arc<Entry>,
 }

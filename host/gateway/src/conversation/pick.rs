@@ -59,7 +59,7 @@ pub async fn way<'a>(
     talks: bool,
     deadline: std::time::Instant,
 ) -> Result<Way<'a>, Blocked> {
-    let shared = || targets::peer(&gateways.upstreams, asked.view, assigned, carried);
+    let shared = || peer(gateways, asked, assigned, carried);
     let capabilities = asked.capabilities();
     // An interactive conversation never runs under somebody else's connection (security decision 20).
     let foreign = carried.is_some_and(|c| c.by_another);
@@ -78,6 +78,7 @@ pub async fn way<'a>(
         return Ok(Way { peer, capabilities: NO_CAPABILITIES, lease: None, own: false });
     }
     let mut target = targets::target(asked.view, assigned, carried);
+    target.key.era = peer.key().era;
     let told = Capabilities::read(capabilities).for_servers();
     let (conversation, lease) = match asked.client.session {
         Some(_) => (Arc::new(Conversation { id: asked.client.short_id().into(), capabilities: told.into() }), None),
@@ -91,6 +92,35 @@ pub async fn way<'a>(
     };
     target.key.conversation = Some(conversation);
     Ok(Way { peer: gateways.upstreams.peer(&target)?, capabilities, lease, own: true })
+}
+
+/// The peer that everybody under this account shares. A server that speaks both eras is spoken to in the client's own, so
+/// that nothing has to be translated; a process is not started twice for that.
+fn peer(
+    gateways: &Gateways,
+    asked: &Asked<'_>,
+    assigned: &Assigned,
+    carried: Option<&Carried>,
+) -> Result<Arc<Peer>, UpstreamError> {
+    let peer = targets::peer(&gateways.upstreams, asked.view, assigned, carried)?;
+    if asked.client.era == Era::Modern || !matches!(assigned.reach, Reach::Http(_)) || !speaks_both(&peer) {
+        return Ok(peer);
+    }
+    let legacy = || {
+        let mut target = targets::target(asked.view, assigned, carried);
+        target.key.era = Some(Era::Legacy);
+        gateways.upstreams.peer(&target)
+    };
+    let Some(shared) = &assigned.shared else { return legacy() };
+    if let Some(known) = shared.legacy.get() {
+        return Ok(Arc::clone(known));
+    }
+    let made = legacy()?;
+    Ok(Arc::clone(shared.legacy.get_or_init(|| made)))
+}
+
+fn speaks_both(peer: &Peer) -> bool {
+    peer.facts().is_some_and(|facts| facts.version.era() == Era::Modern && facts.speaks(Era::Legacy))
 }
 
 /// Whether clients that can be asked get a session or child of their own.
