@@ -46,18 +46,19 @@ const HEAD: &str = r#"
 "#;
 
 /// A policy. `decide` is the body of a core function of two handles (locals 0 and 1) that gives the address of the answer;
-/// `start` is the body of the module's start function; `imports` are more lines of the component, `core` of its module.
+/// `start` is the body of the module's start function; `imports` and `exports` are more lines of the component, `core` of its module.
 pub(crate) struct Guest<'a> {
     pub(crate) imports: &'a str,
     pub(crate) with: &'a str,
     pub(crate) core: &'a str,
     pub(crate) start: &'a str,
     pub(crate) decide: &'a str,
+    pub(crate) exports: &'a str,
 }
 
 impl Default for Guest<'_> {
     fn default() -> Self {
-        Self { imports: "", with: "", core: "", start: "", decide: ALLOW }
+        Self { imports: "", with: "", core: "", start: "", decide: ALLOW, exports: "" }
     }
 }
 
@@ -66,7 +67,7 @@ pub(crate) const ALLOW: &str = "(call $drop-caller (local.get 0)) (call $drop-ca
 
 impl Guest<'_> {
     pub(crate) fn wasm(&self) -> Arc<[u8]> {
-        let Self { imports, with, core, start, decide } = self;
+        let Self { imports, with, core, start, decide, exports } = self;
         let text = format!(
             r#"(component {HEAD} {imports}
   (core module $m
@@ -88,7 +89,7 @@ impl Guest<'_> {
   (func $decide (type $ft)
     (canon lift (core func $i "decide") (memory (core memory $i "memory")) (realloc (core func $i "realloc"))))
   (instance $hook (export "decide" (func $decide)))
-  (export "portcullis:policy/tool-call@0.1.0" (instance $hook)))"#
+  (export "portcullis:policy/tool-call@0.1.0" (instance $hook)) {exports})"#
         );
         wat::parse_str(&text).expect("the guest's text is valid").into()
     }

@@ -9,4 +9,5 @@ mod load_under_calls;
 mod loading;
 mod manager;
 mod outgoing;
+mod ready;
 mod unruly;
