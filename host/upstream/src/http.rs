@@ -167,6 +167,15 @@ impl HttpPeer {
         }))
     }
 
+    /// When a call ends at the latest. That of a conversation may wait for a person, whose time is not the server's: only
+    /// its caller can tell the two apart.
+    fn until(&self, deadline: Instant) -> Instant {
+        match self.asking {
+            Some(_) => deadline,
+            None => deadline.min(Instant::now() + self.timeout),
+        }
+    }
+
     /// The connections of the account.
     pub(crate) fn client(&self) -> HttpClient {
         self.client.clone()
@@ -216,7 +225,7 @@ impl HttpPeer {
 
     /// Sends the call, a second time where the first was provably not executed, and waits for the first message.
     async fn exchange(self: &Arc<Self>, outgoing: &Outgoing<'_>) -> Result<(Message, Way, Version), UpstreamError> {
-        let deadline = outgoing.deadline.min(Instant::now() + self.timeout);
+        let deadline = self.until(outgoing.deadline);
         self.server.check()?;
         let mut again = true;
         loop {

@@ -343,8 +343,12 @@ impl Link {
         let Some(asking) = &self.asking else {
             if change {
                 self.hub.dispatch(&message);
-            } else if log && let Some(id) = self.table().logger() {
-                self.hand(id, message);
+            } else if log {
+                // Looked up first: handing it over takes the table again.
+                let logger = self.table().logger();
+                if let Some(id) = logger {
+                    self.hand(id, message);
+                }
             }
             return;
         };

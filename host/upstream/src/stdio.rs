@@ -131,7 +131,11 @@ impl StdioPeer {
         for attempt in 0.. {
             let child = self.child(outgoing.deadline).await?;
             // Time runs for the call itself from here on: a start that took long is not the call's fault.
-            let deadline = outgoing.deadline.min(Instant::now() + self.traffic.timeout.get());
+            // But for a conversation, which may wait for a person: only its caller can tell whose time it is.
+            let deadline = match self.asking {
+                Some(_) => outgoing.deadline,
+                None => outgoing.deadline.min(Instant::now() + self.traffic.timeout.get()),
+            };
             let (id, version) = (child.next_id(), child.version());
             let body = outgoing.body.build(&outgoing.wire(id, version));
             let kind = Kind::Caller { progress: outgoing.progress, logs: outgoing.log_level.is_some() };

@@ -1,4 +1,4 @@
-//! Streamable HTTP against servers of both eras, honest and not.
+//! Both transports against servers of both eras, honest and not.
 #![allow(clippy::unwrap_used)]
 
 mod asked;
@@ -6,4 +6,6 @@ mod fixture;
 mod honest;
 mod hostile;
 mod listening;
+mod old;
+mod piped;
 mod talk;
