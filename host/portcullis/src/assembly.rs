@@ -29,7 +29,7 @@ use portcullis_upstream::{Options as UpstreamOptions, Upstreams};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    listener::Listener,
+    listener::{Listener, Room},
     settings::{SealingKey, Settings},
 };
 use keeper::Keeper;
@@ -129,19 +129,31 @@ impl Assembly {
             ),
             credentials: Resolver::new(Arc::clone(&book), CACHE_ENTRIES),
         });
-        let keeper =
-            Keeper::new(Arc::clone(&registry), manager, Arc::clone(&gateways), files.clone(), orchestrator.clone());
+        let keeper = Keeper::new(
+            Arc::clone(&registry),
+            manager,
+            Arc::clone(&gateways),
+            files.clone(),
+            Arc::clone(&book),
+            orchestrator.clone(),
+        );
 
         let health =
             health::router(Arc::clone(&keeper), Arc::clone(&metrics), door.clone(), settings.metrics_listen.is_none());
         let router = gateways.router().merge(health);
-        let data = Listener::bind(settings.listen, settings.tls.as_ref(), router, settings.max_connections).await?;
+        let room = Room {
+            most: settings.max_connections,
+            most_of_one: settings.max_connections_per_address,
+            trusted: settings.trusted_proxies.clone(),
+        };
+        let data = Listener::bind(settings.listen, settings.tls.as_ref(), router, room, Arc::clone(&metrics)).await?;
         let address = data.address()?;
         let metrics_listener = match settings.metrics_listen {
             None => None,
             Some(listen) => {
                 let router: Router = health::router(Arc::clone(&keeper), Arc::clone(&metrics), door.clone(), true);
-                Some(Listener::bind(listen, None, router, 64).await?)
+                let room = Room { most: 64, most_of_one: 64, trusted: Vec::new() };
+                Some(Listener::bind(listen, None, router, room, Arc::clone(&metrics)).await?)
             }
         };
         let socket = AdminSocket::bind(&settings.socket_path())?;

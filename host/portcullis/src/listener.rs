@@ -1,4 +1,6 @@
-//! Accepting connections: TCP or TLS, HTTP/1.1 and 2, bounded, drained at the end.
+//! Accepting connections: TCP or TLS, HTTP/1.1 and 2, bounded in all and for each address, drained at the end.
+
+mod crowd;
 
 use std::{
     convert::Infallible,
@@ -15,20 +17,38 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto::Builder, graceful::GracefulShutdown},
 };
+use portcullis_telemetry::Metrics;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
 use crate::{opening::Opening, settings::Tls};
+use crowd::{Crowd, Seat};
 
 /// A client has so long to send a request's head, and to shake hands.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 /// How often the certificate's files are looked at.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// What whoever has too many connections is told, where no handshake is needed to tell it.
+const CROWDED: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nretry-after: 5\r\nconnection: close\r\n\
+content-length: 71\r\n\r\nthis address has too many connections to this gateway; close some first";
+
+/// How many connections there may be.
+#[derive(Clone, Debug)]
+pub struct Room {
+    /// In all; more wait in the system's queue.
+    pub most: usize,
+    /// From one address, or one IPv6 /64; more are refused.
+    pub most_of_one: usize,
+    /// Proxies that speak for many, which may have any number.
+    pub trusted: Vec<ipnet::IpNet>,
+}
 
 /// A bound address and what is served there.
 pub struct Listener {
@@ -36,6 +56,21 @@ pub struct Listener {
     router: Router,
     tls: Option<Arc<Certificate>>,
     connections: Arc<Semaphore>,
+    crowd: Arc<Crowd>,
+    metrics: Arc<Metrics>,
+}
+
+/// A connection's place, counted while it lasts.
+struct Place {
+    _permit: Option<OwnedSemaphorePermit>,
+    _seat: Seat,
+    metrics: Arc<Metrics>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.metrics.connections.dec();
+    }
 }
 
 impl Listener {
@@ -43,11 +78,18 @@ impl Listener {
     ///
     /// # Errors
     /// When it is taken, or the certificate can't be used.
-    pub async fn bind(address: SocketAddr, tls: Option<&Tls>, router: Router, most: usize) -> Result<Self> {
+    pub async fn bind(
+        address: SocketAddr,
+        tls: Option<&Tls>,
+        router: Router,
+        room: Room,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self> {
         let listener =
             TcpListener::bind(address).await.with_context(|| format!("can't listen on {address}: is it taken?"))?;
         let tls = tls.map(|tls| Certificate::read(tls.clone()).map(Arc::new)).transpose()?;
-        Ok(Self { listener, router, tls, connections: Arc::new(Semaphore::new(most)) })
+        let crowd = Crowd::new(room.most_of_one, room.trusted);
+        Ok(Self { listener, router, tls, connections: Arc::new(Semaphore::new(room.most)), crowd, metrics })
     }
 
     /// The address really bound.
@@ -88,11 +130,22 @@ impl Listener {
                     }
                 },
             };
+            let Some(seat) = self.crowd.seat(peer.ip()) else {
+                self.metrics.connections_refused.inc();
+                tracing::debug!(%peer, "refused a connection: its address has too many");
+                if self.tls.is_none() {
+                    // What does not fit into an empty socket's buffer is not worth waiting for.
+                    let _ = stream.try_write(CROWDED);
+                }
+                continue;
+            };
+            self.metrics.connections.inc();
+            let place = Place { _permit: permit.ok(), _seat: seat, metrics: Arc::clone(&self.metrics) };
             let _ = stream.set_nodelay(true);
             let (router, builder, tls) = (self.router.clone(), Arc::clone(&builder), self.tls.clone());
             let watcher = graceful.watcher();
             tokio::spawn(async move {
-                let _permit = permit;
+                let _place = place;
                 let service = service_fn(move |request| answer(router.clone(), peer, request));
                 let served = match tls {
                     None => {

@@ -42,6 +42,8 @@ pub struct Settings {
     pub max_body: Bytes,
     /// The most connections at once.
     pub max_connections: usize,
+    /// The most connections at once from one address, or one IPv6 /64. `trustedProxies` may have any number.
+    pub max_connections_per_address: usize,
     /// The most plugin instances at once.
     pub plugin_instances: u32,
     /// How long calls under way may take to end when the process is asked to.
@@ -105,6 +107,7 @@ impl Default for Settings {
             threads: None,
             max_body: Bytes::mebi(4),
             max_connections: 20_000,
+            max_connections_per_address: 5_000,
             plugin_instances: 256,
             drain: Span::seconds(30),
             allow_private_issuers: false,

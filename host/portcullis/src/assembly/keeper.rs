@@ -11,8 +11,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use portcullis_console::files::FileDoor;
+use portcullis_credential::ConnectionBook;
 use portcullis_gateway::{Condition, Gateways, Sources};
-use portcullis_model::{Door, Name, Resource, Spec, spec::Source};
+use portcullis_model::{
+    Door, Name, Resource, Spec,
+    spec::{SecretSource, Source},
+};
 use portcullis_orchestrator::Orchestrator;
 use portcullis_plugin::manager::{self, Manager, Trouble};
 use portcullis_store::{Fleet, Registry};
@@ -55,6 +59,7 @@ pub struct Keeper {
     manager: Manager,
     gateways: Arc<Gateways>,
     files: Option<Arc<FileDoor>>,
+    book: Arc<ConnectionBook>,
     orchestrator: Orchestrator,
     shortcomings: ArcSwap<Shortcomings>,
     rounds: AtomicU64,
@@ -68,6 +73,7 @@ impl Keeper {
         manager: Manager,
         gateways: Arc<Gateways>,
         files: Option<Arc<FileDoor>>,
+        book: Arc<ConnectionBook>,
         orchestrator: Orchestrator,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -75,6 +81,7 @@ impl Keeper {
             manager,
             gateways,
             files,
+            book,
             orchestrator,
             shortcomings: ArcSwap::default(),
             rounds: AtomicU64::new(0),
@@ -98,7 +105,7 @@ impl Keeper {
         let fleet = self.registry.snapshot();
         let resources = plugins(&fleet);
         if let Some(files) = &self.files {
-            files.also_watch(resources.iter().filter_map(component_file).collect());
+            files.also_watch(resources.iter().filter_map(component_file).chain(secret_files(&fleet)).collect());
         }
         let places = portcullis_gateway::places(&fleet);
         let troubles = self.manager.reconcile(&resources, &places).await;
@@ -139,7 +146,15 @@ impl Keeper {
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = changes.changed() => if changed.is_err() { return },
-                changed = component => if !changed { return },
+                changed = component => {
+                    if !changed {
+                        return;
+                    }
+                    // It may have been a secret in a file: the next call carries the new one.
+                    if let Err(error) = self.book.refresh().await {
+                        tracing::error!(%error, "the connections could not be read again; those that were known go on serving");
+                    }
+                }
                 () = retry => {}
             }
             self.round().await;
@@ -165,6 +180,20 @@ fn plugins(fleet: &Fleet) -> Vec<manager::Resource> {
             _ => None,
         })
         .collect()
+}
+
+/// Files that hold secrets of connections, or of plugins' grants.
+fn secret_files(fleet: &Fleet) -> Vec<PathBuf> {
+    let sources = fleet.iter().flat_map(|(_, resource)| match &resource.spec {
+        Spec::Connection(connection) => connection.secrets.values().collect::<Vec<_>>(),
+        Spec::Plugin(plugin) => plugin.grants.secrets.values().map(|granted| &granted.from).collect(),
+        _ => Vec::new(),
+    });
+    let files = sources.filter_map(|source| match source {
+        SecretSource::File(path) => std::path::absolute(path).ok(),
+        SecretSource::Env(_) => None,
+    });
+    files.collect()
 }
 
 fn component_file(resource: &manager::Resource) -> Option<PathBuf> {

@@ -63,6 +63,14 @@ impl Connect {
         };
         // Before anybody is asked for a secret.
         owner_exists(&client, &self.owner).await?;
+        if server.fields.is_empty() {
+            let message =
+                format!("{} asks for nothing, so there is nothing to connect: its calls work without", self.server);
+            return Err(Failure::new(Exit::Failure, "nothing-to-connect", message).next(
+                "If calls of it have to carry a credential, name it in the server's `fields` and `credential` \
+                 (docs/configuration.md), apply that, and connect then.",
+            ));
+        }
         let mut values = BTreeMap::new();
         for pair in &self.values {
             let (field, value) =

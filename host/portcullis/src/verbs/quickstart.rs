@@ -4,7 +4,8 @@ mod texts;
 
 use std::{
     fs, io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
 };
 
@@ -61,6 +62,7 @@ impl Quickstart {
         let log = Log { filter: self.log, ..Log::default() };
         let settings =
             Settings { listen: self.listen, socket: global.socket.clone(), log, ..serve::personal(data_dir.clone())? };
+        free(&settings)?;
         let program = std::env::current_exe()?;
         let file = data_dir.join("resources").join(RESOURCES);
         write_resources(&file, &program)?;
@@ -80,6 +82,29 @@ impl Quickstart {
                 }))
             })
         })
+    }
+}
+
+/// Refuses where a gateway runs in this directory already, or somebody else has the address: found here, it can be said
+/// better than by whatever fails first.
+fn free(settings: &Settings) -> Result<(), Failure> {
+    let socket = settings.socket_path();
+    if UnixStream::connect(&socket).is_ok() {
+        let message = format!("a gateway is running in {} already", settings.data_dir.display());
+        return Err(Failure::new(Exit::Refused, "already-running", message).next(format!(
+            "Use that one: `PORTCULLIS_SOCKET={} portcullis doctor` says where it is. For a second one, name another place: \
+             `--data-dir DIR --listen 127.0.0.1:PORT`.",
+            quoted(&socket)
+        )));
+    }
+    match TcpListener::bind(settings.listen) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let message = format!("another program listens on {}", settings.listen);
+            Err(Failure::new(Exit::Refused, "address-taken", message)
+                .next("Name another port, such as `--listen 127.0.0.1:7778`; with port 0, any free one is taken."))
+        }
+        // Whatever else is wrong with it is told where it is used.
+        _ => Ok(()),
     }
 }
 

@@ -191,7 +191,9 @@ spec:
 fn a_second_gateway_in_one_directory_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let gateway = Gateway::quickstart(dir.path());
-    let second = gateway.run(&["quickstart", "--listen", "127.0.0.1:0"]);
+    let config = dir.path().join("serve.yaml");
+    std::fs::write(&config, format!("listen: 127.0.0.1:0\ndataDir: {}\n", dir.path().display())).unwrap();
+    let second = gateway.run(&["serve", "--config", config.to_str().unwrap()]);
     assert_eq!(second.code, 1);
     assert!(second.err.contains("is another gateway running with the same directory?"), "{}", second.err);
     let open = gateway.run(&["quickstart", "--listen", "0.0.0.0:0"]);

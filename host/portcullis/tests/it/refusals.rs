@@ -58,11 +58,26 @@ fn with_a_gateway() {
     assert_eq!(code(&["call", "default", "demo__time_now", "[]"]), 2);
     assert_eq!(code(&["call", "default", "demo__time_now", "{\"utc_offset\": \"noon\"}"]), 1, "the tool says isError");
     assert_eq!(run_with(dir.path(), &["call", "default", "--token-stdin"], "pcl_garbage").code, 4);
-    assert_eq!(
-        run_with(dir.path(), &["connect", "demo", "--owner", "user:me"], "").code,
-        2,
-        "--owner-only has to be said"
-    );
+    let nothing = run_with(dir.path(), &["connect", "demo", "--owner", "user:me"], "");
+    assert_eq!(nothing.code, 1);
+    assert!(nothing.err.contains("asks for nothing") && nothing.err.contains("\nnext: "), "{}", nothing.err);
+    let asks = "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: asks}\nspec:\n  \
+                remote: {url: 'https://mcp.example.com'}\n  fields: [{name: token, sensitive: true, required: true}]\n  \
+                credential: {place: [{field: token, header: Authorization}]}\n";
+    let applied = run_with(dir.path(), &["apply", "-f", "-"], asks);
+    assert_eq!(applied.code, 0, "{}", applied.err);
+    let unsaid = run_with(dir.path(), &["connect", "asks", "--owner", "user:me"], "secret");
+    assert_eq!(unsaid.code, 2, "--owner-only has to be said: {}", unsaid.err);
+
+    let again = run(dir.path(), &["quickstart", "--listen", "127.0.0.1:0"]);
+    assert_eq!(again.code, 4);
+    assert!(again.err.contains("is running in") && again.err.contains("--data-dir"), "{}", again.err);
+    let other = tempfile::tempdir().unwrap();
+    let taken = gateway.word_after("http://").split('/').next().unwrap().to_owned();
+    let second = run(other.path(), &["quickstart", "--listen", &taken]);
+    assert_eq!(second.code, 4);
+    assert!(second.err.contains(&taken) && second.err.contains("--listen"), "{}", second.err);
+    assert!(!other.path().join("resources").join("quickstart.yaml").exists(), "nothing was written");
 
     let connect = |owner: &str| gateway.run(&["connect", "demo", "--owner", owner]);
     assert_eq!(connect("alice").code, 2);
