@@ -49,7 +49,7 @@ const SCENARIOS: [(&str, &[&str]); 2] = [
 ];
 
 /// How long a driven client may take for everything.
-const PATIENCE: Duration = Duration::from_secs(50);
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// Runs the client scenarios of a revision. `program` is this crate's own, which the suite starts.
 ///
