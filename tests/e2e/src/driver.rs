@@ -116,6 +116,14 @@ impl Driver {
         Ok(())
     }
 
+    /// Has the client do something else: see the drivers for what they understand.
+    ///
+    /// # Errors
+    /// A JSON-RPC error, as the client reports it.
+    pub async fn perform(&mut self, command: Value) -> anyhow::Result<Value> {
+        self.send(&command).await
+    }
+
     async fn send(&mut self, command: &Value) -> anyhow::Result<Value> {
         self.stdin.write_all(format!("{command}\n").as_bytes()).await?;
         self.stdin.flush().await?;

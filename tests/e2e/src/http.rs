@@ -97,7 +97,8 @@ pub fn modern(method: &str, mut params: Value) -> Value {
 pub async fn ask(url: &str, token: Option<&str>, method: &str, params: Value) -> anyhow::Result<Reply> {
     let message = modern(method, params);
     let authorization = token.map(|t| format!("Bearer {t}"));
-    let name = message["params"]["name"].as_str().map(str::to_owned);
+    let params = &message["params"];
+    let name = params["name"].as_str().or_else(|| params["uri"].as_str()).map(str::to_owned);
     let mut headers = vec![("mcp-protocol-version", MODERN), ("mcp-method", method)];
     if let Some(name) = &name {
         headers.push(("mcp-name", name));

@@ -11,6 +11,7 @@ pub mod parts;
 pub mod process;
 pub mod product;
 pub mod servers;
+pub mod shelf;
 pub mod wire;
 
 use std::{future::Future, time::Duration};

@@ -1,3 +1,4 @@
 //! The whole protocol, both eras, both sides: through the gateway equals direct.
 
 mod equal;
+mod offered;
