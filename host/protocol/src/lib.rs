@@ -4,6 +4,7 @@
 //! gateway has to read and where they are; [`splice`] replaces those and copies every other byte.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod canonical;
 pub mod envelope;
 pub mod era;
 pub mod headers;

@@ -1,6 +1,7 @@
 //! The crate from outside: properties first, then the cases that have names.
 #![allow(clippy::unwrap_used)]
 
+mod canonical;
 mod envelope;
 mod headers;
 mod json;
