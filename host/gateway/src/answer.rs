@@ -36,12 +36,14 @@ pub fn events(body: Body) -> Response {
     response
 }
 
+/// Whether it is an answer in one piece.
+pub fn is_whole(response: &Response) -> bool {
+    response.status() == StatusCode::OK
+        && response.headers().get(header::CONTENT_TYPE).is_some_and(|v| v == "application/json")
+}
+
 /// An answer in one piece as a stream of one event, for a client that would rather have that.
 pub async fn as_events(response: Response) -> Response {
-    let json = response.headers().get(header::CONTENT_TYPE).is_some_and(|v| v == "application/json");
-    if response.status() != StatusCode::OK || !json {
-        return response;
-    }
     let (mut parts, body) = response.into_parts();
     let whole = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let stream = events(Body::from(portcullis_protocol::sse::encode_message(&whole)));

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
 };
 
 use http::{HeaderName, HeaderValue};
@@ -320,6 +320,7 @@ impl Gateways {
             plan: whole,
             tool_plans,
             metrics: Cache::new(METRICS_AT_HAND),
+            one_era: AtomicBool::new(false),
             shared: None,
         })
     }

@@ -1,13 +1,15 @@
 //! All gateways of the process: the snapshot that calls read, what they share, and the routes.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use axum::{Router, routing::any};
-use http::{HeaderName, HeaderValue};
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request};
 use portcullis_credential::{Carried, Resolver};
 use portcullis_identity::Authenticator;
 use portcullis_model::{Fault, Side};
@@ -149,13 +151,18 @@ impl Gateways {
         }
     }
 
-    /// The data routes: `/mcp/{gateway}` for the default tenant and `/t/{tenant}/mcp/{gateway}`. Needs
-    /// `ConnectInfo<SocketAddr>`.
-    pub fn router(self: &Arc<Self>) -> Router {
-        Router::new()
-            .route("/mcp/{gateway}", any(serve::default_tenant))
-            .route("/t/{tenant}/mcp/{gateway}", any(serve::any_tenant))
-            .with_state(Arc::clone(self))
+    /// Whether a request to this path is for a gateway: `/mcp/{gateway}` of the default tenant, and `/t/{tenant}/mcp/{gateway}`.
+    pub fn is_for(path: &str) -> bool {
+        serve::place(path).is_some()
+    }
+
+    /// Answers a request whose path [is for a gateway](Gateways::is_for).
+    pub async fn answer<B>(self: &Arc<Self>, peer: SocketAddr, request: Request<B>) -> Response
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        serve::endpoint(self, peer, request).await
     }
 
     /// What a server offers under what a caller carries; fetches of these kinds are started where they are due.

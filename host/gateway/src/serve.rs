@@ -6,13 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{
-    body::Body,
-    extract::{ConnectInfo, Path, State},
-    response::Response,
-};
+use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use portcullis_identity::Presented;
 use portcullis_model::{DEFAULT_TENANT, Fault, Side};
@@ -37,36 +33,27 @@ use crate::{
 /// How long a request's body may take.
 const READ: Duration = Duration::from_secs(30);
 
-/// `/mcp/{gateway}`.
-pub async fn default_tenant(
-    State(gateways): State<Arc<Gateways>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Path(gateway): Path<String>,
-    request: Request<Body>,
-) -> Response {
-    endpoint(gateways, peer, DEFAULT_TENANT, &gateway, request).await
+/// The tenant and gateway that a path names, if any. Names need no percent-encoding, so none is undone.
+pub fn place(path: &str) -> Option<(&str, &str)> {
+    let (tenant, rest) = match path.strip_prefix("/t/") {
+        None => (DEFAULT_TENANT, path),
+        Some(rest) => rest.split_at_checked(rest.find('/')?)?,
+    };
+    let gateway = rest.strip_prefix("/mcp/")?;
+    (!tenant.is_empty() && !gateway.is_empty() && !gateway.contains('/')).then_some((tenant, gateway))
 }
 
-/// `/t/{tenant}/mcp/{gateway}`.
-pub async fn any_tenant(
-    State(gateways): State<Arc<Gateways>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Path((tenant, gateway)): Path<(String, String)>,
-    request: Request<Body>,
-) -> Response {
-    endpoint(gateways, peer, &tenant, &gateway, request).await
-}
-
-async fn endpoint(
-    gateways: Arc<Gateways>,
-    peer: SocketAddr,
-    tenant: &str,
-    gateway: &str,
-    request: Request<Body>,
-) -> Response {
+/// Answers a request to a gateway.
+pub async fn endpoint<B>(gateways: &Arc<Gateways>, peer: SocketAddr, request: Request<B>) -> Response
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let request_id: Arc<str> = Arc::from(RequestId::next().as_str());
     let _counted = Counted::new(&gateways.metrics);
-    let mut response = match serve(&gateways, peer, tenant, gateway, request, &request_id).await {
+    let (mut parts, body) = request.into_parts();
+    let uri = std::mem::take(&mut parts.uri);
+    let mut response = match serve(gateways, peer, &uri, parts, body, &request_id).await {
         Ok(response) => response,
         Err(refusal) => {
             let fault = &refusal.fault;
@@ -74,7 +61,7 @@ async fn endpoint(
             if fault.side == Side::Gateway {
                 tracing::warn!(
                     request = &*request_id,
-                    gateway,
+                    path = uri.path(),
                     code = fault.code,
                     message = &*fault.message,
                     "refused"
@@ -90,16 +77,16 @@ async fn endpoint(
 }
 
 /// A request that is being answered; given back however it ends, also when its client goes away.
-struct Counted(Arc<Metrics>);
+struct Counted<'a>(&'a Metrics);
 
-impl Counted {
-    fn new(metrics: &Arc<Metrics>) -> Self {
+impl<'a> Counted<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
         metrics.in_flight.inc();
-        Self(Arc::clone(metrics))
+        Self(metrics)
     }
 }
 
-impl Drop for Counted {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.in_flight.dec();
     }
@@ -136,18 +123,22 @@ impl Refusal {
     }
 }
 
-async fn serve(
+async fn serve<B>(
     gateways: &Arc<Gateways>,
     peer: SocketAddr,
-    tenant: &str,
-    gateway: &str,
-    request: Request<Body>,
+    uri: &Uri,
+    parts: http::request::Parts,
+    body: B,
     request_id: &Arc<str>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, Refusal>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let started = Instant::now();
     // 1 accept
-    let (parts, body) = request.into_parts();
-    gateways.settings.check_origin(parts.uri.authority().map(|a| a.as_str()), &parts.headers)?;
+    gateways.settings.check_origin(uri.authority().map(|a| a.as_str()), &parts.headers)?;
+    let (tenant, gateway) = place(uri.path()).ok_or_else(unknown_gateway)?;
     let view = gateways.snapshot.load().get(tenant, gateway).cloned().ok_or_else(unknown_gateway)?;
     match parts.method {
         Method::POST => {}
@@ -161,7 +152,7 @@ async fn serve(
         tenant: &view.tenant,
         gateway: &view.name,
         method: parts.method.as_str(),
-        path: parts.uri.path(),
+        path: uri.path(),
         address,
         headers: &parts.headers,
         request: request_id,
@@ -239,8 +230,11 @@ async fn serve(
         started,
     };
     let response = dispatch(gateways, &received, &message).await;
-    if get::prefers_events(&received.headers) {
-        return Ok(answer::as_events(response).await);
+    if get::prefers_events(&received.headers) && answer::is_whole(&response) {
+        return Ok(match received.client.session {
+            Some(_) => drive::resumable(gateways, &received.asked(&message), response).await,
+            None => answer::as_events(response).await,
+        });
     }
     Ok(response)
 }
@@ -297,7 +291,11 @@ fn room(gateways: &Gateways, sent: &http::HeaderMap) -> Result<OwnedSemaphorePer
 }
 
 /// Reads the body, bounded.
-async fn read(gateways: &Gateways, sent: &http::HeaderMap, body: Body) -> Result<Bytes, Fault> {
+async fn read<B>(gateways: &Gateways, sent: &http::HeaderMap, body: B) -> Result<Bytes, Fault>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     accept::check_content(sent)?;
     let limit = gateways.settings.max_body;
     let Ok(read) = tokio::time::timeout(READ, Limited::new(body, limit).collect()).await else {

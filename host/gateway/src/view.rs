@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -114,6 +114,8 @@ pub struct Assigned {
     pub tool_plans: HashMap<String, Arc<CredentialPlan>>,
     /// Metrics of its tools, by exposed name.
     pub metrics: Cache<Box<str>, Arc<CallMetrics>>,
+    /// Whether it turned out to speak one era only, whatever it says.
+    pub one_era: AtomicBool,
     /// For a server without credentials: the one peer and the one catalogue entry that everybody shares.
     pub shared: Option<Shared>,
 }

@@ -63,6 +63,16 @@ pub async fn legacy(gateways: &Arc<Gateways>, received: &Received, asked: &Asked
     finished(asked, opened, task).await
 }
 
+/// An answer in one piece as a stream of the session, for a client that would rather have that.
+pub async fn resumable(gateways: &Arc<Gateways>, asked: &Asked<'_>, response: Response) -> Response {
+    let (line, opened) = Line::stream(gateways, asked);
+    line.open();
+    match line.finish(response).await {
+        Some(response) => response,
+        None => opened.await.unwrap_or_else(|_| failed(asked, "no response")),
+    }
+}
+
 async fn finished(
     asked: &Asked<'_>,
     opened: tokio::sync::oneshot::Receiver<Response>,

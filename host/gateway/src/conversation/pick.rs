@@ -3,7 +3,7 @@
 //! A server of the modern era is told in each request what the client can do, on the peer that everybody shares. A legacy
 //! server is told once per session, so the client gets a session, or a child, of its own (security decision 16).
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use portcullis_credential::Carried;
 use portcullis_model::{Fault, spec::Interaction};
@@ -59,14 +59,14 @@ pub async fn way<'a>(
     talks: bool,
     deadline: std::time::Instant,
 ) -> Result<Way<'a>, Blocked> {
-    let shared = || peer(gateways, asked, assigned, carried);
+    let shared = || peer(gateways, asked, assigned, carried, deadline);
     let capabilities = asked.capabilities();
     // An interactive conversation never runs under somebody else's connection (security decision 20).
     let foreign = carried.is_some_and(|c| c.by_another);
     if capabilities.len() <= 2 || foreign || assigned.traffic.interaction == Interaction::Shared {
-        return Ok(Way { peer: shared()?, capabilities: NO_CAPABILITIES, lease: None, own: false });
+        return Ok(Way { peer: shared().await?, capabilities: NO_CAPABILITIES, lease: None, own: false });
     }
-    let peer = shared()?;
+    let peer = shared().await?;
     let era = match peer.era() {
         Some(era) => era,
         None => peer.connect(carried.map_or(&[], |c| &c.headers), deadline).await?.version.era(),
@@ -96,27 +96,41 @@ pub async fn way<'a>(
 
 /// The peer that everybody under this account shares. A server that speaks both eras is spoken to in the client's own, so
 /// that nothing has to be translated; a process is not started twice for that.
-fn peer(
+async fn peer(
     gateways: &Gateways,
     asked: &Asked<'_>,
     assigned: &Assigned,
     carried: Option<&Carried>,
+    deadline: std::time::Instant,
 ) -> Result<Arc<Peer>, UpstreamError> {
     let peer = targets::peer(&gateways.upstreams, asked.view, assigned, carried)?;
-    if asked.client.era == Era::Modern || !matches!(assigned.reach, Reach::Http(_)) || !speaks_both(&peer) {
+    if asked.client.era == Era::Modern
+        || !matches!(assigned.reach, Reach::Http(_))
+        || !speaks_both(&peer)
+        || assigned.one_era.load(Ordering::Relaxed)
+    {
         return Ok(peer);
     }
-    let legacy = || {
-        let mut target = targets::target(asked.view, assigned, carried);
-        target.key.era = Some(Era::Legacy);
-        gateways.upstreams.peer(&target)
-    };
-    let Some(shared) = &assigned.shared else { return legacy() };
-    if let Some(known) = shared.legacy.get() {
+    if let Some(known) = assigned.shared.as_ref().and_then(|shared| shared.legacy.get()) {
         return Ok(Arc::clone(known));
     }
-    let made = legacy()?;
-    Ok(Arc::clone(shared.legacy.get_or_init(|| made)))
+    let mut target = targets::target(asked.view, assigned, carried);
+    target.key.era = Some(Era::Legacy);
+    let legacy = gateways.upstreams.peer(&target)?;
+    match legacy.connect(carried.map_or(&[], |c| &c.headers), deadline).await {
+        Ok(_) => {}
+        // It says that it speaks both, and does not.
+        Err(UpstreamError::Protocol(why)) => {
+            tracing::info!(server = %assigned.server, why, "the server speaks one era only");
+            assigned.one_era.store(true, Ordering::Relaxed);
+            return Ok(peer);
+        }
+        Err(error) => return Err(error),
+    }
+    if let Some(shared) = &assigned.shared {
+        return Ok(Arc::clone(shared.legacy.get_or_init(|| legacy)));
+    }
+    Ok(legacy)
 }
 
 fn speaks_both(peer: &Peer) -> bool {
