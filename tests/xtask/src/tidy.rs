@@ -5,6 +5,7 @@ mod contract;
 mod files;
 mod links;
 mod lists;
+mod metrics;
 
 use anyhow::bail;
 
@@ -37,6 +38,7 @@ pub fn check() -> anyhow::Result<Findings> {
     lists::check(&mut found)?;
     contract::check(&mut found)?;
     links::check(&mut found)?;
+    metrics::check(&mut found)?;
     Ok(found)
 }
 

@@ -94,7 +94,8 @@ pub struct SecretGrant {
 pub struct Limits {
     /// CPU time of one call.
     pub cpu: Span,
-    /// Wall time of one call that waits for nothing; a safety net behind `cpu`.
+    /// Wall time of one call that waits for nothing; a safety net behind `cpu`. Such a call is only ever held up by the
+    /// machine, so this is what a busy one may take, not what the plugin needs.
     pub wall: Span,
     /// Wall time of one call that waits for others (it imports `http` or `jwt`).
     pub wait: Span,
@@ -108,7 +109,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             cpu: Span::millis(2),
-            wall: Span::millis(100),
+            wall: Span::seconds(1),
             wait: Span::seconds(10),
             memory: Bytes::mebi(16),
             output: Bytes::mebi(1),
