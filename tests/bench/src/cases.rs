@@ -77,6 +77,11 @@ pub fn plan(
             add(&mut points, way, "/64kB", "large", connections);
         }
     }
+    if let Some(few) = few {
+        for connections in [1, 32] {
+            eras(&mut points, few, connections);
+        }
+    }
     if let Some(many) = many {
         for connections in [1, 32] {
             for way in steps(many).iter().filter(|w| w.name == "open" || w.name.contains("credential")) {
@@ -86,6 +91,35 @@ pub fn plan(
     }
     points.retain(|p| only.is_none_or(|o| p.name.contains(o) || p.name == "nginx"));
     points
+}
+
+/// Answers by events, and every pairing of a client's era with a server's; the pairing of 2026 with 2026 is `open` itself.
+fn eras(points: &mut Vec<Point>, gateway: &Gateway, connections: usize) {
+    let params = call("small");
+    let [open, legacy] = &gateway.sessions;
+    let modern = |path: &str| wire::request(gateway.address, path, None, "tools/call", &params);
+    let session = |path: &str, id: &str| wire::in_session(gateway.address, path, id, "tools/call", &params);
+    for (name, request) in [
+        ("open/sse", modern("/mcp/sse")),
+        ("open/2025-to-2025", session("/mcp/legacy", legacy)),
+        ("open/2025-to-2026", session("/mcp/open", open)),
+        ("open/2026-to-2025", modern("/mcp/legacy")),
+    ] {
+        points.push(Point {
+            name: name.to_owned(),
+            yardstick: "nginx".to_owned(),
+            connections,
+            address: gateway.address,
+            request,
+            pid: gateway.pid(),
+            at_least: 64,
+        });
+    }
+}
+
+/// The parameters of the call that is measured.
+fn call(tool: &str) -> String {
+    format!(r#""name":"{tool}","arguments":{{"path":"/home/bench/notes.txt","line":42}}"#)
 }
 
 fn steps(gateway: &Gateway) -> Vec<Way<'_>> {
@@ -109,7 +143,7 @@ fn steps(gateway: &Gateway) -> Vec<Way<'_>> {
 }
 
 fn add(points: &mut Vec<Point>, way: &Way<'_>, suffix: &str, tool: &str, connections: usize) {
-    let params = format!(r#""name":"{tool}","arguments":{{"path":"/home/bench/notes.txt","line":42}}"#);
+    let params = call(tool);
     let sized = if suffix == "/64kB" { suffix } else { "" };
     points.push(Point {
         name: format!("{}{suffix}", way.name),

@@ -25,6 +25,9 @@ pub const MANY: usize = 10_000;
 pub const STEPS: [&str; 6] =
     ["open", "auth", "auth-policy", "auth-policy-warm", "auth-policy-credential", "auth-policy-credential-warm"];
 
+/// Further gateways without authentication, in front of the same server as it answers by events, and as it speaks 2025-11-25.
+pub const DOORS: [&str; 2] = ["sse", "legacy"];
+
 /// A running gateway.
 pub struct Gateway {
     process: Killed,
@@ -36,6 +39,8 @@ pub struct Gateway {
     pub start: Duration,
     /// Resident memory before the load, everything loaded.
     pub idle_mb: f64,
+    /// A 2025 session at the gateway `open`, and one at `legacy`.
+    pub sessions: [String; 2],
 }
 
 impl Gateway {
@@ -61,7 +66,10 @@ impl Gateway {
         let start = started.elapsed();
         lists(address, tools).await?;
         let idle_mb = process::rss_mb(process.0.id())?;
-        Ok(Self { process, address, token, start, idle_mb })
+        let mut connection = Connection::open(address).await?;
+        let open = wire::session(&mut connection, address, "/mcp/open").await?;
+        let legacy = wire::session(&mut connection, address, "/mcp/legacy").await?;
+        Ok(Self { process, address, token, start, idle_mb, sessions: [open, legacy] })
     }
 
     /// Its process id.
@@ -120,9 +128,9 @@ fn stop(mut process: Killed) -> anyhow::Result<()> {
 async fn wait_for_calls(address: SocketAddr, token: &str) -> anyhow::Result<()> {
     let until = Instant::now() + Duration::from_secs(60);
     let mut connection = Connection::open(address).await?;
-    for step in STEPS {
+    for step in STEPS.into_iter().chain(DOORS) {
         // A token at a gateway that takes none is refused, as it should be.
-        let token = (step != "open").then_some(token);
+        let token = step.starts_with("auth").then_some(token);
         let params = r#""name":"small","arguments":{"path":"/home/bench/notes.txt"}"#;
         let request = wire::request(address, &format!("/mcp/{step}"), token, "tools/call", params);
         loop {
@@ -209,6 +217,12 @@ fn resources(upstream: SocketAddr, tools: usize) -> String {
         ),
         document("Plugin", "tool-access-warm", "{source: {builtIn: tool-access}, isolation: tenant}"),
     ];
+    for door in DOORS {
+        let url = format!("http://{upstream}/{door}/{FEW}");
+        documents.push(document("McpServer", door, &format!("{{remote: {{url: \"{url}\", allowPrivate: true}}}}")));
+        let spec = format!("{{auth: [], anonymous: true, servers: [{{server: {door}, bareNames: true}}]}}");
+        documents.push(document("Gateway", door, &spec));
+    }
     for step in STEPS {
         let auth = if step == "open" { "auth: [], anonymous: true" } else { "auth: [{plugin: bearer-token}]" };
         let policy = match step {

@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context, bail};
 use tokio::task::LocalSet;
 
-use crate::{process, wire::Connection};
+use crate::{
+    process,
+    wire::{self, Connection},
+};
 
 /// How long and how often each point is measured.
 #[derive(Clone, Copy)]
@@ -62,15 +65,15 @@ pub async fn measure(target: &Target<'_>, connections: usize, pace: Pace) -> any
     let counting = Rc::new(Cell::new(false));
     let done = Rc::new(Cell::new(false));
     let latencies = Rc::new(RefCell::new(Vec::<u32>::with_capacity(1 << 18)));
-    let request: Rc<[u8]> = Rc::from(target.request);
     let at_least = target.at_least;
     LocalSet::new()
         .run_until(async {
             let tasks: Vec<_> = opened
                 .into_iter()
-                .map(|mut connection| {
-                    let (counting, done, latencies, request) =
-                        (counting.clone(), done.clone(), latencies.clone(), request.clone());
+                .enumerate()
+                .map(|(at, mut connection)| {
+                    let (counting, done, latencies) = (counting.clone(), done.clone(), latencies.clone());
+                    let request = wire::with_id(target.request, at);
                     tokio::task::spawn_local(async move {
                         while !done.get() {
                             let start = Instant::now();

@@ -53,7 +53,7 @@ pub async fn run(binary: &Path, count: usize, threads: usize) -> anyhow::Result<
     let before = process::rss_mb(gateway.pid())?;
     let mut connection = Connection::open(gateway.address).await?;
     for _ in 0..count {
-        session(&mut connection, gateway.address).await?;
+        wire::session(&mut connection, gateway.address, "/mcp/open").await?;
     }
     row("idle 2025 sessions, no stream", before, process::rss_mb(gateway.pid())?, count);
     drop(gateway);
@@ -114,7 +114,7 @@ pub async fn hold(address: SocketAddr, kind: Kind, count: usize) -> anyhow::Resu
                 r#""notifications":{"toolsListChanged":true}"#,
             ),
             Kind::Get => {
-                let session = session(&mut connection, address).await?;
+                let session = wire::session(&mut connection, address, "/mcp/open").await?;
                 format!(
                     "GET /mcp/open HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n\
                      MCP-Protocol-Version: 2025-11-25\r\nMcp-Session-Id: {session}\r\n\r\n"
@@ -135,19 +135,4 @@ pub async fn hold(address: SocketAddr, kind: Kind, count: usize) -> anyhow::Resu
     println!("held");
     std::io::stdout().flush()?;
     std::future::pending().await
-}
-
-/// A new session of the 2025-11-25 revision: its id.
-async fn session(connection: &mut Connection, address: SocketAddr) -> anyhow::Result<String> {
-    let body = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#;
-    let request = format!(
-        "POST /mcp/open HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
-         Accept: application/json, text/event-stream\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let answer = connection.call(request.as_bytes()).await?;
-    if answer.status != 200 {
-        bail!("initialize: status {}", answer.status);
-    }
-    answer.header("mcp-session-id").map(str::to_owned).context("initialize gave no session")
 }

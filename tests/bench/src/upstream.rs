@@ -2,7 +2,8 @@
 //!
 //! `POST /mcp/N` serves a catalogue of N tools; `POST /secret/N` does so only for the right bearer credential, so that a
 //! figure for credential injection can't come from a call that carried none. Tools are `small` (64 bytes of text), `large`
-//! (64 kB) and fillers. It speaks 2026-07-28 with JSON answers.
+//! (64 kB) and fillers. It speaks 2026-07-28 with JSON answers; `POST /sse/N` answers calls as events, and `POST /legacy/N`
+//! speaks 2025-11-25, with a session.
 
 use std::{
     convert::Infallible,
@@ -115,15 +116,27 @@ async fn answer(request: Request<Incoming>, texts: Arc<Texts>) -> Result<Respons
     let Some(id) = message.id else {
         return Ok(plain(StatusCode::ACCEPTED, ""));
     };
+    let legacy = door == "legacy";
     let (status, outcome) = match message.method {
-        "tools/call" => (StatusCode::OK, call(&message.params, &texts)),
+        "tools/call" => (StatusCode::OK, call(&message.params, &texts, legacy)),
+        "initialize" if legacy => (StatusCode::OK, INITIALIZED.to_owned()),
+        "server/discover" if legacy => (StatusCode::NOT_FOUND, UNKNOWN.to_owned()),
         "tools/list" => (StatusCode::OK, list(&message.params, tools)),
         "server/discover" => (StatusCode::OK, discover()),
-        _ => (StatusCode::NOT_FOUND, r#""error":{"code":-32601,"message":"no such method"}"#.to_owned()),
+        _ => (StatusCode::NOT_FOUND, UNKNOWN.to_owned()),
     };
-    let mut response = Response::new(Full::new(Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},{outcome}}}"#))));
+    let events = door == "sse" && message.method == "tools/call";
+    let body = match events {
+        true => format!("event: message\ndata: {{\"jsonrpc\":\"2.0\",\"id\":{id},{outcome}}}\n\n"),
+        false => format!(r#"{{"jsonrpc":"2.0","id":{id},{outcome}}}"#),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    let kind = if events { "text/event-stream" } else { "application/json" };
+    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    if message.method == "initialize" {
+        response.headers_mut().insert("mcp-session-id", http::HeaderValue::from_static("bench"));
+    }
     Ok(response)
 }
 
@@ -138,9 +151,13 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     response
 }
 
-fn call(params: &Params<'_>, texts: &Texts) -> String {
+const UNKNOWN: &str = r#""error":{"code":-32601,"message":"no such method"}"#;
+const INITIALIZED: &str = r#""result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"bench","version":"1"}}"#;
+
+fn call(params: &Params<'_>, texts: &Texts, legacy: bool) -> String {
     let text = if params.name == Some("large") { &texts.large } else { &texts.small };
-    format!(r#""result":{{"resultType":"complete","content":[{{"type":"text","text":"{text}"}}],"isError":false}}"#)
+    let kind = if legacy { "" } else { r#""resultType":"complete","# };
+    format!(r#""result":{{{kind}"content":[{{"type":"text","text":"{text}"}}],"isError":false}}"#)
 }
 
 fn discover() -> String {

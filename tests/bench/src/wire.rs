@@ -109,11 +109,50 @@ fn head(bytes: &[u8]) -> anyhow::Result<Option<Head>> {
     Ok(Some(Head { status, body_start: end + 4, length }))
 }
 
+/// The id that requests are written with; see [`with_id`].
+const ID: u32 = 1_000;
+
+/// The same request under an id of its own: a 2025 session may use each id once at a time.
+pub fn with_id(request: &[u8], at: usize) -> Vec<u8> {
+    let (from, to) = (format!(r#""id":{ID},"#), format!(r#""id":{},"#, ID as usize + at % 9_000));
+    let mut out = request.to_vec();
+    if let Some(start) = request.windows(from.len()).position(|w| w == from.as_bytes()) {
+        out[start..start + to.len()].copy_from_slice(to.as_bytes());
+    }
+    out
+}
+
+/// The bytes of a POST of one JSON-RPC message in a session of the 2025-11-25 revision.
+pub fn in_session(address: SocketAddr, path: &str, session: &str, method: &str, params: &str) -> Vec<u8> {
+    let body = format!(r#"{{"jsonrpc":"2.0","id":{ID},"method":"{method}","params":{{{params}}}}}"#);
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\n\
+         MCP-Protocol-Version: 2025-11-25\r\nMcp-Session-Id: {session}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+/// A new session of the 2025-11-25 revision: its id.
+pub async fn session(connection: &mut Connection, address: SocketAddr, path: &str) -> anyhow::Result<String> {
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#;
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+         Accept: application/json, text/event-stream\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = connection.call(request.as_bytes()).await?;
+    if answer.status != 200 {
+        bail!("initialize: status {}", answer.status);
+    }
+    answer.header("mcp-session-id").map(str::to_owned).context("initialize gave no session")
+}
+
 /// The bytes of a POST of one JSON-RPC message of the 2026-07-28 revision, where every request stands alone.
 pub fn request(address: SocketAddr, path: &str, token: Option<&str>, method: &str, params: &str) -> Vec<u8> {
     let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1"}}"#;
     let comma = if params.is_empty() { "" } else { "," };
-    let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{{params}{comma}{meta}}}}}"#);
+    let body = format!(r#"{{"jsonrpc":"2.0","id":{ID},"method":"{method}","params":{{{params}{comma}{meta}}}}}"#);
     let name = params
         .split_once(r#""name":""#)
         .and_then(|(_, rest)| rest.split_once('"'))
