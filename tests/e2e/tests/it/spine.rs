@@ -3,6 +3,7 @@
 mod bad_input;
 mod hidden;
 mod inspector;
+mod metrics;
 mod rotated;
 mod runners;
 mod signed_tokens;
