@@ -87,18 +87,23 @@ async fn a_real_server_over_http_that_forgets_its_sessions() {
 }
 
 /// `server-everything` over HTTP, on loopback only.
-struct Everything {
+pub struct Everything {
     child: Child,
-    port: u16,
+    pub port: u16,
 }
 
 impl Everything {
     async fn start(port: u16) -> Self {
+        Self::start_as("streamableHttp", port).await
+    }
+
+    /// With one of its HTTP transports.
+    pub async fn start_as(transport: &str, port: u16) -> Self {
         let parts = Parts::get();
         let child = Command::new(&parts.node_bin)
             .arg("--require")
             .arg(parts::root().join("tests/fixtures/node/loopback.cjs"))
-            .args([&parts.script("server-everything"), "streamableHttp"])
+            .args([&parts.script("server-everything"), transport])
             .env("PORT", port.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -139,7 +144,7 @@ impl Drop for Everything {
     }
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
