@@ -16,7 +16,6 @@ apiVersion: portcullis.dev/v1alpha1
 kind: User
 metadata:
   name: me
-spec: {{}}
 ---
 # A server: a process that speaks MCP on its standard input and output. This one comes with Portcullis.
 apiVersion: portcullis.dev/v1alpha1
@@ -96,6 +95,7 @@ In an MCP client:
   Claude Code    claude mcp add --transport http portcullis {url} --header "Authorization: Bearer {token}"
   Cursor         {{"mcpServers": {{"portcullis": {{"url": "{url}", "headers": {{"Authorization": "Bearer {token}"}}}}}}}}
   VS Code        {{"servers": {{"portcullis": {{"type": "http", "url": "{url}", "headers": {{"Authorization": "Bearer {token}"}}}}}}}}
+  Inspector      npx @modelcontextprotocol/inspector --cli {url} --transport http --header "Authorization: Bearer {token}" --method tools/list
 
 Everything is kept in {}. Ctrl-C stops it; the same command starts it again.
 
