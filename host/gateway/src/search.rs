@@ -74,7 +74,7 @@ pub async fn page(gateways: &Gateways, asked: &Asked<'_>) -> Result<Response, Fa
     let search = format!(
         "Finds tools by what they do, among {} tools of these servers: {of}. Say in a few words what has to be done; the \
          answer has the best tools' names, descriptions and input schemas. Call one by {CALL}.",
-        rows.len()
+        rows.iter().filter(|row| row.raw().is_some() || row.ours().is_some()).count()
     );
     let items = [
         format!(

@@ -15,6 +15,10 @@ const SERVER: f32 = 1.0;
 /// Of the beginning of a word, so that `repo` finds `repository`, and of a word that means the same.
 const BEGINNING: f32 = 0.35;
 const SYNONYM: f32 = 0.5;
+/// Of what a question asks for: something that tells, and changes nothing.
+const ASKED: f32 = 0.3;
+/// What it adds when all that a tool's name says is in the query.
+const COVERED: f32 = 0.6;
 /// How many characters a beginning has.
 const BEGINNING_CHARS: usize = 4;
 /// The usual constants of BM25.
@@ -25,25 +29,37 @@ const MOST_WORDS: usize = 400;
 const MOST_QUERY: usize = 32;
 
 /// Words that say nothing about a tool.
-const EMPTY: [&str; 34] = [
+const EMPTY: [&str; 33] = [
     "a", "an", "and", "any", "are", "as", "at", "be", "by", "can", "do", "for", "from", "how", "i", "in", "is", "it",
-    "me", "my", "of", "on", "or", "please", "that", "the", "then", "this", "to", "tool", "want", "what", "with", "you",
+    "me", "my", "of", "on", "or", "please", "that", "the", "then", "this", "to", "tool", "want", "with", "you",
 ];
 
+/// Words that ask, and what tools that tell are called.
+const QUESTIONS: [&str; 5] = ["what", "which", "where", "when", "who"];
+const TELLING: [&str; 6] = ["get", "list", "show", "read", "status", "current"];
+
 /// Words that people and tools say for the same.
-const SAME: [&[&str]; 12] = [
-    &["delete", "remove", "erase", "drop"],
+const SAME: [&[&str]; 20] = [
+    &["delete", "remove", "erase", "drop", "forget"],
     &["create", "add", "new", "make", "insert"],
     &["show", "get", "read", "view", "display", "print", "see"],
     &["find", "search", "look", "query", "lookup"],
     &["change", "edit", "update", "modify", "alter", "set"],
     &["list", "enumerate", "all"],
-    &["send", "post", "publish"],
+    &["everything", "all", "whole", "every"],
+    &["several", "multiple", "many"],
+    &["send", "post", "publish", "notify"],
     &["directory", "folder", "dir"],
     &["download", "fetch", "retrieve"],
     &["picture", "image", "photo"],
     &["rename", "move"],
+    &["save", "write", "store"],
+    &["remember", "store", "memory", "add"],
+    &["history", "log"],
+    &["switch", "checkout"],
+    &["difference", "diff", "compare"],
     &["number", "sum", "add"],
+    &["size", "info", "metadata"],
 ];
 
 type Term = u64;
@@ -54,6 +70,8 @@ pub struct Doc {
     /// Terms and their weights, each term once, sorted.
     terms: Vec<(Term, f32)>,
     length: f32,
+    /// The words of its name.
+    name: Vec<Term>,
 }
 
 #[derive(Deserialize)]
@@ -75,6 +93,7 @@ impl Doc {
         let Ok(tool) = serde_json::from_str::<Definition>(raw) else { return Self::default() };
         let mut doc = Self::default();
         doc.add(&tool.name, NAME);
+        doc.name = words(&tool.name).map(|word| term(&word)).collect();
         doc.add(tool.title.as_deref().unwrap_or_default(), TITLE);
         doc.add(tool.description.as_deref().unwrap_or_default(), DESCRIPTION);
         let parameters = tool.input_schema.as_ref().and_then(|s| s.get("properties")).and_then(Value::as_object);
@@ -126,7 +145,23 @@ impl Query {
         Self { words: chosen.into_iter().map(|word| Self::terms(word)).collect() }
     }
 
+    /// How much of what a tool's name says, beside its server's, is in the query: 0 to 1.
+    fn covers(&self, candidate: &Candidate<'_>) -> f32 {
+        let own: Vec<Term> = candidate.doc.name.iter().copied().filter(|t| !candidate.server.contains(t)).collect();
+        if own.is_empty() {
+            return 0.0;
+        }
+        let said = |wanted: &Term| {
+            let counts = self.words.iter().flatten().filter(|(term, _)| term == wanted).map(|(_, counts)| *counts);
+            counts.fold(0.0, f32::max)
+        };
+        own.iter().map(said).sum::<f32>() / own.len() as f32
+    }
+
     fn terms(word: &str) -> Vec<(Term, f32)> {
+        if QUESTIONS.contains(&word) {
+            return TELLING.iter().map(|telling| (term(&stem(telling)), ASKED)).collect();
+        }
         let mut terms = vec![(term(word), 1.0)];
         for same in SAME.iter().filter(|same| same.iter().any(|s| stem(s) == word)) {
             for other in same.iter().map(|s| stem(s)).filter(|s| s != word) {
@@ -171,6 +206,9 @@ pub fn best(query: &Query, candidates: &[Candidate<'_>], most: usize) -> Vec<usi
             let length = if average > 0.0 { candidate.doc.length / average } else { 1.0 };
             *score += rarity * weight * (K1 + 1.0) / (weight + K1 * (1.0 - B + B * length));
         }
+    }
+    for (score, candidate) in scores.iter_mut().zip(candidates) {
+        *score *= 1.0 + COVERED * query.covers(candidate);
     }
     let mut found: Vec<usize> = (0..candidates.len()).filter(|at| scores[*at] > 0.0).collect();
     found.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));

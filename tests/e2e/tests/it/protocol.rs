@@ -2,3 +2,4 @@
 
 mod equal;
 mod offered;
+mod search;
