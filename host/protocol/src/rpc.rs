@@ -229,6 +229,8 @@ pub fn rpc_code(fault: &Fault) -> i64 {
             "unknown-tool"
             | "unknown-prompt"
             | "unknown-resource"
+            | "invalid-request-state"
+            | "request-state-used"
             | "invalid-params"
             | "invalid-cursor"
             | "missing-meta"
@@ -246,7 +248,7 @@ pub fn rpc_code(fault: &Fault) -> i64 {
 /// server's, 500 for ours.
 pub fn http_status(fault: &Fault) -> StatusCode {
     match fault.code {
-        "unauthenticated" | "invalid-token" | "expired-token" | "revoked-token" => StatusCode::UNAUTHORIZED,
+        "unauthenticated" | "invalid-credential" => StatusCode::UNAUTHORIZED,
         "forbidden" | "foreign-origin" | "foreign-host" | "denied" => StatusCode::FORBIDDEN,
         "unknown-gateway" | "unknown-session" | "unknown-tenant" | "unknown-method" | "not-found" => {
             StatusCode::NOT_FOUND

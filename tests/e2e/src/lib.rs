@@ -3,8 +3,10 @@
 //! Nothing here knows the product from within: it is started, configured and asked as a user would.
 #![allow(clippy::print_stderr, reason = "a failed test tells what it saw")]
 
+pub mod asker;
 pub mod driver;
 pub mod echo;
+pub mod events;
 pub mod http;
 pub mod oidc;
 pub mod parts;
