@@ -366,8 +366,9 @@ impl Inner {
         let (inner, of) = (self.clone(), key.clone());
         let prepared = tokio::task::spawn_blocking(move || inner.prepare(&of, &spec))
             .await
-            .map_err(|_| LaunchError::Invalid("shutting down".to_owned()))??;
-        let started = child::start(&self.options, &prepared, memory)?;
+            .map_err(|_| LaunchError::Invalid("shutting down".to_owned()))?;
+        let started = prepared.and_then(|p| child::start(&self.options, &p, memory).map(|started| (p, started)));
+        let (prepared, started) = started.inspect_err(|error| self.not_started(&slot, error))?;
         // No await from here on: a caller that goes away can't leave a process behind that nobody holds.
         self.run(slot, started, prepared.dir, prepared.secrets, place)
     }
@@ -445,6 +446,13 @@ impl Inner {
             ring.note(format!("[portcullis: {}: {how}]", ended.key));
         });
         Ok(Pipes { stdin: Box::new(stdin), stdout: Box::new(stdout), child: Box::new(Handle { slot, start }), leave })
+    }
+
+    /// Keeps why there is no process, for whoever asks for its state or its log.
+    fn not_started(&self, slot: &Slot, error: &LaunchError) {
+        let why = error.to_string();
+        self.ring(&slot.key).note(format!("[portcullis: {}: {why}]", slot.key));
+        lock(&slot.state).state = Some(State::Failed(why));
     }
 
     fn slot(&self, key: &LaunchKey) -> Arc<Slot> {

@@ -234,6 +234,9 @@ async fn a_missing_program_is_named() {
     let peer = house.process(json!({"command": "surely-no-such-program"}), Traffic::default());
     let error = call(&peer, "echo", json!(1)).await.unwrap_err();
     assert!(error.to_fault("fixture", None).message.contains("surely-no-such-program"), "{error}");
+    let State::Failed(why) = &house.orchestrator.status()[0].state else { panic!("{:?}", house.orchestrator.status()) };
+    assert!(why.contains("surely-no-such-program"), "a doctor tells it: {why}");
+    assert!(house.log().contains("surely-no-such-program"), "and so does the log");
     house.close().await;
 }
 

@@ -38,7 +38,8 @@ spec:
     - server: demo
     # - server: files
 ---
-# Your own server: take the comment signs away here and above.
+# Your own server: take the comment signs away here and above. The first start downloads the package, so its tools come
+# a little later; `portcullis doctor` and `portcullis logs files` tell how far it is.
 # apiVersion: portcullis.dev/v1alpha1
 # kind: McpServer
 # metadata:
