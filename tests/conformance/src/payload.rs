@@ -17,13 +17,14 @@ use crate::{
 /// Members that one era has and the other has not, and in which the gateway speaks for itself.
 const OURS: [&str; 5] = ["resultType", "ttlMs", "cacheScope", "io.modelcontextprotocol/serverInfo", "requestState"];
 /// The same, and what is made anew for each task.
-const TASK: [&str; 8] = [
+const TASK: [&str; 9] = [
     "resultType",
     "ttlMs",
     "cacheScope",
     "io.modelcontextprotocol/serverInfo",
     "requestState",
     "taskId",
+    "io.modelcontextprotocol/related-task",
     "createdAt",
     "lastUpdatedAt",
 ];
@@ -196,6 +197,13 @@ pub async fn transcript(url: &str, version: &'static str) -> anyhow::Result<Tran
         }
         exchanges.insert(name, (own_words, talk.ask(method, params).await));
     }
+    if version == LEGACY {
+        for name in ["slow_compute", "protocol_error_job"] {
+            for (what, exchange) in tasks_2025(&mut talk, name).await {
+                exchanges.insert(format!("task {name}: {what}"), (false, exchange));
+            }
+        }
+    }
     if version == MODERN {
         for name in TASKS_ONLY {
             let Case { name, method, params, .. } = tool(name, json!({}));
@@ -259,6 +267,27 @@ async fn followed(talk: &mut Talk, method: &str, params: Value) -> anyhow::Resul
         tokio::time::sleep(Duration::from_millis(50)).await;
         exchange.end = talk.ask("tasks/get", json!({"taskId": id})).await?.end;
     }
+}
+
+/// A call as a task, the way of revision 2025-11-25, and what can be asked about it.
+async fn tasks_2025(talk: &mut Talk, name: &str) -> Vec<(&'static str, anyhow::Result<Exchange>)> {
+    let call = json!({"name": name, "arguments": {"seconds": 0.3, "label": "x"}, "task": {"ttl": 60000}});
+    let made = talk.ask("tools/call", call).await;
+    let id = made.as_ref().ok().and_then(|made| match &made.end {
+        End::Result(text) => parsed(text)["task"]["taskId"].as_str().map(str::to_owned),
+        End::Error(_) => None,
+    });
+    let mut all = vec![("created", made)];
+    if let Some(id) = id {
+        let of = json!({"taskId": id});
+        all.push(("tasks/get", talk.ask("tasks/get", of.clone()).await));
+        all.push(("tasks/result", talk.ask("tasks/result", of.clone()).await));
+        all.push(("tasks/get, at the end", talk.ask("tasks/get", of.clone()).await));
+        all.push(("tasks/list", talk.ask("tasks/list", json!({})).await));
+        all.push(("tasks/cancel, too late", talk.ask("tasks/cancel", of).await));
+        all.push(("tasks/get of another", talk.ask("tasks/get", json!({"taskId": "invented"})).await));
+    }
+    all
 }
 
 async fn list(talk: &mut Talk, method: &str, items_of: &str, key: &str) -> anyhow::Result<Vec<(String, String)>> {

@@ -199,3 +199,69 @@ async fn steadily(
 pub fn revisions(only: Option<&str>) -> Vec<&'static str> {
     REVISIONS.into_iter().filter(|r| only.is_none_or(|o| r.contains(o))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(check: &str) -> Observed {
+        let difference = Difference { scenario: "s".to_owned(), check: check.to_owned(), what: "w".to_owned() };
+        Observed { setting: "gateway", revision: REVISIONS[0], difference }
+    }
+
+    fn listed(check: &str, revision: &str) -> Entry {
+        Entry {
+            setting: "gateway".to_owned(),
+            revision: revision.to_owned(),
+            scenario: "s".to_owned(),
+            check: check.to_owned(),
+            reason: "a reason".to_owned(),
+        }
+    }
+
+    fn outcome(differences: &[&str]) -> Outcome {
+        Outcome {
+            counts: BTreeMap::from([(REVISIONS[0], BTreeMap::from([("direct", (1, 0)), ("gateway", (1, 0))]))]),
+            seen: differences.iter().map(|d| seen(d)).collect(),
+            fixture: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_list_of_known_differences_is_strict_both_ways() {
+        let known = Known { ruled_out: vec![listed("a", REVISIONS[0])], pending: vec![listed("b", REVISIONS[0])] };
+        assert!(outcome(&["a", "b"]).judge(&known).is_ok());
+        let error = outcome(&["a", "b", "c"]).judge(&known).unwrap_err().to_string();
+        assert!(error.contains("not listed") && error.contains("s c"), "{error}");
+        let error = outcome(&["a"]).judge(&known).unwrap_err().to_string();
+        assert!(error.contains("no longer occur") && error.contains("s b"), "{error}");
+        // Of a revision that was not run nothing is known.
+        let other = Known { ruled_out: vec![listed("a", REVISIONS[1])], pending: Vec::new() };
+        assert!(outcome(&[]).judge(&other).is_ok());
+    }
+
+    #[test]
+    fn a_fixture_that_fails_by_itself_proves_nothing() {
+        let mut broken = outcome(&[]);
+        broken.fixture.push("tools-list fails".to_owned());
+        assert!(broken.judge(&Known::default()).is_err());
+    }
+
+    #[test]
+    fn accepting_keeps_reasons_and_drops_what_is_gone() {
+        let known =
+            Known { ruled_out: Vec::new(), pending: vec![listed("a", REVISIONS[0]), listed("b", REVISIONS[0])] };
+        let accepted = outcome(&["b", "c"]).accepted(&known);
+        let kept: Vec<(&str, &str)> = accepted.pending.iter().map(|e| (&*e.check, &*e.reason)).collect();
+        assert_eq!(kept, [("b", "a reason"), ("c", "not built yet")]);
+    }
+
+    #[test]
+    fn the_json_has_the_shape_that_others_read() {
+        let json = outcome(&["a"]).json(&Known::default());
+        let revision = &json[REVISIONS[0]];
+        assert_eq!(revision["direct"], json!({"passed": 1, "failed": 0}));
+        assert_eq!(revision["gateway"], json!({"passed": 1, "failed": 0}));
+        assert_eq!(revision["differences"].as_array().map(Vec::len), Some(1));
+    }
+}
