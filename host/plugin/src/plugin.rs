@@ -1,6 +1,7 @@
 //! A loaded plugin: a component with its configuration, grants and limits, ready to answer.
 
 use std::{
+    any::{Any, TypeId},
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU32, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
@@ -16,7 +17,7 @@ use wasmtime::{
     Store, Trap,
     component::{
         Component as Compiled, ComponentExportIndex, ComponentNamedList, ComponentType, Instance, InstancePre, Lift,
-        Lower,
+        Lower, TypedFunc,
     },
 };
 
@@ -101,10 +102,15 @@ struct Running {
     store: Store<State>,
     instance: Option<Instance>,
     calls: u32,
+    /// The functions of a warm instance with their types checked, by those types: no two hooks have the same.
+    typed: Vec<(TypeId, Box<dyn Any + Send>)>,
     idle: Option<OwnedSemaphorePermit>,
     _alive: Alive,
     _permit: OwnedSemaphorePermit,
 }
+
+/// A hook of an instance.
+type Hook<P, R> = TypedFunc<P, (Result<R, WitError>,)>;
 
 /// Counts as an instance until it is dropped.
 struct Alive(Arc<Metrics>);
@@ -299,7 +305,7 @@ impl Plugin {
         store.limiter(|state| &mut state.limiter);
         store.epoch_deadline_callback(|mut context| Ok(context.data_mut().meter.tick()));
         let alive = Alive::new(&self.host.metrics);
-        Running { store, instance: None, calls: 0, idle: None, _alive: alive, _permit: permit }
+        Running { store, instance: None, calls: 0, typed: Vec::new(), idle: None, _alive: alive, _permit: permit }
     }
 
     /// Puts an instance back after a clean call; drops it where it may not be used again.
@@ -353,7 +359,7 @@ impl Plugin {
         params: P,
     ) -> Result<(R, Left), PluginFailure>
     where
-        P: ComponentNamedList + Lower + Send + Sync,
+        P: ComponentNamedList + Lower + Send + Sync + 'static,
         R: ComponentType + Lift + Send + Sync + 'static,
     {
         self.run_with(index, lent, params, Duration::ZERO).await
@@ -368,7 +374,7 @@ impl Plugin {
         more: Duration,
     ) -> Result<(R, Left), PluginFailure>
     where
-        P: ComponentNamedList + Lower + Send + Sync,
+        P: ComponentNamedList + Lower + Send + Sync + 'static,
         R: ComponentType + Lift + Send + Sync + 'static,
     {
         let Some(index) = index else { return Err(PluginFailure::NoHook) };
@@ -401,7 +407,7 @@ impl Plugin {
         params: P,
     ) -> wasmtime::Result<Result<R, WitError>>
     where
-        P: ComponentNamedList + Lower + Send + Sync,
+        P: ComponentNamedList + Lower + Send + Sync + 'static,
         R: ComponentType + Lift + Send + Sync + 'static,
     {
         let instance = match running.instance {
@@ -419,7 +425,18 @@ impl Plugin {
                 *running.instance.insert(instance)
             }
         };
-        let function = instance.get_typed_func::<P, (Result<R, WitError>,)>(&mut running.store, index)?;
+        let key = TypeId::of::<(P, R)>();
+        let known = running.typed.iter().find(|(one, _)| *one == key).and_then(|(_, f)| f.downcast_ref::<Hook<P, R>>());
+        let function = match known {
+            Some(function) => *function,
+            None => {
+                let function = instance.get_typed_func::<P, (Result<R, WitError>,)>(&mut running.store, index)?;
+                if self.isolation == Isolation::Tenant {
+                    running.typed.push((key, Box::new(function)));
+                }
+                function
+            }
+        };
         Ok(function.call(&mut running.store, params)?.0)
     }
 
@@ -430,7 +447,7 @@ impl Plugin {
         params: P,
     ) -> Result<wasmtime::Result<Result<R, WitError>>, PluginFailure>
     where
-        P: ComponentNamedList + Lower + Send + Sync,
+        P: ComponentNamedList + Lower + Send + Sync + 'static,
         R: ComponentType + Lift + Send + Sync + 'static,
     {
         let polls = Arc::new(PollMeter::default());

@@ -85,7 +85,7 @@ impl State {
     }
 
     fn gateway_name(&self) -> Result<String> {
-        Ok(self.request_facts()?.gateway.to_string())
+        Ok(self.request_facts()?.gateway.as_str().to_owned())
     }
 
     fn request_name(&self) -> Result<String> {
@@ -121,7 +121,7 @@ pub(super) fn plain_header(headers: &http::HeaderMap, name: &str) -> Option<Stri
 }
 
 fn texts(names: &[portcullis_model::Name]) -> Vec<String> {
-    names.iter().map(ToString::to_string).collect()
+    names.iter().map(|name| name.as_str().to_owned()).collect()
 }
 
 impl types::context::Host for State {}
@@ -129,10 +129,10 @@ impl types::error::Host for State {}
 
 impl types::context::HostCaller for State {
     fn tenant(&mut self, _: Resource<Caller>) -> Result<String> {
-        Ok(self.principal()?.tenant.to_string())
+        Ok(self.principal()?.tenant.as_str().to_owned())
     }
     fn subject(&mut self, _: Resource<Caller>) -> Result<String> {
-        Ok(self.principal()?.subject_text.to_string())
+        Ok(self.principal()?.subject_text.as_ref().to_owned())
     }
     fn kind(&mut self, _: Resource<Caller>) -> Result<String> {
         Ok(self.principal()?.subject.kind().as_str().to_owned())
@@ -174,7 +174,7 @@ impl types::context::HostCall for State {
         self.gateway_name()
     }
     fn server(&mut self, _: Resource<Call>) -> Result<String> {
-        Ok(self.call_facts()?.server.to_string())
+        Ok(self.call_facts()?.server.as_str().to_owned())
     }
     fn tool(&mut self, _: Resource<Call>) -> Result<String> {
         Ok(self.call_facts()?.tool.as_ref().to_owned())
@@ -230,7 +230,7 @@ impl policy::requests::HostRead for State {
         self.gateway_name()
     }
     fn server(&mut self, _: Resource<requests::Read>) -> Result<String> {
-        Ok(self.read_facts()?.server.to_string())
+        Ok(self.read_facts()?.server.as_str().to_owned())
     }
     fn uri(&mut self, _: Resource<requests::Read>) -> Result<String> {
         Ok(self.read_facts()?.uri.as_ref().to_owned())
@@ -260,7 +260,7 @@ impl policy::requests::HostPrompt for State {
         self.gateway_name()
     }
     fn server(&mut self, _: Resource<requests::Prompt>) -> Result<String> {
-        Ok(self.prompt_facts()?.server.to_string())
+        Ok(self.prompt_facts()?.server.as_str().to_owned())
     }
     fn name(&mut self, _: Resource<requests::Prompt>) -> Result<String> {
         Ok(self.prompt_facts()?.prompt.as_ref().to_owned())
@@ -299,7 +299,7 @@ impl policy::requests::HostQuestion for State {
         self.gateway_name()
     }
     fn server(&mut self, _: Resource<requests::Question>) -> Result<String> {
-        Ok(self.question_facts()?.server.to_string())
+        Ok(self.question_facts()?.server.as_str().to_owned())
     }
     fn method(&mut self, _: Resource<requests::Question>) -> Result<String> {
         Ok(self.question_facts()?.method.as_ref().to_owned())

@@ -1,9 +1,8 @@
 //! JSON between the house and guests: values, and one value out of a text by JSON Pointer without building the rest.
 
-use std::fmt;
+use std::borrow::Cow;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 
 use crate::bindings::portcullis::types::context::Value as Wit;
 
@@ -35,81 +34,133 @@ pub(crate) fn from_wit(value: Wit) -> Value {
     }
 }
 
-/// The JSON text that a pointer (RFC 6901) points at, exactly as it stands in `json`.
+/// The JSON text that a pointer (RFC 6901) points at, exactly as it stands in `json`. Nothing is built and nothing copied: what lies
+/// beside the way is stepped over. Of a text that is no JSON the answer is none, or a piece of it.
 pub(crate) fn point<'a>(json: &'a str, pointer: &str) -> Option<&'a str> {
-    let mut at = json.trim();
+    let mut at = json.trim_matches(WHITESPACE);
     if pointer.is_empty() {
         return Some(at);
     }
     for token in pointer.strip_prefix('/')?.split('/') {
-        let token = token.replace("~1", "/").replace("~0", "~");
-        let mut deserializer = serde_json::Deserializer::from_str(at);
-        at = Step(&token).deserialize(&mut deserializer).ok()??.get();
+        let token = match token.contains('~') {
+            true => Cow::Owned(token.replace("~1", "/").replace("~0", "~")),
+            false => Cow::Borrowed(token),
+        };
+        let mut walk = Walk { text: at, at: 0 };
+        at = match walk.peek()? {
+            b'{' => walk.member(&token)?,
+            b'[' => walk.element(&token)?,
+            _ => return None,
+        };
     }
     Some(at)
 }
 
-/// One step of a pointer: into an object by name, into an array by position.
-struct Step<'t>(&'t str);
+const WHITESPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 
-impl<'de> DeserializeSeed<'de> for Step<'_> {
-    type Value = Option<&'de RawValue>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
+/// Walks over one JSON value.
+struct Walk<'a> {
+    text: &'a str,
+    at: usize,
 }
 
-impl<'de> Visitor<'de> for Step<'_> {
-    type Value = Option<&'de RawValue>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
+impl<'a> Walk<'a> {
+    /// The next byte that is no white space.
+    fn peek(&mut self) -> Option<u8> {
+        let bytes = self.text.as_bytes();
+        while matches!(bytes.get(self.at)?, b' ' | b'\t' | b'\n' | b'\r') {
+            self.at += 1;
+        }
+        bytes.get(self.at).copied()
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = None;
-        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            if found.is_none() && key == self.0 {
-                found = Some(map.next_value()?);
-            } else {
-                map.next_value::<IgnoredAny>()?;
+    /// Steps over that byte, if it is next.
+    fn eat(&mut self, byte: u8) -> Option<()> {
+        (self.peek()? == byte).then(|| self.at += 1)
+    }
+
+    /// The value of an object's first member of this name.
+    fn member(&mut self, name: &str) -> Option<&'a str> {
+        self.eat(b'{')?;
+        loop {
+            self.peek().filter(|byte| *byte == b'"')?;
+            let key = self.value()?;
+            self.eat(b':')?;
+            let value = self.value()?;
+            let inside = key.get(1..key.len().checked_sub(1)?)?;
+            let found = match inside.contains('\\') {
+                true => serde_json::from_str::<String>(key).is_ok_and(|key| key == name),
+                false => inside == name,
+            };
+            if found {
+                return Some(value);
+            }
+            self.eat(b',')?;
+        }
+    }
+
+    /// The value at a position of an array.
+    fn element(&mut self, position: &str) -> Option<&'a str> {
+        let plain = position == "0" || (!position.starts_with('0') && position.bytes().all(|b| b.is_ascii_digit()));
+        let wanted: usize = if plain { position.parse().ok()? } else { return None };
+        self.eat(b'[')?;
+        for _ in 0..wanted {
+            self.value()?;
+            self.eat(b',')?;
+        }
+        match self.peek()? {
+            b']' => None,
+            _ => self.value(),
+        }
+    }
+
+    /// Steps over a value; that is its text.
+    fn value(&mut self) -> Option<&'a str> {
+        let first = self.peek()?;
+        let start = self.at;
+        match first {
+            b'"' => self.string()?,
+            b'{' | b'[' => {
+                // Brackets are counted, not matched: the text was checked where it came in.
+                let mut depth = 0usize;
+                loop {
+                    match self.text.as_bytes().get(self.at)? {
+                        b'"' => {
+                            self.string()?;
+                            continue;
+                        }
+                        b'{' | b'[' => depth += 1,
+                        b'}' | b']' => depth -= 1,
+                        _ => {}
+                    }
+                    self.at += 1;
+                    if depth == 0 {
+                        break;
+                    }
+                }
+            }
+            _ => {
+                let rest = self.text.get(start..)?;
+                let len = rest.find(|c| matches!(c, ',' | ']' | '}') || WHITESPACE.contains(&c)).unwrap_or(rest.len());
+                self.at += len;
             }
         }
-        Ok(found)
+        self.text.get(start..self.at).filter(|value| !value.is_empty())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let plain = self.0 == "0" || (!self.0.starts_with('0') && self.0.bytes().all(|b| b.is_ascii_digit()));
-        let wanted = if plain { self.0.parse::<usize>().ok() } else { None };
-        let mut found = None;
-        let mut at = 0usize;
-        while let Some(item) = seq.next_element::<&'de RawValue>()? {
-            if Some(at) == wanted {
-                found = Some(item);
+    /// Steps over a string, which is next.
+    fn string(&mut self) -> Option<()> {
+        let bytes = self.text.as_bytes();
+        self.at += 1;
+        loop {
+            match bytes.get(self.at)? {
+                b'"' => break,
+                b'\\' => self.at += 2,
+                _ => self.at += 1,
             }
-            at += 1;
         }
-        Ok(found)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(None)
+        self.at += 1;
+        Some(())
     }
 }
 
@@ -134,6 +185,55 @@ mod tests {
             assert_eq!(point(json, pointer), want, "{pointer}");
         }
         assert_eq!(point("{}", ""), Some("{}"));
+        assert_eq!(point("{}", "/a"), None);
+        assert_eq!(point("[]", "/0"), None);
+        assert_eq!(point(r#"{"a\u0062":"\"}","c":[[1,"]"],2]}"#, "/ab"), Some(r#""\"}""#));
+        assert_eq!(point(r#"{"a":"\"}\\","c" : [ [1,"]"] ,2 ] }"#, "/c/0/1"), Some(r#""]""#));
+        assert_eq!(point(r#"{"":{"":1}}"#, "//"), Some("1"));
+    }
+
+    #[test]
+    fn points_where_a_parser_would() {
+        let json = r#"{"k":[{"a":1,"b\n":[true,false,null]},"\\",{"":{}},[[],[0]],-1.5e+3,"x\"y"],"é":{"é":"é"}}"#;
+        let value: Value = serde_json::from_str(json).unwrap();
+        // Every place of the value, and places beside it.
+        fn places(value: &Value, at: &str, all: &mut Vec<String>) {
+            all.extend([
+                at.to_owned(),
+                format!("{at}/nothing"),
+                format!("{at}/0"),
+                format!("{at}/7"),
+                format!("{at}/"),
+            ]);
+            match value {
+                Value::Object(map) => {
+                    map.iter().for_each(|(k, v)| places(v, &format!("{at}/{}", k.replace('~', "~0")), all))
+                }
+                Value::Array(list) => list.iter().enumerate().for_each(|(i, v)| places(v, &format!("{at}/{i}"), all)),
+                _ => {}
+            }
+        }
+        let mut all = Vec::new();
+        places(&value, "", &mut all);
+        assert!(all.len() > 50);
+        for place in all {
+            let found = point(json, &place).map(|text| serde_json::from_str::<Value>(text).unwrap());
+            assert_eq!(found.as_ref(), value.pointer(&place), "{place}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_is_walked_without_harm() {
+        let json = r#"{"a":[1,{"b":"c\"d"},[2,3]],"e":null}"#;
+        for cut in 0..json.len() {
+            for pointer in ["/a/1/b", "/e", "/a/2/1", "/a/9", "/"] {
+                let _ = point(&json[..cut], pointer);
+                let _ = point(&json[cut..], pointer);
+            }
+        }
+        for odd in ["}", "]", "{]", "[}", "{\"", "{\"a\\", "{\"a\":}", "[,]", "\\", "{\"a\"\u{e9}"] {
+            let _ = (point(odd, "/a"), point(odd, "/0"));
+        }
     }
 
     #[test]

@@ -98,7 +98,7 @@ async fn what_is_ready_is_kept_by_component_and_configuration() {
         let cache_dir = Some(cache.clone());
         Host::new(HostOptions { cache_dir, pool_instances: 8, ..HostOptions::default() }).unwrap()
     };
-    let told_by = async |act: &str| told(&*load(&start(), act, Isolation::Call).await.unwrap()).await;
+    let told_by = async |act: &str| told(&load(&start(), act, Isolation::Call).await.unwrap()).await;
     let first = told_by("nothing").await;
     let kept = files();
     assert_eq!(told_by("nothing").await, first, "what it drew at random tells that it did not get ready again");
