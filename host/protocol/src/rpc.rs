@@ -229,6 +229,7 @@ pub fn rpc_code(fault: &Fault) -> i64 {
             "unknown-tool"
             | "unknown-prompt"
             | "unknown-resource"
+            | "unknown-task"
             | "invalid-request-state"
             | "request-state-used"
             | "invalid-params"

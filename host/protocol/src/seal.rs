@@ -119,16 +119,6 @@ impl Sealer {
         Ok(self)
     }
 
-    /// A sealer under a random key, for state that need not outlive the process.
-    ///
-    /// # Errors
-    /// [`SealError::NoRandomness`].
-    pub fn ephemeral() -> Result<Self, SealError> {
-        let mut key = vec![0; 32];
-        getrandom::fill(&mut key).map_err(|_| SealError::NoRandomness)?;
-        Self::new(0, &Secret::new(key))
-    }
-
     /// Seals `plain` as URL-safe text of at most [`MAX_TEXT`] characters.
     ///
     /// # Errors

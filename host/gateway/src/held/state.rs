@@ -1,11 +1,10 @@
 //! The `requestState` of a held call: sealed, for one caller, one request and one round (security decision 19).
 
 use portcullis_protocol::{
-    Message, Piece,
+    Message, Piece, canonical,
     seal::{Domain, SealError, Sealer},
     session::Binding,
 };
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// How ours begin, so that they are told from those of servers.
@@ -86,51 +85,15 @@ impl Bound {
             hash.update(part);
         }
         hash.update(binding.principal);
-        let params = message.params.as_ref().map_or("{}", |p| p.piece.raw);
-        let mut params: Value = serde_json::from_str(params).unwrap_or_default();
-        if let Value::Object(members) = &mut params {
-            for member in ["_meta", "inputResponses", "requestState"] {
-                members.remove(member);
-            }
-        }
-        canonical(&params, &mut hash);
+        // A message that was parsed has a digest.
+        hash.update(canonical::params(message).unwrap_or_default());
         Self(hash.finalize().into())
     }
 }
 
 /// The digest of a JSON text, whatever its key order and white space.
 pub fn digest(raw: &str) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    canonical(&serde_json::from_str(raw).unwrap_or_default(), &mut hash);
-    hash.finalize().into()
-}
-
-/// Hashes a value with its keys in order.
-fn canonical(value: &Value, hash: &mut Sha256) {
-    match value {
-        Value::Object(members) => {
-            let mut keys: Vec<&String> = members.keys().collect();
-            keys.sort_unstable();
-            hash.update([b'{']);
-            hash.update((keys.len() as u64).to_be_bytes());
-            for key in keys {
-                hash.update((key.len() as u64).to_be_bytes());
-                hash.update(key);
-                canonical(&members[key], hash);
-            }
-        }
-        Value::Array(items) => {
-            hash.update([b'[']);
-            hash.update((items.len() as u64).to_be_bytes());
-            items.iter().for_each(|item| canonical(item, hash));
-        }
-        scalar => {
-            let text = scalar.to_string();
-            hash.update([b'.']);
-            hash.update((text.len() as u64).to_be_bytes());
-            hash.update(text);
-        }
-    }
+    canonical::digest(raw).unwrap_or_default()
 }
 
 /// So many random bytes as text, for ids that nobody may guess.
@@ -180,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_state_is_for_one_caller_one_request_and_one_time() {
-        let sealer = Sealer::ephemeral().unwrap();
+        let sealer = Sealer::new(1, &portcullis_model::Secret::new(vec![7; 32])).unwrap();
         let state = RequestState { replica: [1; 8], call: [2; 16], round: [3; 16], expires_ms: 1_000 };
         let mine = bound("a", r#"{"name":"x"}"#);
         let text = state.seal(&sealer, &mine).unwrap();

@@ -70,7 +70,7 @@ impl HttpPeer {
                 tracing::debug!(server = peer.name, %error, failures, "lost a stream");
                 peer.server.meter.opened(Opened::StreamFailed);
                 // What was heard before and is gone for a while is for us to mend; anything else is for the listeners.
-                if !failures.is_some_and(|n| n <= MAX_FAILURES) || !passes(&error) {
+                if failures.is_none_or(|n| n > MAX_FAILURES) || !passes(&error) {
                     failures = None;
                     hub.end_all(&error);
                     continue;
