@@ -160,6 +160,16 @@ impl fmt::Debug for NewToken {
     }
 }
 
+/// `DELETE /v1/tokens?owner=OWNER`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Revoked {
+    /// Whose tokens were revoked.
+    pub owner: String,
+    /// How many of them still worked or could have.
+    pub revoked: usize,
+}
+
 /// `POST /v1/connections`: connects a server, sealing its secrets.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -18,7 +18,7 @@ use url::form_urlencoded;
 
 use crate::api::{
     ApiError, AppliedItem, ApplyAnswer, ApplyRequest, ConnectRequest, Connected, Described, Finding, GatewayStatus,
-    LogLine, NewToken, Page, TokenItem, TokenRequest,
+    LogLine, NewToken, Page, Revoked, TokenItem, TokenRequest,
 };
 
 /// How long an answer may take. A restart waits for calls in flight.
@@ -181,6 +181,14 @@ impl Client {
     /// [`ClientError`].
     pub async fn revoke_token(&self, id: &str) -> Result<TokenItem> {
         self.ask(Method::DELETE, &format!("/v1/tokens/{}", segment(id)), &[], None::<&()>).await
+    }
+
+    /// Revokes every token of an owner.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn revoke_tokens(&self, owner: &str) -> Result<Revoked> {
+        self.ask(Method::DELETE, "/v1/tokens", &[("owner", owner)], None::<&()>).await
     }
 
     /// Connects a server.

@@ -88,7 +88,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/resources", get(resources::list))
         .route("/v1/resources/{kind}/{name}", get(resources::get).delete(resources::delete))
         .route("/v1/resources/{kind}/{name}/describe", get(describe::describe))
-        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create).delete(tokens::revoke_all))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/v1/connections", post(connect::connect))
         .route("/v1/servers/{name}/logs", get(processes::logs))

@@ -79,14 +79,6 @@ impl Directory {
         }
     }
 
-    /// Whether a user is a member of a team now.
-    pub fn is_member(&self, tenant: &Name, team: &Name, user: &Name) -> bool {
-        self.tenants
-            .get(tenant)
-            .and_then(|d| d.users.get(user))
-            .is_some_and(|user| user.teams.binary_search(team).is_ok())
-    }
-
     /// The users that are members of a team, sorted; people who belong to it by a group are known only when they call.
     pub fn members(&self, tenant: &Name, team: &Name) -> &[Name] {
         self.tenants.get(tenant).and_then(|d| d.teams.get(team)).map_or(&[], |t| &t.members)

@@ -15,7 +15,7 @@ use super::{
     page::page,
     reply::{Answer, Body},
 };
-use crate::api::{ApiError, NewToken, Page, TokenItem, TokenRequest};
+use crate::api::{ApiError, NewToken, Page, Revoked, TokenItem, TokenRequest};
 
 #[derive(Deserialize)]
 pub(super) struct ListQuery {
@@ -77,6 +77,26 @@ pub(super) async fn revoke(
     let id: String = id.chars().take(80).collect();
     admin.record(&who, "token.revoke", &tenant, &id, outcome).await?;
     Ok(Json(item(&admin, &revoked.map_err(ApiError::from)?)))
+}
+
+#[derive(Deserialize)]
+pub(super) struct OwnerQuery {
+    owner: String,
+}
+
+/// Every token of an owner at once: whoever leaves, or lost what held them.
+pub(super) async fn revoke_all(
+    State(admin): State<Admin>,
+    Tenant(tenant): Tenant,
+    who: Who,
+    query: Result<Query<OwnerQuery>, QueryRejection>,
+) -> Answer<Revoked> {
+    let Query(query) = query.map_err(ApiError::from)?;
+    let owner = subject(&query.owner)?;
+    let revoked = admin.tokens.revoke_owner(&tenant, &owner).await;
+    let outcome = if revoked.is_ok() { "done" } else { "refused" };
+    admin.record(&who, "token.revoke", &tenant, &format!("all of {owner}"), outcome).await?;
+    Ok(Json(Revoked { owner: owner.to_string(), revoked: revoked.map_err(ApiError::from)? }))
 }
 
 fn item(admin: &Admin, record: &TokenRecord) -> TokenItem {

@@ -195,6 +195,13 @@ async fn tokens_are_made_for_who_exists_and_revoked_at_once() {
     house.client.revoke_token(&token.item.id).await.unwrap();
     assert!(!valid());
     assert_eq!(refused(house.client.revoke_token("no such/id").await.unwrap_err()).code, "not-found");
+    assert_eq!(house.client.revoke_tokens("user:alice").await.unwrap().revoked, 0, "that one is revoked already");
+    for _ in 0..2 {
+        house.client.create_token(&request("user:alice")).await.unwrap();
+    }
+    assert_eq!(house.client.revoke_tokens("user:alice").await.unwrap().revoked, 2);
+    assert!(house.client.tokens(None).await.unwrap().iter().all(|t| t.state == "revoked"));
+    assert_eq!(refused(house.client.revoke_tokens("alice").await.unwrap_err()).code, "invalid-owner");
     assert!(!house.audit().contains(&token.token), "no token in the audit stream");
 }
 

@@ -52,12 +52,16 @@ struct List {
 /// Revoke a token; the next call with it is refused
 #[derive(Args)]
 #[command(after_help = "\
-Example:
-  portcullis token revoke ID")]
+Examples:
+  portcullis token revoke ID
+  portcullis token revoke --owner user:alice       # all of hers")]
 struct Revoke {
     /// Its id, as `token list` shows it
-    #[arg(value_name = "ID")]
-    id: String,
+    #[arg(value_name = "ID", required_unless_present = "owner")]
+    id: Option<String>,
+    /// All tokens of one owner
+    #[arg(long, value_name = "OWNER", conflicts_with = "id")]
+    owner: Option<String>,
 }
 
 impl Token {
@@ -79,7 +83,13 @@ impl Token {
                 output::list(global.output, &tokens, show)
             }
             Verb::Revoke(revoke) => {
-                let token = client.revoke_token(&revoke.id).await?;
+                if let Some(owner) = &revoke.owner {
+                    let done = client.revoke_tokens(owner).await?;
+                    return output::one(global.output, &done, |d| {
+                        format!("{} tokens of {} revoked\n", d.revoked, d.owner)
+                    });
+                }
+                let token = client.revoke_token(revoke.id.as_deref().unwrap_or_default()).await?;
                 output::one(global.output, &token, |t| format!("token {} of {} revoked\n", t.id, t.owner))
             }
         }
