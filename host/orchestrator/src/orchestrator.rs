@@ -250,7 +250,9 @@ impl Orchestrator {
 
     /// The status of every process that ran or was wanted, in order.
     pub fn status(&self) -> Vec<Status> {
-        let mut all: Vec<Status> = lock(&self.0.slots).values().map(|s| s.status()).collect();
+        // A conversation's process is of no interest once it has ended: there is never another.
+        let lasting = |s: &&Arc<Slot>| s.key.conversation.is_none() || *s.alive.borrow();
+        let mut all: Vec<Status> = lock(&self.0.slots).values().filter(lasting).map(|s| s.status()).collect();
         all.sort_by_cached_key(|s| (s.key.tenant.clone(), s.key.server.clone(), s.key.to_string(), s.key.generation));
         all
     }
@@ -347,6 +349,9 @@ impl Launcher for Orchestrator {
 impl Inner {
     async fn launch(self: Arc<Self>, key: LaunchKey, spec: LaunchSpec) -> Result<Pipes, LaunchError> {
         let slot = self.slot(&key);
+        if self.is_stopped(&key) {
+            return Err(LaunchError::Stopped);
+        }
         // Two of a kind could fight over a port or a lock file.
         let _ = slot.alive.subscribe().wait_for(|alive| !alive).await;
         let wait = {
@@ -453,6 +458,13 @@ impl Inner {
         let why = error.to_string();
         self.ring(&slot.key).note(format!("[portcullis: {}: {why}]", slot.key));
         lock(&slot.state).state = Some(State::Failed(why));
+    }
+
+    /// Whether somebody stopped the server: then a conversation that begins later gets no process either.
+    fn is_stopped(&self, key: &LaunchKey) -> bool {
+        let slots = lock(&self.slots);
+        let mut same = slots.values().filter(|s| s.key.tenant == key.tenant && s.key.server == key.server);
+        same.any(|s| lock(&s.state).stopped)
     }
 
     fn slot(&self, key: &LaunchKey) -> Arc<Slot> {

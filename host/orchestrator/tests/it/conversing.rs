@@ -6,13 +6,13 @@ use portcullis_e2e::parts::Parts;
 use portcullis_model::spec::Traffic;
 use portcullis_protocol::Version;
 use portcullis_upstream::{
-    Account, Conversation, Endpoint, HttpEndpoint, Incoming, LaunchSpec, Listen, Message, MessageKind, MessageStream,
-    Peer, Target, TargetKey,
+    Account, Conversation, Endpoint, HttpEndpoint, Incoming, LaunchError, LaunchSpec, Listen, Message, MessageKind,
+    MessageStream, Peer, Target, TargetKey, UpstreamError,
 };
 use serde_json::{Value, json};
 
 use crate::{
-    kit::{House, eventually, name, payload, send, tenant},
+    kit::{FIXTURE, House, eventually, name, payload, send, tenant},
     servers::{Everything, free_port},
 };
 
@@ -151,5 +151,31 @@ async fn over_http_and_sse() {
     let house = House::new();
     let server = Everything::start_as("sse", free_port()).await;
     talks(&house, http(server.port, "sse")).await;
+    house.close().await;
+}
+
+/// Stopped is stopped for conversations that have not begun, too; and one that is over leaves no trace in the status.
+#[tokio::test]
+async fn a_stopped_server_starts_for_nobody() {
+    let house = House::new();
+    let fixture = json!({"command": FIXTURE, "args": ["server"]});
+    let endpoint = Endpoint::Stdio(Arc::new(LaunchSpec::plain(Arc::new(serde_json::from_value(fixture).unwrap()))));
+    let conversation = |id: &str| {
+        let mut target = target(Some(id), endpoint.clone());
+        // This fixture wants to be told of no capabilities.
+        let quiet = Conversation { id: id.into(), capabilities: "{}".into() };
+        target.key.conversation = Some(Arc::new(quiet));
+        target
+    };
+    let first = house.pool.peer(&conversation("first")).unwrap();
+    first.connect(&[], soon()).await.unwrap();
+    assert_eq!(house.orchestrator.status().len(), 1);
+    house.orchestrator.stop(&tenant(), &name("everything"), Duration::ZERO).await;
+    let second = house.pool.peer(&conversation("second")).unwrap();
+    let error = second.connect(&[], soon()).await.unwrap_err();
+    assert!(matches!(error, UpstreamError::Launch(LaunchError::Stopped)), "{error}");
+    assert!(house.orchestrator.status().is_empty());
+    house.orchestrator.start(&tenant(), &name("everything"));
+    second.connect(&[], soon()).await.unwrap();
     house.close().await;
 }
