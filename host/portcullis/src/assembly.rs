@@ -5,7 +5,7 @@ mod keeper;
 mod session_key;
 mod status;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -29,7 +29,8 @@ use portcullis_upstream::{Options as UpstreamOptions, Upstreams};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    listener::{Listener, Room},
+    lanes::Lanes,
+    listener::{Listener, Room, Served},
     settings::{SealingKey, Settings},
 };
 use keeper::Keeper;
@@ -47,7 +48,11 @@ pub struct Assembly {
     data: Listener,
     metrics_listener: Option<Listener>,
     address: SocketAddr,
+    lanes: Arc<Lanes>,
 }
+
+/// How long lanes may take to end what was under way beyond the time to drain.
+const LANES_END: Duration = Duration::from_secs(1);
 
 impl Assembly {
     /// Opens everything. What can't be opened is named, and nothing is served.
@@ -56,6 +61,10 @@ impl Assembly {
     /// The first thing that can't be opened.
     pub async fn open(settings: Settings) -> Result<Self> {
         let metrics = Metrics::new();
+        // Before any server is known: each keeps connections for the lanes that there are.
+        let count =
+            settings.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+        let lanes = Arc::new(Lanes::start(count).context("no threads for calls")?);
         let state = settings.data_dir.join("state");
         let store: Arc<dyn Store> =
             tokio::task::spawn_blocking(move || SledStore::open(&state, SledOptions::default()))
@@ -140,20 +149,21 @@ impl Assembly {
 
         let health =
             health::router(Arc::clone(&keeper), Arc::clone(&metrics), door.clone(), settings.metrics_listen.is_none());
-        let router = gateways.router().merge(health);
         let room = Room {
             most: settings.max_connections,
             most_of_one: settings.max_connections_per_address,
             trusted: settings.trusted_proxies.clone(),
         };
-        let data = Listener::bind(settings.listen, settings.tls.as_ref(), router, room, Arc::clone(&metrics)).await?;
+        let served = Served { gateways: Some(gateways), router: health };
+        let data = Listener::bind(settings.listen, settings.tls.as_ref(), served, room, Arc::clone(&metrics)).await?;
         let address = data.address()?;
         let metrics_listener = match settings.metrics_listen {
             None => None,
             Some(listen) => {
                 let router: Router = health::router(Arc::clone(&keeper), Arc::clone(&metrics), door.clone(), true);
                 let room = Room { most: 64, most_of_one: 64, trusted: Vec::new() };
-                Some(Listener::bind(listen, None, router, room, Arc::clone(&metrics)).await?)
+                let served = Served { gateways: None, router };
+                Some(Listener::bind(listen, None, served, room, Arc::clone(&metrics)).await?)
             }
         };
         let socket = AdminSocket::bind(&settings.socket_path())?;
@@ -169,7 +179,19 @@ impl Assembly {
             metrics: Arc::clone(&metrics),
             view: Arc::new(Assembled::new(&settings, address, Arc::clone(&keeper))),
         };
-        Ok(Self { settings, metrics, audit, orchestrator, keeper, admin, socket, data, metrics_listener, address })
+        Ok(Self {
+            settings,
+            metrics,
+            audit,
+            orchestrator,
+            keeper,
+            admin,
+            socket,
+            data,
+            metrics_listener,
+            address,
+            lanes,
+        })
     }
 
     /// Where clients connect: the URL without a slash at its end.
@@ -190,11 +212,13 @@ impl Assembly {
         self.prepare().await;
         let drain = self.settings.drain.get();
         let keeping = tokio::spawn(Arc::clone(&self.keeper).follow(stop.clone()));
-        let metrics = self.metrics_listener.map(|l| tokio::spawn(l.serve(stop.clone().cancelled_owned(), drain)));
+        let metrics = self
+            .metrics_listener
+            .map(|l| tokio::spawn(l.serve(Arc::clone(&self.lanes), stop.clone().cancelled_owned(), drain)));
         let admin =
             tokio::spawn(portcullis_console::server::serve(self.socket, self.admin, stop.clone().cancelled_owned()));
         tracing::info!(url = self.settings.base_url(self.address), "serving");
-        self.data.serve(stop.clone().cancelled_owned(), drain).await;
+        self.data.serve(Arc::clone(&self.lanes), stop.clone().cancelled_owned(), drain).await;
 
         // Whatever made the data listener end, the rest ends with it.
         stop.cancel();
@@ -204,6 +228,10 @@ impl Assembly {
         }
         self.orchestrator.shutdown(drain).await;
         let admin = admin.await;
+        // After the servers, whose pipes may be read by a lane, and before the last record is written.
+        if let Some(lanes) = Arc::into_inner(self.lanes) {
+            lanes.end(LANES_END).await;
+        }
         if let Err(error) = self.audit.flush().await {
             tracing::error!(%error, "the last audit records could not be written");
         }

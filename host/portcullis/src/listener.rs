@@ -6,6 +6,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     path::PathBuf,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -15,18 +16,20 @@ use axum::{Router, body::Body, extract::ConnectInfo};
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto::Builder, graceful::GracefulShutdown},
+    server::conn::auto::Builder,
 };
+use portcullis_gateway::Gateways;
 use portcullis_telemetry::Metrics;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
-use crate::{opening::Opening, settings::Tls};
+use crate::{drain::Drain, lanes::Lanes, opening::Opening, settings::Tls};
 use crowd::{Crowd, Seat};
 
 /// A client has so long to send a request's head, and to shake hands.
@@ -50,10 +53,19 @@ pub struct Room {
     pub trusted: Vec<ipnet::IpNet>,
 }
 
+/// What is served at an address.
+#[derive(Clone)]
+pub struct Served {
+    /// MCP, asked first: no router stands before a call.
+    pub gateways: Option<Arc<Gateways>>,
+    /// Everything else.
+    pub router: Router,
+}
+
 /// A bound address and what is served there.
 pub struct Listener {
     listener: TcpListener,
-    router: Router,
+    served: Arc<Served>,
     tls: Option<Arc<Certificate>>,
     connections: Arc<Semaphore>,
     crowd: Arc<Crowd>,
@@ -81,7 +93,7 @@ impl Listener {
     pub async fn bind(
         address: SocketAddr,
         tls: Option<&Tls>,
-        router: Router,
+        served: Served,
         room: Room,
         metrics: Arc<Metrics>,
     ) -> Result<Self> {
@@ -89,7 +101,8 @@ impl Listener {
             TcpListener::bind(address).await.with_context(|| format!("can't listen on {address}: is it taken?"))?;
         let tls = tls.map(|tls| Certificate::read(tls.clone()).map(Arc::new)).transpose()?;
         let crowd = Crowd::new(room.most_of_one, room.trusted);
-        Ok(Self { listener, router, tls, connections: Arc::new(Semaphore::new(room.most)), crowd, metrics })
+        let connections = Arc::new(Semaphore::new(room.most));
+        Ok(Self { listener, served: Arc::new(served), tls, connections, crowd, metrics })
     }
 
     /// The address really bound.
@@ -100,17 +113,11 @@ impl Listener {
         Ok(self.listener.local_addr()?)
     }
 
-    /// Serves until `stop` ends; then takes no more connections and waits for requests under way, for `drain` at most.
-    pub async fn serve(self, stop: impl Future<Output = ()>, drain: Duration) {
-        let graceful = GracefulShutdown::new();
-        let mut builder = Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(true);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(256)
-            .keep_alive_interval(Duration::from_secs(30));
-        let builder = Arc::new(builder);
+    /// Serves on `lanes` until `stop` ends; then takes no more connections and waits for requests under way, for `drain` at most.
+    pub async fn serve(self, lanes: Arc<Lanes>, stop: impl Future<Output = ()>, drain: Duration) {
+        let draining = Arc::new(Drain::default());
+        let (open, mut all_closed) = mpsc::channel::<Infallible>(1);
+        let builder = Arc::new(builder());
         tokio::pin!(stop);
         loop {
             let permit = tokio::select! {
@@ -118,65 +125,107 @@ impl Listener {
                 // Never closed, so there is always a permit to come.
                 permit = Arc::clone(&self.connections).acquire_owned() => permit,
             };
-            let (stream, peer) = tokio::select! {
+            let accepted = tokio::select! {
                 () = &mut stop => break,
-                accepted = self.listener.accept() => match accepted {
-                    Ok(accepted) => accepted,
-                    Err(error) => {
-                        // Out of descriptors, most likely: wait for some to be given back instead of spinning.
-                        tracing::warn!(%error, "a connection could not be accepted");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        continue;
-                    }
-                },
+                accepted = self.listener.accept() => accepted,
+            };
+            let (stream, peer) = match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors, most likely: wait for some to be given back instead of spinning.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
             };
             let Some(seat) = self.crowd.seat(peer.ip()) else {
                 self.metrics.connections_refused.inc();
                 tracing::debug!(%peer, "refused a connection: its address has too many");
                 if self.tls.is_none() {
                     // What does not fit into an empty socket's buffer is not worth waiting for.
-                    let _ = stream.try_write(CROWDED);
+                    let _ = std::io::Write::write(&mut &stream, CROWDED);
                 }
                 continue;
             };
             self.metrics.connections.inc();
             let place = Place { _permit: permit.ok(), _seat: seat, metrics: Arc::clone(&self.metrics) };
-            let _ = stream.set_nodelay(true);
-            let (router, builder, tls) = (self.router.clone(), Arc::clone(&builder), self.tls.clone());
-            let watcher = graceful.watcher();
-            tokio::spawn(async move {
-                let _place = place;
-                let service = service_fn(move |request| answer(router.clone(), peer, request));
-                let served = match tls {
-                    None => {
-                        let io = TokioIo::new(Opening::new(stream));
-                        watcher.watch(builder.serve_connection(io, service).into_owned()).await
-                    }
-                    Some(certificate) => {
-                        let Some(stream) = shake_hands(&certificate, stream).await else { return };
-                        let io = TokioIo::new(Opening::new(stream));
-                        watcher.watch(builder.serve_connection(io, service).into_owned()).await
-                    }
-                };
-                if let Err(error) = served {
-                    tracing::trace!(%peer, error, "a connection ended early");
-                }
+            let connection = Connection {
+                builder: Arc::clone(&builder),
+                served: Arc::clone(&self.served),
+                draining: Arc::clone(&draining),
+                peer,
+            };
+            let (tls, held) = (self.tls.clone(), (place, open.clone()));
+            lanes.run(move || async move {
+                connection.serve(stream, tls).await;
+                drop(held);
             });
         }
         drop(self.listener);
-        if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+        draining.begin();
+        // No request comes any more, and streams that clients keep open would hold the end up.
+        if let Some(gateways) = &self.served.gateways {
+            gateways.drain();
+        }
+        drop(open);
+        if tokio::time::timeout(drain, all_closed.recv()).await.is_err() {
             tracing::warn!("requests were still under way when the time to drain was over");
         }
     }
 }
 
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(true);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(256).keep_alive_interval(Duration::from_secs(30));
+    builder
+}
+
+/// One connection on its lane.
+struct Connection {
+    builder: Arc<Builder<TokioExecutor>>,
+    served: Arc<Served>,
+    draining: Arc<Drain>,
+    peer: SocketAddr,
+}
+
+impl Connection {
+    async fn serve(self, stream: std::net::TcpStream, tls: Option<Arc<Certificate>>) {
+        let _ = stream.set_nodelay(true);
+        let Ok(stream) = TcpStream::from_std(stream) else { return };
+        match tls {
+            None => self.talk(stream).await,
+            Some(certificate) => {
+                if let Some(stream) = shake_hands(&certificate, stream).await {
+                    self.talk(stream).await;
+                }
+            }
+        }
+    }
+
+    async fn talk(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        // A count of its own for each connection, so that lanes do not share the memory that it is in.
+        let (served, peer) = (Arc::new(Served::clone(&self.served)), self.peer);
+        let service = service_fn(move |request| answer(Arc::clone(&served), peer, request));
+        let connection = pin!(self.builder.serve_connection(TokioIo::new(Opening::new(stream)), service));
+        if let Err(error) = self.draining.watch(connection, |connection| connection.graceful_shutdown()).await {
+            tracing::trace!(peer = %self.peer, error, "a connection ended early");
+        }
+    }
+}
+
 async fn answer(
-    mut router: Router,
+    served: Arc<Served>,
     peer: SocketAddr,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    if let Some(gateways) = &served.gateways
+        && Gateways::is_for(request.uri().path())
+    {
+        return Ok(Box::pin(gateways.answer(peer, request)).await);
+    }
     request.extensions_mut().insert(ConnectInfo(peer));
-    router.call(request).await
+    served.router.clone().call(request).await
 }
 
 async fn shake_hands(

@@ -6,8 +6,10 @@ mod demo;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod documented;
+mod drain;
 mod exit;
 mod home;
+mod lanes;
 mod listener;
 mod mcp;
 mod opening;

@@ -5,6 +5,7 @@
 //! again when the server has forgotten it.
 
 pub(crate) mod answer;
+mod client;
 mod connect;
 mod events;
 mod feed;
@@ -23,23 +24,17 @@ use std::{
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, Uri};
-use http_body_util::Full;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
-};
 use portcullis_model::spec::Traffic;
 use portcullis_protocol::{Era, Version};
 
 use crate::{
-    address::{GuardedResolver, Reach},
+    address::Reach,
     asking::Asking,
     error::{Sent, UpstreamError},
     facts::ServerFacts,
     http::{
         answer::{HttpAnswer, Reply},
-        connect::Counting,
+        client::HttpClient,
         session::Session,
         wire::{ASIDE, Cancel, Head, status_error},
     },
@@ -52,12 +47,6 @@ use crate::{
 };
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
-/// How long a connection that nobody uses is kept.
-const IDLE_CONNECTION: Duration = Duration::from_secs(60);
-
-/// Connections to one server under one account.
-pub(crate) type HttpClient = Client<Connector, Full<Bytes>>;
-type Connector = Counting<HttpsConnector<HttpConnector<GuardedResolver>>>;
 
 /// One server over HTTP under one account.
 pub(crate) struct HttpPeer {
@@ -96,24 +85,6 @@ pub(crate) fn default_tls() -> Result<Arc<rustls::ClientConfig>, UpstreamError> 
     Ok(Arc::new(config))
 }
 
-/// Connections to one server under one account.
-fn connections(reach: Reach, traffic: &Traffic, server: &Arc<Server>, tls: &Arc<rustls::ClientConfig>) -> HttpClient {
-    let mut http = HttpConnector::new_with_resolver(GuardedResolver::new(reach));
-    http.enforce_http(false);
-    http.set_nodelay(true);
-    http.set_connect_timeout(Some(traffic.connect_timeout.get()));
-    let https = HttpsConnectorBuilder::new()
-        .with_tls_config(tls.as_ref().clone())
-        .https_or_http()
-        .enable_all_versions()
-        .wrap_connector(http);
-    Client::builder(TokioExecutor::new())
-        .pool_idle_timeout(IDLE_CONNECTION)
-        .pool_max_idle_per_host(256)
-        .pool_timer(TokioTimer::new())
-        .build(Counting::new(https, server.clone()))
-}
-
 /// What a peer is made of.
 pub(crate) struct Parts<'a> {
     pub(crate) key: &'a TargetKey,
@@ -147,7 +118,7 @@ impl HttpPeer {
         let mut url = endpoint.url.clone();
         url.set_fragment(None);
         let uri = url.as_str().parse().map_err(|_| UpstreamError::Connect("the URL is malformed".to_owned()))?;
-        let client = client.unwrap_or_else(|| connections(reach, traffic, &server, tls));
+        let client = client.unwrap_or_else(|| HttpClient::new(reach, traffic, &server, tls));
         Ok(Arc::new(Self {
             key: key.clone(),
             name: key.to_string(),

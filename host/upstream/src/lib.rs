@@ -7,6 +7,7 @@
 
 pub mod error;
 pub mod facts;
+pub mod lane;
 pub mod launch;
 pub mod listen;
 pub mod listing;

@@ -144,6 +144,11 @@ impl RevealAudit for Reveals {
         event.tenant = Some(tenant.shared());
         event.caller = Some(Arc::from(format!("plugin:{plugin}")));
         event.tool = Some(Arc::from(what));
-        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(self.0.record_durable(event))).is_ok()
+        let runtime = tokio::runtime::Handle::current();
+        // On a thread of its own, because a lane can't wait within its own runtime.
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| runtime.block_on(self.0.record_durable(event)));
+            writing.join().is_ok_and(|written| written.is_ok())
+        })
     }
 }

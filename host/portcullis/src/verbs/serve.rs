@@ -73,6 +73,9 @@ pub fn personal(data_dir: PathBuf) -> Result<Settings, Failure> {
     Ok(Settings { data_dir, resources: vec![resources], ..Settings::default() })
 }
 
+/// Threads for what happens behind calls: servers and plugins that start, lists that are fetched, the admin door.
+const BEHIND: usize = 2;
+
 /// What is done once the gateway serves.
 type After = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
 
@@ -86,11 +89,9 @@ pub fn run(settings: Settings, tenant: Name, after: impl FnOnce(Client, String) 
         settings.log.format.parse().map_err(|e: String| Failure::new(Exit::Usage, "invalid-settings", e))?;
     logs::init(format, &settings.log.filter)
         .map_err(|e| Failure::new(Exit::Usage, "invalid-settings", e.to_string()))?;
+    // For everything but calls, which have threads of their own.
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = settings.threads {
-        builder.worker_threads(threads);
-    }
-    let runtime = builder.enable_all().thread_name("portcullis").build()?;
+    let runtime = builder.worker_threads(BEHIND).enable_all().thread_name("portcullis").build()?;
     let failed = |e: anyhow::Error| Failure::new(Exit::Failure, "serve", format!("{e:#}"));
     let served = runtime.block_on(async {
         home::private_dir(&settings.data_dir)?;

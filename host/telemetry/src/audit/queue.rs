@@ -110,8 +110,9 @@ impl Queue {
         self.wake.notify_all();
     }
 
-    /// Waits for something to write. Nothing means that the queue is closed and empty.
-    fn take(&self) -> Option<(Vec<Item>, u64)> {
+    /// Waits for something to write and moves it into `items`; gives how many records were dropped before it. Nothing means that
+    /// the queue is closed and empty.
+    fn take(&self, items: &mut Vec<Item>) -> Option<u64> {
         let mut state = self.lock();
         let deadline = Instant::now() + FLUSH;
         loop {
@@ -119,9 +120,9 @@ impl Queue {
             let due = left.is_zero() || state.urgent || state.closed;
             if due && (!state.items.is_empty() || state.dropped > 0) {
                 let many = state.items.len().min(BATCH);
-                let items = state.items.drain(..many).collect();
+                items.extend(state.items.drain(..many));
                 state.urgent = !state.items.is_empty();
-                return Some((items, std::mem::take(&mut state.dropped)));
+                return Some(std::mem::take(&mut state.dropped));
             }
             if state.closed {
                 return None;
@@ -138,7 +139,9 @@ pub(crate) type Waiting = oneshot::Receiver<Result<(), AuditError>>;
 
 /// The writer's thread.
 pub(crate) fn write_all(queue: &Queue, mut file: ChainFile, metrics: &Metrics) {
-    while let Some((items, dropped)) = queue.take() {
+    // Kept from batch to batch: the system would have to find and clear the memory again each time.
+    let mut items = Vec::new();
+    while let Some(dropped) = queue.take(&mut items) {
         if dropped > 0 {
             file.note_gap(dropped, "queue-full");
         }
@@ -159,7 +162,7 @@ pub(crate) fn write_all(queue: &Queue, mut file: ChainFile, metrics: &Metrics) {
                 Err(AuditError::from(error))
             }
         };
-        for done in items.into_iter().filter_map(|item| item.done) {
+        for done in items.drain(..).filter_map(|item| item.done) {
             // Whoever waited may be gone.
             let _ = done.send(answer.clone());
         }

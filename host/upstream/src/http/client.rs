@@ -1,0 +1,76 @@
+//! Connections to one server under one account, by lane: a call uses a connection that its own thread opened, so that no other
+//! thread has to be woken for it.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, Error, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use portcullis_model::spec::Traffic;
+
+use crate::{
+    address::{GuardedResolver, Reach},
+    http::connect::Counting,
+    lane,
+    server::Server,
+};
+
+/// How long a connection that nobody uses is kept.
+const IDLE_CONNECTION: Duration = Duration::from_secs(60);
+
+type Connector = Counting<HttpsConnector<HttpConnector<GuardedResolver>>>;
+type Pool = Client<Connector, Full<Bytes>>;
+
+/// Connections to one server under one account.
+#[derive(Clone)]
+pub(crate) struct HttpClient(Arc<Lanes>);
+
+struct Lanes {
+    connector: Connector,
+    pools: Box<[OnceLock<Box<Pool>>]>,
+}
+
+impl HttpClient {
+    /// Connects to nothing yet.
+    pub(crate) fn new(reach: Reach, traffic: &Traffic, server: &Arc<Server>, tls: &Arc<rustls::ClientConfig>) -> Self {
+        let mut http = HttpConnector::new_with_resolver(GuardedResolver::new(reach));
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(traffic.connect_timeout.get()));
+        let https = HttpsConnectorBuilder::new()
+            .with_tls_config(tls.as_ref().clone())
+            .https_or_http()
+            .enable_all_versions()
+            .wrap_connector(http);
+        let pools = (0..lane::count()).map(|_| OnceLock::new()).collect();
+        Self(Arc::new(Lanes { connector: Counting::new(https, server.clone()), pools }))
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub(crate) async fn request(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
+        self.pool().request(request).await
+    }
+
+    /// The pool of this lane. A lane that began after the client was made shares that of everything else: right, if slower.
+    fn pool(&self) -> &Pool {
+        let Lanes { connector, pools } = &*self.0;
+        let pool = pools.get(lane::here()).unwrap_or(&pools[0]);
+        pool.get_or_init(|| {
+            let pool = Client::builder(TokioExecutor::new())
+                .pool_idle_timeout(IDLE_CONNECTION)
+                .pool_max_idle_per_host(256)
+                .pool_timer(TokioTimer::new())
+                .build(connector.clone());
+            Box::new(pool)
+        })
+    }
+}
