@@ -98,7 +98,7 @@ fn advice(key: &ResourceKey, resource: &Resource, condition: &Condition) -> (Gra
 fn correct(resource: &Resource) -> String {
     match &resource.metadata.door {
         Some(door @ Door::File(_)) => format!("Correct it in {door}; it is read again at once."),
-        _ => format!("Correct it, and `portcullis apply -f` it again."),
+        _ => "Correct it, and `portcullis apply -f` it again.".to_owned(),
     }
 }
 
