@@ -39,8 +39,8 @@ impl Product {
     pub async fn start_with(resources: &[Value], environment: &[(&str, &str)], more: Value) -> anyhow::Result<Self> {
         let home = tempfile::tempdir()?;
         fs::create_dir(home.path().join("resources"))?;
-        let port = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        // Its own choice of a port: one that is looked for here may be somebody else's by the time it starts.
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut settings = json!({
             "listen": address.to_string(),
             "dataDir": home.path().join("data"),
@@ -68,16 +68,21 @@ impl Product {
         let config = self.home.path().join("portcullis.yaml");
         fs::write(&config, self.settings.to_string())?;
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
+        let before = self.log().len();
         let mut command = Command::new(binary());
         command.arg("serve").arg("--config").arg(&config);
         command.envs(self.environment.iter().map(|(n, v)| (n, v)));
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         self.child = Some(child);
-        let url = format!("http://{}/readyz", self.address);
         let until = tokio::time::Instant::now() + 3 * crate::PATIENCE;
         loop {
-            if http::get(&url, &[]).await.is_ok_and(|r| r.status == 200) {
-                return Ok(());
+            if let Some(address) = self.log().get(before..).and_then(serving) {
+                self.address = address;
+                // Where it is started again, it is found at the same place.
+                self.settings["listen"] = json!(address.to_string());
+                if http::get(&self.page("/readyz"), &[]).await.is_ok_and(|r| r.status == 200) {
+                    return Ok(());
+                }
             }
             let ended = self.child.as_mut().and_then(|c| c.try_wait().ok().flatten());
             ensure!(ended.is_none(), "it ended with {ended:?}:\n{}", self.log());
@@ -213,6 +218,16 @@ impl Product {
         .await;
         gone(&left).await;
     }
+}
+
+/// Where it says in its log that it serves.
+fn serving(log: &str) -> Option<SocketAddr> {
+    let line = log.lines().find(|l| l.contains("serving url="))?;
+    let url = line.split_once("url=\"")?.1.split_once('"')?.0;
+    let authority = url.split_once("://")?.1;
+    // Behind another name it still listens on loopback.
+    let port = authority.rsplit_once(':')?.1.trim_end_matches('/').parse().ok()?;
+    Some(SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
 async fn gone(children: &std::collections::BTreeSet<u32>) {
