@@ -41,6 +41,13 @@ pub(crate) struct Announces {
     pub(crate) subscribe: bool,
 }
 
+impl Announces {
+    /// Whether any list is announced.
+    pub(crate) fn any_list(self) -> bool {
+        self.tools || self.prompts || self.resources
+    }
+}
+
 impl ServerFacts {
     /// What a server that said nothing is taken for.
     pub(crate) fn unknown(version: Version) -> Self {

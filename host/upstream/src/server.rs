@@ -36,10 +36,25 @@ pub(crate) struct Server {
     era: AtomicU8,
     /// Whether the era was chosen, and nothing that the server says changes it.
     pinned: bool,
+    /// How many accounts are listened to for changes of lists.
+    announcing: AtomicU32,
     /// Whether it speaks the HTTP+SSE transport of 2024-11-05.
     old: AtomicBool,
     /// What is counted.
     pub(crate) meter: Meter,
+}
+
+/// The most accounts of one server whose changes of lists are heard all the time. Those of others are found when their lists
+/// have grown old.
+const MAX_ANNOUNCING: u32 = 64;
+
+/// One account whose changes of lists are heard.
+pub(crate) struct Announcing(Arc<Server>);
+
+impl Drop for Announcing {
+    fn drop(&mut self) {
+        self.0.announcing.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A call's place among those in flight. Dropping it counts the call, as cancelled unless its outcome was told.
@@ -80,6 +95,7 @@ impl Server {
             reason: Mutex::new(String::new()),
             era: AtomicU8::new(era.map_or(0, as_number)),
             pinned: era.is_some(),
+            announcing: AtomicU32::new(0),
             old: AtomicBool::new(false),
             meter,
         }
@@ -150,6 +166,15 @@ impl Server {
         if !self.pinned {
             self.era.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// A place among the accounts that are listened to, if there is one.
+    pub(crate) fn announcing(self: &Arc<Self>) -> Option<Announcing> {
+        if self.announcing.fetch_add(1, Ordering::Relaxed) >= MAX_ANNOUNCING {
+            self.announcing.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Announcing(self.clone()))
     }
 
     /// Whether it was last reached by HTTP+SSE.

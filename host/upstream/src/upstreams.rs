@@ -202,8 +202,8 @@ impl Upstreams {
     }
 
     /// Which lists of which targets changed, as the servers tell. A reader that falls behind sees `Lagged` and had better
-    /// list everything again. A process tells by itself; whoever wants to hear from a server behind a URL has to
-    /// [`Peer::listen`].
+    /// list everything again. A process tells by itself; a server behind a URL is heard once something was listed under its
+    /// account ([`Peer::list`]), where it says that it would tell.
     pub fn changes(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
     }
@@ -299,7 +299,20 @@ impl Peer {
             Transport::Http(_) => Duration::ZERO,
             Transport::Stdio(peer) => peer.start_timeout(),
         };
-        listing::list(self, kind, headers, Instant::now() + self.traffic.timeout.get().max(patience)).await
+        let listed =
+            listing::list(self, kind, headers, Instant::now() + self.traffic.timeout.get().max(patience)).await?;
+        self.keep_up(headers);
+        Ok(listed)
+    }
+
+    /// Whoever lists wants to know when the list has changed. A process tells by itself; a server behind a URL that says it
+    /// would tell is listened to for as long as the peer is in use.
+    fn keep_up(&self, headers: &[(HeaderName, HeaderValue)]) {
+        let Transport::Http(peer) = &self.transport else { return };
+        let announced = peer.facts().map(|f| f.announces()).unwrap_or_default();
+        if self.key.conversation.is_none() && announced.any_list() && self.hub.keep(announced, headers) {
+            tokio::spawn(HttpPeer::attend(Arc::downgrade(peer), self.hub.clone()));
+        }
     }
 
     /// Opens the session or starts the child if there is none, and says what the server says of itself. A server of the

@@ -19,10 +19,11 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::{
     error::{Sent, UpstreamError},
+    facts::Announces,
     listen::{Change, Changed, Listen},
     message::{Message, MessageKind},
     meter::Opened,
-    server::Server,
+    server::{Announcing, Server},
     target::TargetKey,
 };
 
@@ -73,6 +74,10 @@ struct State {
     headers: Option<Headers>,
     /// Whether somebody feeds the hub for as long as there are listeners.
     fed: bool,
+    /// Changes of lists that are heard for [`crate::Upstreams::changes`], without a listener.
+    kept: Option<(Announces, Announcing)>,
+    /// Whether that was tried and the server would not.
+    declined: bool,
     closed: bool,
 }
 
@@ -156,12 +161,31 @@ impl Hub {
         Ok((Listener { hub: self.clone(), id, generation, receiver, queued, end }, starts))
     }
 
+    /// Hears of changes of these lists from now on, for whoever keeps them. Whether somebody has to be found to feed the hub.
+    /// Only so many accounts of a server are heard, and none again that would not.
+    pub(crate) fn keep(&self, announced: Announces, headers: &[(HeaderName, HeaderValue)]) -> bool {
+        let mut state = self.state();
+        if state.closed || state.declined || state.kept.is_some() {
+            return false;
+        }
+        let Some(place) = self.server.announcing() else { return false };
+        state.kept = Some((announced, place));
+        state.headers.get_or_insert_with(|| headers.into());
+        let starts = !std::mem::replace(&mut state.fed, true);
+        drop(state);
+        self.bump();
+        starts
+    }
+
     /// What all listeners want now.
     pub(crate) fn wanted(&self) -> Wanted {
         // Read first: what comes in between is served twice rather than not at all.
         let generation = *self.wanted.borrow();
         let state = self.state();
         let mut all = Wanted { generation, uris: state.uris.keys().cloned().collect(), ..Wanted::default() };
+        if let Some((kept, _)) = &state.kept {
+            (all.tools, all.prompts, all.resources) = (kept.tools, kept.prompts, kept.resources);
+        }
         for entry in state.listeners.values() {
             all.tools |= entry.tools;
             all.prompts |= entry.prompts;
@@ -175,10 +199,14 @@ impl Hub {
         self.wanted.subscribe()
     }
 
-    /// Waits until nobody listens.
+    /// Waits until there is nothing to hear.
     pub(crate) async fn emptied(&self) {
+        let nothing = || {
+            let state = self.state();
+            state.listeners.is_empty() && state.kept.is_none()
+        };
         let mut wanted = self.watch();
-        while !self.is_empty() {
+        while !nothing() {
             if wanted.changed().await.is_err() {
                 return;
             }
@@ -200,10 +228,10 @@ impl Hub {
         self.served.send_replace(0);
     }
 
-    /// Whether nobody listens; then whoever feeds the hub is released from it.
+    /// Whether there is nothing to hear; then whoever feeds the hub is released from it.
     pub(crate) fn retire(&self) -> bool {
         let mut state = self.state();
-        let empty = state.listeners.is_empty();
+        let empty = state.listeners.is_empty() && state.kept.is_none();
         if empty {
             state.fed = false;
         }
@@ -220,6 +248,7 @@ impl Hub {
         let gone = {
             let mut state = self.state();
             state.uris.clear();
+            state.declined |= state.kept.take().is_some();
             std::mem::take(&mut state.listeners)
         };
         for entry in gone.values() {

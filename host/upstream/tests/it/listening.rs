@@ -210,3 +210,31 @@ async fn an_answer_cut_anywhere_comes_whole() {
     assert!(server.gets.lock().unwrap().iter().all(Option::is_some));
     assert_eq!(server.count("notifications/cancelled"), first, "only what could not be resumed is given up");
 }
+
+/// Whoever has listed something is told when it has changed, in both eras, for as long as the peer is in use.
+#[tokio::test]
+async fn who_lists_is_told_of_changes() {
+    use portcullis_upstream::{Changed, ListKind};
+    for (modern, get_status) in [(false, None), (true, None), (false, Some(405))] {
+        let (server, url) = Talker { modern, get_status, announces: true, ..Talker::default() }.start().await;
+        let pool = pool();
+        let mut changes = pool.changes();
+        let peer = peer(&pool, &url, None);
+        for _ in 0..3 {
+            peer.list(ListKind::Prompts, &[]).await.unwrap();
+        }
+        if get_status.is_some() {
+            eventually("it is asked for a stream", || server.gets.lock().unwrap().len() == 1).await;
+            peer.list(ListKind::Prompts, &[]).await.unwrap();
+            assert!(listen(&peer, &[]).await.is_err());
+            assert_eq!(server.gets.lock().unwrap().len(), 2, "and not again but for a listener");
+            continue;
+        }
+        eventually("one stream is open", || server.streams() == 1).await;
+        server.say(&note("notifications/prompts/list_changed", &json!({})));
+        let change = tokio::time::timeout(Duration::from_secs(10), changes.recv()).await.unwrap().unwrap();
+        assert_eq!((change.what, &change.key), (Changed::Prompts, peer.key()));
+        pool.retain(|_| false);
+        eventually("it is closed with the peer", || server.streams.lock().unwrap()[0].is_closed()).await;
+    }
+}

@@ -34,6 +34,8 @@ pub struct Talker {
     pub modern: bool,
     /// Whether it speaks both eras.
     pub both: bool,
+    /// Whether it says that its lists change.
+    pub announces: bool,
     /// What GET answers in place of a stream.
     pub get_status: Option<u16>,
     /// The bytes of the answer to the tool `cut`, and where to cut it.
@@ -179,7 +181,7 @@ async fn serve(
             let legacy = server.both.then_some("2025-11-25");
             let versions: Vec<&str> = ["2026-07-28"].into_iter().chain(legacy).collect();
             return result(
-                json!({"resultType": "complete", "supportedVersions": versions, "capabilities": {"x": 1.10}, "instructions": "do"}),
+                json!({"resultType": "complete", "supportedVersions": versions, "capabilities": capabilities(&server, json!({"x": 1.10})), "instructions": "do"}),
             );
         }
         "server/discover" => return error(StatusCode::BAD_REQUEST, -32600),
@@ -187,7 +189,7 @@ async fn serve(
             let session = format!("s{}", server.opened.fetch_add(1, Ordering::Relaxed));
             server.sessions.lock().unwrap().insert(session.clone());
             let mut response = result(
-                json!({"protocolVersion": "2025-11-25", "capabilities": {"resources": {"subscribe": true}}, "serverInfo": {"name": "talker"}}),
+                json!({"protocolVersion": "2025-11-25", "capabilities": capabilities(&server, json!({"resources": {"subscribe": true}})), "serverInfo": {"name": "talker"}}),
             );
             response.headers_mut().insert("mcp-session-id", session.parse().unwrap());
             return response;
@@ -197,6 +199,7 @@ async fn serve(
     }
     let params = &message["params"];
     match name {
+        "prompts/list" => result(json!({"prompts": []})),
         "resources/subscribe" if params["uri"] == "refused" => error(StatusCode::OK, -32602),
         "resources/subscribe" | "resources/unsubscribe" => result(json!({})),
         "subscriptions/listen" if params["notifications"]["resourceSubscriptions"] == json!(["refused"]) => {
@@ -216,6 +219,10 @@ async fn serve(
         },
         _ => StatusCode::ACCEPTED.into_response(),
     }
+}
+
+fn capabilities(server: &Talker, quiet: Value) -> Value {
+    if server.announces { json!({"prompts": {"listChanged": true}}) } else { quiet }
 }
 
 /// One numbered event; `ID` in it stands for the id of the call.
