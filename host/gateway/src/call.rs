@@ -61,7 +61,19 @@ pub async fn call(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Under
     let (at, own) = (route.server, &*route.name);
     let (what, record) = (What::Tool, Some(record));
     let mut one = Call {
-        relayed: Relayed { gateways, asked, at, assigned, what, exposed, own, record, underway, keep: None },
+        relayed: Relayed {
+            gateways,
+            asked,
+            at,
+            assigned,
+            what,
+            exposed,
+            own,
+            record,
+            underway,
+            keep: None,
+            task: None,
+        },
         caller,
     };
     let outcome = match &one.relayed.underway {

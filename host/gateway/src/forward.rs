@@ -23,6 +23,7 @@ use crate::{
     reads::{Keep, Key},
     record::Record,
     relayed::{Relayed, Sent, Unreviewed, What, with_text},
+    tasks,
     uris::{Known, Places},
 };
 
@@ -44,6 +45,7 @@ pub async fn forward(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Un
             "prompts/get" => prompt(gateways, asked, underway).await,
             "resources/read" => read(gateways, asked, underway).await,
             "completion/complete" => complete(gateways, asked, underway).await,
+            method if tasks::is_about_one(method, asked.client.era) => task(gateways, asked, underway).await,
             _ => unknown(gateways, asked, underway).await,
         }
     };
@@ -111,9 +113,20 @@ async fn prompt(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Underwa
     };
     let own = &*route.name;
     let assigned = &asked.view.servers[route.server];
-    let (what, record, keep) = (What::Prompt, None, None);
-    let mut relayed =
-        begin(Relayed { gateways, asked, at: route.server, assigned, what, exposed, own, record, underway, keep });
+    let (what, record, keep, task) = (What::Prompt, None, None, None);
+    let mut relayed = begin(Relayed {
+        gateways,
+        asked,
+        at: route.server,
+        assigned,
+        what,
+        exposed,
+        own,
+        record,
+        underway,
+        keep,
+        task,
+    });
     let outcome = async {
         let relayed = &mut relayed;
         let deadline = deadline(relayed);
@@ -168,9 +181,9 @@ async fn read(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Underway>
     };
     let (at, own) = locate(gateways, asked, exposed).await?;
     let assigned = &asked.view.servers[at];
-    let (what, record, keep) = (What::Resource, None, None);
+    let (what, record, keep, task) = (What::Resource, None, None, None);
     let mut relayed =
-        begin(Relayed { gateways, asked, at, assigned, what, exposed, own: &own, record, underway, keep });
+        begin(Relayed { gateways, asked, at, assigned, what, exposed, own: &own, record, underway, keep, task });
     let outcome = async {
         let relayed = &mut relayed;
         let deadline = deadline(relayed);
@@ -285,9 +298,9 @@ async fn complete(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Under
     };
     let assigned = &asked.view.servers[at];
     let kind = if prompt { Kind::Prompts } else { Kind::Templates };
-    let (what, record, keep) = (What::Completion, None, None);
+    let (what, record, keep, task) = (What::Completion, None, None, None);
     let mut relayed =
-        begin(Relayed { gateways, asked, at, assigned, what, exposed, own: &own, record, underway, keep });
+        begin(Relayed { gateways, asked, at, assigned, what, exposed, own: &own, record, underway, keep, task });
     let outcome = async {
         let relayed = &mut relayed;
         let (deadline, server) = (deadline(relayed), &assigned.server);
@@ -332,6 +345,43 @@ async fn template(gateways: &Gateways, asked: &Asked<'_>, exposed: &str) -> Resu
     places.find(exposed).ok_or_else(|| unknown_resource(exposed))
 }
 
+/// A task that this caller made, by a tool that policies let pass then: its sealed id says whose it is.
+async fn task(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Underway>) -> Result<Response, Fault> {
+    let known = |at: usize| asked.view.any_entry(at, &gateways.catalogue).and_then(|e| e.facts());
+    let offers = |at: usize| known(at).is_some_and(|facts| facts.has_tasks());
+    if !(0..asked.view.servers.len()).any(offers) {
+        return Err(no_method());
+    }
+    if let Some(refusal) = tasks::undeclared(asked) {
+        return Ok(answer::json(StatusCode::BAD_REQUEST, refusal));
+    }
+    let Some(exposed) = asked.message.params.as_ref().and_then(|p| p.task_id.as_ref()) else {
+        return Err(Fault::new(Side::Caller, "invalid-params", "params.taskId is missing"));
+    };
+    let (at, own) = tasks::locate(gateways, asked, exposed.as_ref())?;
+    let assigned = &asked.view.servers[at];
+    // The id stands where no other method has one, so it is replaced before the message goes its way.
+    let body = with_text(asked.message.source, exposed.piece.range(), &own);
+    let message: Message<'_> = parse(&body, &limits(gateways)).map_err(|e| e.to_fault())?;
+    let exposed = exposed.as_ref();
+    let (what, record, keep, task) = (What::Other, None, None, Some((&*own, exposed)));
+    let mut relayed =
+        begin(Relayed { gateways, asked, at, assigned, what, exposed, own: &own, record, underway, keep, task });
+    let outcome = async {
+        let relayed = &mut relayed;
+        if let Some(record) = &mut relayed.record {
+            record.decided(false);
+        }
+        let carried = relayed.account(assigned.plan.as_ref()).await?;
+        relayed.runs_under(carried.as_ref());
+        let (deadline, edit) = (deadline(relayed), RequestEdit::default());
+        let sent = Sent { message: &message, edit, name: Some(&own), arguments: None, deadline };
+        relayed.send(&sent, carried.as_ref(), None::<&Unreviewed>).await
+    }
+    .await;
+    finish(relayed, outcome, None, no_method).await
+}
+
 /// A method that nobody here knows goes to the only server, where a gateway has one: extensions work as if it stood there
 /// itself. Among several nobody can say which one is meant.
 async fn unknown(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Underway>) -> Result<Response, Fault> {
@@ -340,9 +390,20 @@ async fn unknown(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Underw
     if OURS.iter().any(|ours| method == *ours || (ours.ends_with('/') && method.starts_with(ours))) {
         return Err(no_method());
     }
-    let (what, record, keep) = (What::Other, None, None);
-    let mut relayed =
-        begin(Relayed { gateways, asked, at: 0, assigned, what, exposed: method, own: method, record, underway, keep });
+    let (what, record, keep, task) = (What::Other, None, None, None);
+    let mut relayed = begin(Relayed {
+        gateways,
+        asked,
+        at: 0,
+        assigned,
+        what,
+        exposed: method,
+        own: method,
+        record,
+        underway,
+        keep,
+        task,
+    });
     let outcome = async {
         let relayed = &mut relayed;
         judge::unknown_method(asked.view).map_err(|fault| relayed.fault(fault))?;

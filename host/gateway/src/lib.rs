@@ -6,10 +6,13 @@
 //! | 2 read, 3 authenticate | `serve` |
 //! | 4 route | `routes`, `view`, `naming` |
 //! | 5 admit | `admit`, and `upstream` for servers |
-//! | 6 decide, 7 resolve, 9 call, 10 review | `call` |
+//! | 6 decide, 10 review | `call` for tools, `forward` and `judge` for everything else |
+//! | 7 resolve, 9 call | `relayed` |
 //! | 8 pick | `targets` |
 //! | 9, the way back | `relay` |
 //! | 11 record | `record` |
+//!
+//! What servers offer is kept in `catalogue`; `list`, `offer` and `search` show it, `uris` and `tasks` lead addresses back.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod accept;
@@ -42,6 +45,7 @@ mod serve;
 mod session;
 mod subscriptions;
 mod targets;
+mod tasks;
 mod template;
 mod uris;
 mod view;

@@ -9,7 +9,7 @@ use portcullis_protocol::{Era, Version, rpc::ServerInfo};
 use portcullis_upstream::ServerFacts;
 use serde_json::{Map, Value, json};
 
-use crate::{asked::Asked, catalogue::Kind, gateways::Gateways, list, naming, view::View};
+use crate::{asked::Asked, catalogue::Kind, gateways::Gateways, list, naming, tasks, view::View};
 
 /// The most bytes of instructions, of one server among several and of all together.
 const ONE_INSTRUCTIONS: usize = 4 << 10;
@@ -17,8 +17,9 @@ const ALL_INSTRUCTIONS: usize = 16 << 10;
 /// How long what is said here may be kept: while everything is known, and while something is not.
 const TTL_MS: u64 = 60_000;
 const UNSETTLED_TTL_MS: u64 = 1_000;
-/// Extensions that a gateway in front of several servers can speak for: they have no methods of their own.
-const FEDERATED: [&str; 1] = ["io.modelcontextprotocol/ui"];
+/// Extensions that a gateway in front of several servers can speak for: they have no methods of their own, or the gateway
+/// leads them to the right server.
+const FEDERATED: [&str; 2] = ["io.modelcontextprotocol/ui", tasks::EXTENSION];
 
 /// What a server says of itself, read.
 #[derive(Debug)]
@@ -43,6 +44,12 @@ impl Facts {
             info,
             instructions: facts.instructions.clone(),
         }
+    }
+
+    /// Whether it has tasks, in its era's way.
+    pub fn has_tasks(&self) -> bool {
+        let extensions = self.capabilities.get("extensions").and_then(Value::as_object);
+        self.capabilities.contains_key("tasks") || extensions.is_some_and(|e| e.contains_key(tasks::EXTENSION))
     }
 
     /// Whether there may be anything of this kind. A server that says nothing at all is asked for its tools.

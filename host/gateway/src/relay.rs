@@ -12,7 +12,7 @@ use portcullis_protocol::{
 use portcullis_upstream::{Message, MessageKind, MessageStream, UpstreamError};
 use tokio::sync::mpsc;
 
-use crate::{in_flight::Underway, reads::Keep, record::Record, relayed::What, session::level::Logs};
+use crate::{in_flight::Underway, reads::Keep, record::Record, relayed::What, session::level::Logs, tasks::TaskIds};
 
 mod links;
 
@@ -44,6 +44,8 @@ pub struct Rewrite {
     pub links: Option<Links>,
     /// Where the answer is kept, if it may be.
     pub keep: Option<Keep>,
+    /// How ids of tasks are written, where the answer may have any.
+    pub tasks: Option<TaskIds>,
 }
 
 impl Rewrite {
@@ -57,6 +59,8 @@ impl Rewrite {
         }
         let rewritten = self.links.as_ref().and_then(|links| links.rewritten(message));
         let message = rewritten.map_or(Cow::Borrowed(message), Cow::Owned);
+        let with_tasks = self.tasks.as_ref().and_then(|tasks| tasks.rewritten(&message));
+        let message = with_tasks.map_or(message, Cow::Owned);
         let message = self.what.adapted(message, (self.client, self.server), self.private);
         let adds_type = self.client == Era::Modern && self.server == Era::Legacy && message.kind == MessageKind::Result;
         if !adds_type {

@@ -30,6 +30,7 @@ use crate::{
     record::Record,
     relay::{Links, Relay, Rewrite, event},
     session::Level,
+    tasks::TaskIds,
     view::Assigned,
 };
 
@@ -164,6 +165,8 @@ pub struct Relayed<'a> {
     pub underway: Option<Underway>,
     /// Where the answer is kept, if it may be.
     pub keep: Option<Keep>,
+    /// The task that is asked for: its id at the server, and as the client knows it.
+    pub task: Option<(&'a str, &'a str)>,
 }
 
 /// What goes to the server.
@@ -243,9 +246,10 @@ impl<'a> Relayed<'a> {
         }
         let line = self.underway.as_ref().and_then(|u| u.line.clone());
         let mut way = self.way(carried, line.is_some(), sent.deadline).await?;
+        let mut _attended = None;
         if let Some(line) = &line {
             line.serves(&self.assigned.server);
-            self.attend(&way, line, carried)?;
+            _attended = self.attend(&way, line, carried).await?;
         }
         let live = self.live();
         let level = self.level(live.as_deref());
@@ -259,7 +263,7 @@ impl<'a> Relayed<'a> {
         let deadline = if way.own { patience.until } else { sent.deadline };
         let log_level = level.filter(|_| self.asked.client.era == Era::Legacy).map(Level::as_str);
         let trip = Trip { way: &way, log_level, members: "", deadline };
-        let mut incoming = self.ask(trip, sent, carried).await?;
+        let mut incoming = self.ask_own(trip, sent, carried, line.as_ref(), &patience).await?;
         if sent.arguments.is_some() && says_headers_differ(&incoming) {
             // The definition has changed since it was fetched (2026-07-28, transports: "Client Behavior").
             self.fetch_definition(carried).await;
@@ -332,6 +336,7 @@ impl<'a> Relayed<'a> {
             private: !asked.view.is_open(),
             links: Links::of(asked.view, &self.gateways.catalogue, self.at),
             keep: self.keep.take(),
+            tasks: TaskIds::of(self.gateways, asked, &self.assigned.server, self.task),
         }
     }
 

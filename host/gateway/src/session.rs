@@ -27,6 +27,8 @@ pub use live::Live;
 const SHARDS: usize = 16;
 /// Sessions that hold something.
 const MOST: usize = 100_000;
+/// How long a session that nobody reads or uses listens to its servers.
+const LISTENED: Duration = Duration::from_secs(30 * 60);
 /// How long the wishes of a session without a stream are remembered.
 const IDLE: Duration = Duration::from_secs(4 * 60 * 60);
 
@@ -97,8 +99,8 @@ impl Sessions {
         for shard in &self.shards {
             let mut gone = Vec::new();
             shard.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, live| {
-                // Somebody may be about to open a stream in it.
-                let over = Arc::strong_count(live) == 1 && live.sweep(IDLE);
+                // Somebody may be about to open a stream in it. A server that is listened to is no reason to stay for ever.
+                let over = live.sweep(IDLE) && (Arc::strong_count(live) == 1 || live.idles_for(LISTENED));
                 if over {
                     gone.push(Arc::clone(live));
                 } else {

@@ -10,7 +10,7 @@ use std::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use portcullis_credential::Carried;
 use portcullis_model::Name;
-use portcullis_upstream::{Listen, Message, MessageKind, Peer};
+use portcullis_upstream::{Listen, Message, MessageKind, MessageStream, Peer};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -19,10 +19,10 @@ use super::{
     line::Line,
     question::Asker,
 };
-use crate::{gateways::Gateways, session::Live};
+use crate::session::Live;
 
 /// How long listening may take to begin.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A client's own session with a server.
 pub struct Own {
@@ -38,34 +38,44 @@ pub struct Own {
     pub who: Who,
 }
 
-/// Listens to a server for a session, until the session or the server ends.
-pub async fn attend(gateways: Weak<Gateways>, live: Arc<Live>, own: Arc<Own>) {
-    let over = live.over.clone();
-    tokio::select! {
-        () = over.cancelled() => {}
-        () = listen(gateways, live, &own) => {}
+/// Begins to listen to a server. Done before the first call of a conversation: servers built on the older SDKs ask on this
+/// stream whatever a call needs, and drop the question where nobody listens yet. None where the server has no such stream.
+pub async fn begin(own: &Own) -> Option<MessageStream> {
+    let peer = own.peer.upgrade()?;
+    let headers = own.carried.as_ref().map_or(&[][..], |c| &c.headers);
+    match peer.listen(&Listen::default(), headers, Instant::now() + PATIENCE).await {
+        Ok(stream) => Some(stream),
+        Err(error) => {
+            tracing::debug!(server = %own.server, %error, "the server has nothing to say outside calls");
+            None
+        }
     }
 }
 
-async fn listen(gateways: Weak<Gateways>, live: Arc<Live>, own: &Own) {
+/// Listens to a server until `over` or its end: what it asks goes down the line, what else it says to `told`.
+pub async fn attend(
+    stream: MessageStream,
+    own: Arc<Own>,
+    line: Arc<Line>,
+    over: CancellationToken,
+    told: impl Fn(&Message) + Send,
+) {
+    tokio::select! {
+        () = over.cancelled() => {}
+        () = hear(stream, &own, &line, told) => {}
+    }
+}
+
+async fn hear(mut stream: MessageStream, own: &Own, line: &Line, told: impl Fn(&Message) + Send) {
     let Some(peer) = own.peer.upgrade() else { return };
-    let headers = own.carried.as_ref().map_or(&[][..], |c| &c.headers);
-    let mut stream = match peer.listen(&Listen::default(), headers, Instant::now() + PATIENCE).await {
-        Ok(stream) => stream,
-        Err(error) => {
-            tracing::debug!(server = %own.server, %error, "the server has nothing to say outside calls");
-            return;
-        }
-    };
-    let Some(line) = gateways.upgrade().map(|g| Line::get(&g, Arc::clone(&live))) else { return };
     let asker = Asker {
         peer: &peer,
-        headers,
+        headers: own.carried.as_ref().map_or(&[][..], |c| &c.headers),
         server: &own.server,
         tool: None,
         who: &own.who,
         capabilities: &own.capabilities,
-        line: &line,
+        line,
     };
     let mut asked = FuturesUnordered::new();
     let mut withdrawals: HashMap<String, CancellationToken> = HashMap::new();
@@ -91,23 +101,26 @@ async fn listen(gateways: Weak<Gateways>, live: Arc<Live>, own: &Own) {
                     id
                 });
             }
-            MessageKind::Notification => {
-                if let Some(id) = withdrawn(&message) {
+            MessageKind::Notification => match withdrawn(&message) {
+                Some(id) => {
                     if let Some(token) = withdrawals.get(&id) {
                         token.cancel();
                     }
-                    continue;
                 }
-                let method = message.method();
-                // Lists are fetched again before clients are told that they changed.
-                let told_otherwise = method
-                    .as_deref()
-                    .is_some_and(|m| m.ends_with("/list_changed") || m == "notifications/resources/updated");
-                if !told_otherwise && live.level().is_none_or(|level| level.wants(&message)) {
-                    live.tell(message.body.clone());
-                }
-            }
+                None => told(&message),
+            },
             MessageKind::Progress | MessageKind::Result | MessageKind::Error => {}
         }
+    }
+}
+
+/// Passes on what a server says outside calls, to a session whose lists are told of otherwise: they are fetched again before
+/// clients hear that they changed.
+pub fn pass_on(live: &Live, message: &Message) {
+    let method = message.method();
+    let otherwise =
+        method.as_deref().is_some_and(|m| m.ends_with("/list_changed") || m == "notifications/resources/updated");
+    if !otherwise && live.level().is_none_or(|level| level.wants(message)) {
+        live.tell(message.body.clone());
     }
 }

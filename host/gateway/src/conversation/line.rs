@@ -2,7 +2,10 @@
 //! another of a modern client.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -31,6 +34,8 @@ const SLOW: Duration = Duration::from_secs(60);
 pub struct Line {
     gateways: Arc<Gateways>,
     kind: Kind,
+    /// Questions that wait for the client.
+    open: AtomicUsize,
 }
 
 enum Kind {
@@ -64,17 +69,20 @@ impl Line {
             open: OnceLock::new(),
             opened: Mutex::new(Some(opened)),
         };
-        (Self { gateways: Arc::clone(gateways), kind: Kind::Stream(Box::new(stream)) }, receiver)
+        (
+            Self { gateways: Arc::clone(gateways), kind: Kind::Stream(Box::new(stream)), open: AtomicUsize::new(0) },
+            receiver,
+        )
     }
 
     /// That of what belongs to no call of a session.
     pub fn get(gateways: &Arc<Gateways>, live: Arc<Live>) -> Self {
-        Self { gateways: Arc::clone(gateways), kind: Kind::Get(live) }
+        Self { gateways: Arc::clone(gateways), kind: Kind::Get(live), open: AtomicUsize::new(0) }
     }
 
     /// That of a modern client's call.
     pub fn held(gateways: &Arc<Gateways>, call: Arc<HeldCall>) -> Self {
-        Self { gateways: Arc::clone(gateways), kind: Kind::Held(call) }
+        Self { gateways: Arc::clone(gateways), kind: Kind::Held(call), open: AtomicUsize::new(0) }
     }
 
     /// All gateways.
@@ -142,6 +150,20 @@ impl Line {
         }
     }
 
+    /// Whether the client is being asked something, by this call or beside it.
+    pub fn is_asking(&self) -> bool {
+        let beside = match &self.kind {
+            Kind::Stream(stream) => stream
+                .client
+                .session
+                .and_then(|session| self.gateways.sessions.get(&session))
+                .is_some_and(|live| live.is_asked()),
+            Kind::Get(live) => live.is_asked(),
+            Kind::Held(_) => false,
+        };
+        beside || self.open.load(Ordering::Relaxed) > 0
+    }
+
     /// Asks the client and waits for its answer, a whole response. `withdrawn` fires when nobody wants it any more.
     ///
     /// # Errors
@@ -153,6 +175,7 @@ impl Line {
         withdrawn: &CancellationToken,
         progressed: impl Fn(Bytes) -> F,
     ) -> Result<Bytes, &'static str> {
+        let _open = Opened::new(&self.open);
         let (live, number) = match &self.kind {
             Kind::Held(call) => return call.ask(&self.gateways, request, until, withdrawn).await,
             Kind::Stream(stream) => match self.opened(stream) {
@@ -166,7 +189,7 @@ impl Line {
         let message = renumbered(request, open.number);
         let sent = match number {
             Some(stream) => live.push(stream, message, until).await,
-            None => live.tell(message),
+            None => live.reach(message, until).await,
         };
         if !sent {
             return Err("the client can't be reached");
@@ -218,6 +241,22 @@ impl Line {
 /// The body of a response that we made ourselves.
 pub async fn whole(response: Response) -> Bytes {
     response.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default()
+}
+
+/// Counts a question that waits for the client.
+struct Opened<'l>(&'l AtomicUsize);
+
+impl<'l> Opened<'l> {
+    fn new(open: &'l AtomicUsize) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(open)
+    }
+}
+
+impl Drop for Opened<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A question that is open; forgotten when dropped.

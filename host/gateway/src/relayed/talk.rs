@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 use portcullis_credential::Carried;
 use portcullis_model::{Fault, Side};
 use portcullis_protocol::Era;
-use portcullis_upstream::{Incoming, Message, MessageStream, Outgoing, Params};
+use portcullis_upstream::{Incoming, Message, MessageStream, Outgoing, Params, UpstreamError};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Relayed, Sent, What};
 use crate::{
@@ -105,23 +106,65 @@ impl<'a> Relayed<'a> {
         }
     }
 
-    /// Notes a client's own session with a server, and hears what it says outside calls.
-    pub(super) fn attend(&self, way: &Way<'_>, line: &Line, carried: Option<&Arc<Carried>>) -> Result<(), Fault> {
-        if !way.own || self.asked.client.session.is_none() {
-            return Ok(());
+    /// Hears what a server says beside calls to a client that has a session of its own with it: for as long as that session,
+    /// or for as long as what is given back.
+    pub(super) async fn attend(
+        &self,
+        way: &Way<'_>,
+        line: &Arc<Line>,
+        carried: Option<&Arc<Carried>>,
+    ) -> Result<Option<DropGuard>, Fault> {
+        if !way.own {
+            return Ok(None);
         }
-        let live = self.gateways.live(self.asked)?;
-        let own = live.own_peer(way.peer.key(), || Own {
+        let own = || Own {
             peer: Arc::downgrade(&way.peer),
             carried: carried.cloned(),
             server: self.assigned.server.clone(),
             capabilities: way.capabilities.into(),
             who: Who::of(self.asked),
-        });
-        if let Some(own) = own {
-            tokio::spawn(attend::attend(Arc::downgrade(line.gateways()), live, own));
+        };
+        if self.asked.client.session.is_none() {
+            let own = Arc::new(own());
+            let over = CancellationToken::new();
+            if let Some(stream) = attend::begin(&own).await {
+                tokio::spawn(attend::attend(stream, own, Arc::clone(line), over.clone(), |_| {}));
+            }
+            return Ok(Some(over.drop_guard()));
         }
-        Ok(())
+        let live = self.gateways.live(self.asked)?;
+        if let Some(own) = live.own_peer(way.peer.key(), own)
+            && let Some(stream) = attend::begin(&own).await
+        {
+            let line = Arc::new(Line::get(line.gateways(), Arc::clone(&live)));
+            let over = live.over.clone();
+            tokio::spawn(attend::attend(stream, own, line, over, move |message| attend::pass_on(&live, message)));
+        }
+        Ok(None)
+    }
+
+    /// Sends it to a client's own session: the server's time stands still while the client is asked beside the call.
+    pub(super) async fn ask_own(
+        &self,
+        trip: Trip<'_>,
+        sent: &Sent<'_>,
+        carried: Option<&Arc<Carried>>,
+        line: Option<&Arc<Line>>,
+        patience: &Patience,
+    ) -> Result<Incoming, Fault> {
+        let Some(line) = line.filter(|_| trip.way.own) else { return self.ask(trip, sent, carried).await };
+        let ask = self.ask(trip, sent, carried);
+        tokio::pin!(ask);
+        loop {
+            tokio::select! {
+                incoming = &mut ask => return incoming,
+                () = tokio::time::sleep(patience.timeout) => {
+                    if !line.is_asking() {
+                        return Err(self.upstream_fault(&UpstreamError::Timeout { sent: portcullis_upstream::Sent::Maybe }));
+                    }
+                }
+            }
+        }
     }
 
     /// Follows a stream to its answer.

@@ -222,11 +222,9 @@ fn words(text: &str) -> impl Iterator<Item = String> {
     let mut word = String::new();
     let mut lower = false;
     for c in text.chars() {
-        if !c.is_alphanumeric() || (c.is_uppercase() && lower) {
-            if !word.is_empty() {
-                out.push(stem(&word));
-                word.clear();
-            }
+        if (!c.is_alphanumeric() || (c.is_uppercase() && lower)) && !word.is_empty() {
+            out.push(stem(&word));
+            word.clear();
         }
         if c.is_alphanumeric() {
             word.extend(c.to_lowercase());

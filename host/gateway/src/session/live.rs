@@ -29,6 +29,10 @@ const MOST_QUESTIONS: usize = 64;
 /// Progress notifications of one question that wait to be handed on.
 const PROGRESS: usize = 8;
 
+/// How long a question waits for a stream that it can go out on, and how often it looks.
+const REACH: Duration = Duration::from_secs(10);
+const REACH_AGAIN: Duration = Duration::from_millis(50);
+
 /// The stream that a GET opens.
 pub const GET: u32 = 0;
 
@@ -215,6 +219,31 @@ impl Live {
         state.streams.get_mut(&GET).is_some_and(|kept| kept.log.is_read() && kept.log.push(event).is_ok())
     }
 
+    /// Whether a question is open.
+    pub fn is_asked(&self) -> bool {
+        !self.state().questions.is_empty()
+    }
+
+    /// Appends an event to the GET stream, or to the stream of a call where nobody reads that: somebody has to hear it. Waits
+    /// a while for either.
+    pub async fn reach(&self, event: Bytes, until: Instant) -> bool {
+        let until = until.min(Instant::now() + REACH);
+        loop {
+            if self.tell(event.clone()) || self.tell_any(&event) {
+                return true;
+            }
+            if Instant::now() >= until || self.over.is_cancelled() {
+                return false;
+            }
+            tokio::time::sleep(REACH_AGAIN).await;
+        }
+    }
+
+    fn tell_any(&self, event: &Bytes) -> bool {
+        let mut state = self.state();
+        state.streams.values_mut().any(|s| s.log.is_read() && !s.log.ended() && s.log.push(event.clone()).is_ok())
+    }
+
     /// Notes a question. None where too many are open.
     pub fn question(&self) -> Option<Open> {
         let (sender, receiver) = oneshot::channel();
@@ -329,6 +358,11 @@ impl Live {
             && state.subscriptions.is_empty()
             && state.level.is_none();
         (nothing && state.used.elapsed() > KEPT) || (state.streams.is_empty() && state.used.elapsed() > idle)
+    }
+
+    /// Whether nobody has used it for so long.
+    pub fn idles_for(&self, long: Duration) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).used.elapsed() > long
     }
 
     /// Bytes kept for readers that may come again.
