@@ -9,6 +9,8 @@
 //! | 6 decide, 10 review | `call` for tools, `forward` and `judge` for everything else |
 //! | 7 resolve, 9 call | `relayed` |
 //! | 8 pick | `targets` |
+//! | 8 and 9 where server and client talk before the answer | `conversation`, `held`, `relayed::talk` |
+//! | streams of clients | `session`, `subscriptions` |
 //! | 9, the way back | `relay` |
 //! | 11 record | `record` |
 //!
