@@ -50,7 +50,7 @@ fn quickstart_serves_and_its_next_steps_work() {
     // A mistake is told with its line, and what was serving goes on.
     fs::write(&file, more.replace("process:", "proces:")).unwrap();
     eventually("the mistake is told", || {
-        gateway.run(&["doctor"]).out.contains("quickstart.yaml:18:3: unknown field `proces`")
+        gateway.run(&["doctor"]).out.contains("quickstart.yaml:17:3: unknown field `proces`")
     });
     assert_eq!(gateway.run(&["doctor"]).code, 1);
     assert_eq!(gateway.run(&["call", "default", "second__time_now"]).code, 0);
