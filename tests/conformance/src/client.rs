@@ -48,6 +48,9 @@ const SCENARIOS: [(&str, &[&str]); 2] = [
     ),
 ];
 
+/// How many scenarios are run side by side.
+const AT_ONCE: usize = 3;
+
 /// How long a driven client may take for everything.
 const PATIENCE: Duration = Duration::from_secs(25);
 
@@ -59,9 +62,20 @@ pub async fn scenarios(revision: &str, program: &Path) -> anyhow::Result<Found> 
     let mut found = Found::default();
     let names = SCENARIOS.iter().find(|(r, _)| *r == revision).map_or(&[][..], |(_, names)| names);
     let driver = driver(program)?;
-    for scenario in names {
-        let one = suite::client_scenario(&driver, revision, scenario).await;
-        found.replace(scenario, one.with_context(|| (*scenario).to_owned())?);
+    // Each has a gateway of its own, and waits most of the time.
+    for some in names.chunks(AT_ONCE) {
+        let mut running = tokio::task::JoinSet::new();
+        for scenario in some {
+            let (driver, revision, scenario) = (driver.clone(), revision.to_owned(), (*scenario).to_owned());
+            running.spawn(async move {
+                let one = suite::client_scenario(&driver, &revision, &scenario).await;
+                one.with_context(|| scenario.clone()).map(|one| (scenario, one))
+            });
+        }
+        while let Some(ended) = running.join_next().await {
+            let (scenario, one) = ended??;
+            found.replace(&scenario, one);
+        }
     }
     Ok(found)
 }

@@ -66,12 +66,17 @@ impl Outcome {
                 outcome.saw(setting.name(), revision, compare(&direct, &through));
             }
             let direct = payload::transcript(&fixture.url, revision).await?;
-            for setting in Setting::ALL {
-                let through = payload::transcript(&behind.url(setting), revision).await?;
+            let urls = [behind.url(Setting::Gateway), behind.url(Setting::Federated), behind.bridged(revision)];
+            let [gateway, federated, bridged] = &urls;
+            let (gateway, federated, bridged) = tokio::try_join!(
+                payload::transcript(gateway, revision),
+                payload::transcript(federated, revision),
+                payload::transcript(bridged, revision)
+            )?;
+            for (setting, through) in [(Setting::Gateway, gateway), (Setting::Federated, federated)] {
                 outcome.saw(setting.name(), revision, payload::compare(&direct, &through, setting.shared()));
             }
-            let through = payload::transcript(&behind.bridged(revision), revision).await?;
-            outcome.saw(BRIDGED, revision, payload::compare(&direct, &through, false));
+            outcome.saw(BRIDGED, revision, payload::compare(&direct, &bridged, false));
             let upstream = client::scenarios(revision, program).await?;
             outcome.count(revision, CLIENT, &upstream);
             outcome.saw(CLIENT, revision, client::failures(&upstream));
