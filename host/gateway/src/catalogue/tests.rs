@@ -1,3 +1,5 @@
+//! The catalogue: what stays, what is waited for, what is told, and what stands in for whom.
+
 use bytes::Bytes;
 
 use super::*;
