@@ -22,8 +22,6 @@ pub struct Log {
     next: u64,
     /// The number of the first event that the reader has not seen.
     unread: u64,
-    /// Whether an event was dropped that no reader saw.
-    lost: bool,
     ended: bool,
     /// Which reader reads: each new one takes the place of the one before. 0 = none.
     reader: u64,
@@ -45,17 +43,7 @@ pub enum Next {
 impl Default for Log {
     fn default() -> Self {
         // Event 0 is the one that primes (2025-11-25, transports): it says nothing and gives an id to resume from.
-        Self {
-            events: VecDeque::new(),
-            bytes: 0,
-            next: 1,
-            unread: 1,
-            lost: false,
-            ended: false,
-            reader: 0,
-            readers: 0,
-            waker: None,
-        }
+        Self { events: VecDeque::new(), bytes: 0, next: 1, unread: 1, ended: false, reader: 0, readers: 0, waker: None }
     }
 }
 
@@ -100,7 +88,7 @@ impl Log {
     /// A reader of all events after `after`; whoever read before finds the end. None where some of them are gone.
     pub fn read(&mut self, after: u64) -> Option<u64> {
         let first = self.next - self.events.len() as u64;
-        if after >= self.next || after + 1 < first || (self.lost && after + 1 <= first) {
+        if after >= self.next || after + 1 < first {
             return None;
         }
         self.readers += 1;
@@ -158,7 +146,6 @@ impl Log {
                 return;
             }
             let Some(gone) = self.events.pop_front() else { return };
-            self.lost = unseen;
             self.bytes -= gone.len();
         }
     }
