@@ -9,10 +9,8 @@ use wasmtime::{
     component::{HasSelf, Linker},
 };
 
-use crate::{bindings::Everything, cache::Cache, error::LoadError, state::State};
+use crate::{bindings::Everything, cache::Cache, error::LoadError, state::State, ticker::Ticker};
 
-/// The epoch's tick: the grain at which running guests are looked at.
-const TICK: Duration = Duration::from_millis(1);
 /// The most linear memory that the pool has room for per instance; `limits.memory` stays below.
 const MAX_MEMORY: usize = 64 << 20;
 
@@ -48,6 +46,8 @@ impl std::fmt::Debug for HostOptions {
 /// Runs plugins.
 pub struct Host {
     pub(crate) engine: Engine,
+    /// Awake while a guest runs.
+    pub(crate) ticker: Ticker,
     pub(crate) linker: Linker<State>,
     pub(crate) cache: Option<Cache>,
     /// Stands before every instantiation: an exhausted pool is an error, not a queue.
@@ -94,9 +94,10 @@ impl Host {
             ),
             None => None,
         };
-        start_ticker(&engine)?;
+        let ticker = Ticker::start(&engine)?;
         Ok(Arc::new(Self {
             engine,
+            ticker,
             linker,
             cache,
             permits: Arc::new(Semaphore::new(instances as usize)),
@@ -145,20 +146,4 @@ fn config(pool: Option<u32>) -> Config {
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     }
     config
-}
-
-/// Counts the epoch up for as long as the engine lives.
-fn start_ticker(engine: &Engine) -> Result<(), LoadError> {
-    let weak = engine.weak();
-    std::thread::Builder::new()
-        .name("plugin-ticker".into())
-        .spawn(move || {
-            while let Some(engine) = weak.upgrade() {
-                engine.increment_epoch();
-                drop(engine);
-                std::thread::sleep(TICK);
-            }
-        })
-        .map(drop)
-        .map_err(|e| LoadError::Host(format!("no thread for the ticker: {e}")))
 }

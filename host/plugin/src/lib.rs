@@ -23,6 +23,7 @@ mod secrets;
 mod services;
 mod state;
 mod survey;
+mod ticker;
 
 pub use answer::{Asserted, AssertedPrincipal, Decision, Hooks, Outcome, Read, Resolution, Verdict};
 pub use component::Component;

@@ -379,6 +379,7 @@ impl Plugin {
     {
         let Some(index) = index else { return Err(PluginFailure::NoHook) };
         let mut running = self.take().await?;
+        let _awake = self.host.ticker.awake();
         running.store.data_mut().meter.allow_more(more);
         running.store.data_mut().lent = lent;
         running.store.set_epoch_deadline(1);
@@ -489,6 +490,7 @@ impl Plugin {
             Arc::clone(&self.host.permits).acquire_owned().await.map_err(|e| LoadError::Host(e.to_string()))?;
         let mut running = self.fresh(permit, self.limits.cpu.get().max(TRIAL_CPU));
         let wall = self.limits.wall.get().max(Duration::from_secs(2));
+        let _awake = self.host.ticker.awake();
         running.store.set_epoch_deadline(1);
         let instantiated = if self.suspends {
             let polls = Arc::new(PollMeter::default());

@@ -74,6 +74,7 @@ impl Host {
         let (runtime, patience) = (Handle::current(), self.compile_timeout);
         let work = tokio::task::spawn_blocking(move || {
             let _permits = (instance, compiling);
+            let _awake = host.ticker.awake();
             let mut state = State::new(fixed, Meter::new(cpu), Limiter::new(memory));
             state.preparing = true;
             let (store, instance) = runtime.block_on(host.get_ready(&component, state))?;
