@@ -449,7 +449,11 @@ async fn a_policy_that_fails_is_a_denial_in_the_audit() {
     let message = json!({"message": "a".repeat(500_000)});
     let reply = http::call(&product.url("strict"), Some(&token), "echo__echo", message).await.unwrap();
     assert!(reply.text().contains("plugin-timeout"), "{}", reply.text());
-    assert_eq!(echo.seen().iter().filter(|s| s.method == "tools/call").count(), 1, "only the call of `start` may arrive");
+    assert_eq!(
+        echo.seen().iter().filter(|s| s.method == "tools/call").count(),
+        1,
+        "only the call of `start` may arrive"
+    );
     // On disk before the answer: no waiting.
     let audit = std::fs::read_to_string(product.data().join("audit").join("audit.jsonl")).unwrap();
     let denied = |line: &&str| line.contains("plugin-timeout") && line.contains(r#""decision":"deny""#);
@@ -464,7 +468,11 @@ async fn a_policy_whose_configuration_is_wrong_lets_nobody_in() {
     let (echo, product, token) = start(&[resource("Gateway", "strict", gateway)]).await;
     let reply = http::call(&product.url("strict"), Some(&token), "echo__echo", json!({"message": "x"})).await.unwrap();
     assert!(reply.text().contains("not-ready"), "{}", reply.text());
-    assert_eq!(echo.seen().iter().filter(|s| s.method == "tools/call").count(), 1, "only the call of `start` may arrive");
+    assert_eq!(
+        echo.seen().iter().filter(|s| s.method == "tools/call").count(),
+        1,
+        "only the call of `start` may arrive"
+    );
     product.stop().await;
 }
 
