@@ -16,6 +16,9 @@ use std::{
 
 use tokio::{runtime::Builder, sync::mpsc, time::Instant};
 
+/// Connections that wait until their lane looks at them.
+const WAITING: usize = 4096;
+
 /// What a lane is given: started on its thread, within its runtime.
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -23,7 +26,7 @@ type Job = Box<dyn FnOnce() + Send>;
 pub struct Lanes(Vec<Lane>);
 
 struct Lane {
-    jobs: mpsc::UnboundedSender<Job>,
+    jobs: mpsc::Sender<Job>,
     load: Arc<AtomicUsize>,
     thread: JoinHandle<()>,
 }
@@ -58,8 +61,10 @@ impl Lanes {
                 drop(load);
             });
         });
-        // A lane ends after its last connection; what comes later is dropped, which closes it.
-        let _ = lane.jobs.send(job);
+        // What a lane that is ending or hopelessly behind can't take is dropped, which closes the connection.
+        if lane.jobs.try_send(job).is_err() {
+            tracing::warn!("a connection was closed: its thread takes no more");
+        }
     }
 
     /// Ends all lanes, and what is still under way on them; waits for so long at most.
@@ -75,7 +80,7 @@ impl Lanes {
 impl Lane {
     fn start(number: usize) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let (jobs, mut given) = mpsc::unbounded_channel::<Job>();
+        let (jobs, mut given) = mpsc::channel::<Job>(WAITING);
         let thread = thread::Builder::new().name(format!("lane-{number}")).spawn(move || {
             portcullis_upstream::lane::enter();
             runtime.block_on(async {
@@ -119,7 +124,9 @@ mod tests {
         // One that panics takes nobody with it.
         let (tell, told) = oneshot::channel();
         lanes.run(|| async { panic!("on purpose") });
-        lanes.run(|| async { drop(tell.send(())) });
+        lanes.run(|| async move {
+            let _ = tell.send(());
+        });
         told.await.unwrap();
         lanes.end(Duration::from_secs(10)).await;
         assert!(held.iter().all(oneshot::Sender::is_closed), "what was under way ends with its lane");
