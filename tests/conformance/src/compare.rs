@@ -1,5 +1,5 @@
 //! Two runs of the suite, compared check by check: what passes directly has to pass through the gateway, and what the
-//! suite noted about it has to be the same but for [`VARIES`].
+//! suite noted about it has to be the same but for `VARIES`.
 
 use serde_json::{Value, json};
 

@@ -43,6 +43,23 @@ impl Driver {
         Self::open(sdk, &json!({"url": url, "headers": headers, "mode": mode})).await
     }
 
+    /// Connects to a URL as a client that answers what servers ask: a form, a sample, its roots.
+    ///
+    /// # Errors
+    /// What the client says where it can't connect.
+    pub async fn answering(sdk: Sdk, url: &str, mode: &str) -> anyhow::Result<Self> {
+        Self::open(sdk, &json!({"url": url, "headers": {}, "mode": mode, "answers": true})).await
+    }
+
+    /// The methods of the notifications that it got so far.
+    ///
+    /// # Errors
+    /// Where it does not say.
+    pub async fn heard(&mut self) -> anyhow::Result<Vec<String>> {
+        let heard = self.send(&json!({"do": "heard"})).await?;
+        serde_json::from_value(heard["methods"].clone()).context("no methods")
+    }
+
     /// Starts a server as a child and connects to it, with nothing of ours in between.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! The listeners of one peer: each hears what it asked for, through a queue of its own, and whoever reads too slowly is cut
 //! without anybody else noticing.
 //!
-//! The hub outlives sessions and children. Whoever feeds it ([`crate::link::feed`], [`crate::http::feed`]) reads what is
+//! The hub outlives sessions and children. Whoever feeds it (`link/feed.rs`, `http/feed.rs`) reads what is
 //! wanted in all, gets it from the server, and says so by [`Hub::serve`].
 
 use std::{
