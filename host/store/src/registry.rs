@@ -7,11 +7,14 @@ mod checks;
 mod fleet;
 mod plan;
 
-use std::sync::{Arc, Weak};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Weak},
+};
 
 use arc_swap::ArcSwap;
 use portcullis_model::{Door, Kind, Name, Problem, Resource, ResourceKey};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, oneshot, watch};
 
 pub use checks::{BUILT_IN_PLUGINS, PROCESS_ORIGIN, server_origin};
 pub use fleet::{Fleet, Typed};
@@ -96,6 +99,8 @@ pub struct Registry {
     writing: Mutex<()>,
     /// Those who bring the snapshot up to date take turns.
     refreshing: std::sync::Mutex<()>,
+    /// Dropped with the registry: then whoever follows the store for it lets the store go.
+    _follower: oneshot::Sender<Infallible>,
 }
 
 impl Registry {
@@ -106,14 +111,23 @@ impl Registry {
     pub async fn open(store: Arc<dyn Store>) -> Result<Arc<Self>, StoreError> {
         let fleet = load(&*store).await?;
         let from = fleet.revision;
+        let (follower, over) = oneshot::channel();
         let registry = Arc::new(Self {
             store,
             changed: watch::Sender::new(fleet.revision),
             fleet: ArcSwap::from_pointee(fleet),
             writing: Mutex::new(()),
             refreshing: std::sync::Mutex::new(()),
+            _follower: follower,
         });
-        tokio::spawn(follow(Arc::downgrade(&registry), Arc::clone(&registry.store), from));
+        let (weak, store) = (Arc::downgrade(&registry), Arc::clone(&registry.store));
+        tokio::spawn(async move {
+            tokio::select! {
+                () = follow(weak, store, from) => {}
+                // Without this it would hold the store, and its lock, until the next change, which may never come.
+                _ = over => {}
+            }
+        });
         Ok(registry)
     }
 
