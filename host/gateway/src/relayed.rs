@@ -15,7 +15,7 @@ use portcullis_protocol::{
     Era, headers, mirror, rpc,
     splice::{MODERN_CACHEABLE, MODERN_RESULT, RequestEdit},
 };
-use portcullis_upstream::{Incoming, Message, MessageKind, Outgoing, Spliced, UpstreamError};
+use portcullis_upstream::{Incoming, LetGo, Message, MessageKind, Outgoing, Spliced, UpstreamError};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -262,7 +262,7 @@ impl<'a> Relayed<'a> {
         let patience = Patience::new(sent.deadline);
         let deadline = if way.own { patience.until } else { sent.deadline };
         let log_level = level.filter(|_| self.asked.client.era == Era::Legacy).map(Level::as_str);
-        let trip = Trip { way: &way, log_level, members: "", deadline };
+        let trip = Trip { way: &way, log_level, members: "", deadline, line: line.as_ref() };
         let mut incoming = self.ask_own(trip, sent, carried, line.as_ref(), &patience).await?;
         if sent.arguments.is_some() && says_headers_differ(&incoming) {
             // The definition has changed since it was fetched (2026-07-28, transports: "Client Behavior").
@@ -371,6 +371,7 @@ impl<'a> Relayed<'a> {
             progress: self.asked.message.meta().is_some_and(|m| m.progress_token.is_some()),
             capabilities: trip.way.capabilities,
             log_level: trip.log_level,
+            watcher: trip.line.map(|line| Arc::clone(line) as Arc<dyn LetGo>),
             ..Outgoing::new(self.asked.message.method(), &body, trip.deadline)
         };
         trip.way.peer.send(outgoing).await.map_err(|error| {

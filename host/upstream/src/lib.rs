@@ -31,7 +31,7 @@ pub use launch::{LaunchError, LaunchKey, LaunchSpec, Launcher, Pipes, SecretFile
 pub use listen::{Change, Changed, Listen};
 pub use listing::{Item, ListKind, Listing};
 pub use message::{Incoming, Message, MessageKind, MessageStream};
-pub use outgoing::{Body, NO_CAPABILITIES, Outgoing, Params, Spliced, Wire};
+pub use outgoing::{Body, LetGo, NO_CAPABILITIES, Outgoing, Params, Spliced, Wire};
 pub use portcullis_protocol::{Era, Version};
 pub use target::{Account, Conversation, Endpoint, HttpEndpoint, Target, TargetKey};
 pub use upstreams::{Options, Peer, Upstreams};

@@ -1,6 +1,6 @@
 //! A request on its way to a server: written straight into the bytes that go out.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
@@ -41,6 +41,13 @@ pub trait Body: Send + Sync {
     fn build(&self, wire: &Wire<'_>) -> Bytes;
 }
 
+/// Is told that a server closed the stream of its answer without one and will go on when it is asked again: a client of the
+/// same revision would be let go in the same moment (2025-11-25, transports, "Sending Messages to the Server" 6).
+pub trait LetGo: Send + Sync {
+    /// Must not block. May be said more than once.
+    fn let_go(&self);
+}
+
 /// One request for [`crate::Upstreams::send`].
 pub struct Outgoing<'a> {
     /// The JSON-RPC method.
@@ -61,6 +68,8 @@ pub struct Outgoing<'a> {
     /// The log level that the caller wants of a server of the modern era, such as `info`; `None` leaves what the request
     /// says.
     pub log_level: Option<&'a str>,
+    /// Who wants to know when the server lets go of its stream. The call goes on either way.
+    pub watcher: Option<Arc<dyn LetGo>>,
 }
 
 impl<'a> Outgoing<'a> {
@@ -86,6 +95,7 @@ impl<'a> Outgoing<'a> {
             progress: false,
             capabilities: NO_CAPABILITIES,
             log_level: None,
+            watcher: None,
         }
     }
 }

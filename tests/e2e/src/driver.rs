@@ -51,6 +51,14 @@ impl Driver {
         Self::open(sdk, &json!({"url": url, "headers": {}, "mode": mode, "answers": true})).await
     }
 
+    /// Wants to hear when the tools or these resources change: by `subscriptions/listen`, or by `resources/subscribe`.
+    ///
+    /// # Errors
+    /// What the client says where that is refused.
+    pub async fn watch(&mut self, uris: &[&str]) -> anyhow::Result<()> {
+        self.send(&json!({"do": "watch", "uris": uris})).await.map(drop)
+    }
+
     /// The methods of the notifications that it got so far.
     ///
     /// # Errors

@@ -13,7 +13,8 @@ use axum::response::Response;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use portcullis_model::Name;
-use portcullis_upstream::Message;
+use portcullis_protocol::Version;
+use portcullis_upstream::{LetGo, Message};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +23,7 @@ use crate::{
     asked::{self, Client},
     gateways::Gateways,
     held::HeldCall,
-    session::{Live, get},
+    session::{Live, get, log::Log},
 };
 
 /// How long a message that nobody waits for may take.
@@ -231,9 +232,22 @@ impl Line {
                 if !body.is_empty() {
                     live.push(*number, body, Instant::now() + SLOW).await;
                 }
-                live.with(*number, crate::session::log::Log::end);
+                live.with(*number, Log::end);
                 None
             }
+        }
+    }
+}
+
+/// The client polls as the server does: its response ends, and its stream can be resumed. Older revisions know no such thing,
+/// so their clients' responses stay open.
+impl LetGo for Line {
+    fn let_go(&self) {
+        if let Kind::Stream(stream) = &self.kind
+            && stream.client.version >= Version::V2025_11_25
+            && let Some((live, number)) = self.opened(stream)
+        {
+            live.with(*number, Log::let_go);
         }
     }
 }

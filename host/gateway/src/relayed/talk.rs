@@ -34,6 +34,8 @@ pub struct Trip<'t> {
     pub members: &'t str,
     /// When it ends.
     pub deadline: Instant,
+    /// The way to a client that takes more than the answer.
+    pub line: Option<&'t Arc<Line>>,
 }
 
 impl<'a> Relayed<'a> {

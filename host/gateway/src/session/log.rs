@@ -25,6 +25,8 @@ pub struct Log {
     ended: bool,
     /// Which reader reads: each new one takes the place of the one before. 0 = none.
     reader: u64,
+    /// The reader whose response ends once it has seen what there is; it may come again. 0 = none.
+    let_go: u64,
     readers: u64,
     waker: Option<Waker>,
 }
@@ -43,7 +45,17 @@ pub enum Next {
 impl Default for Log {
     fn default() -> Self {
         // Event 0 is the one that primes (2025-11-25, transports): it says nothing and gives an id to resume from.
-        Self { events: VecDeque::new(), bytes: 0, next: 1, unread: 1, ended: false, reader: 0, readers: 0, waker: None }
+        Self {
+            events: VecDeque::new(),
+            bytes: 0,
+            next: 1,
+            unread: 1,
+            ended: false,
+            reader: 0,
+            let_go: 0,
+            readers: 0,
+            waker: None,
+        }
     }
 }
 
@@ -67,6 +79,12 @@ impl Log {
     /// Ends the stream; what is kept can still be read.
     pub fn end(&mut self) {
         self.ended = true;
+        self.wake();
+    }
+
+    /// Ends the response of whoever reads now, not the stream: what comes later is for whoever comes again.
+    pub fn let_go(&mut self) {
+        self.let_go = self.reader;
         self.wake();
     }
 
@@ -122,7 +140,7 @@ impl Log {
             self.trim();
             return event.map_or(Next::End, |event| Next::Event(number, event));
         }
-        if self.ended {
+        if self.ended || self.let_go == reader {
             return Next::End;
         }
         self.waker = Some(waker.clone());
@@ -185,6 +203,25 @@ mod tests {
         assert_eq!(log.next(again, Waker::noop()), Next::End, "replaced");
         assert_eq!(log.next(once_more, Waker::noop()), Next::Event(4, event(4)));
         assert_eq!(log.read(9), None, "never sent");
+    }
+
+    #[test]
+    fn a_reader_that_is_let_go_sees_what_there_is_and_the_next_one_the_rest() {
+        let mut log = Log::default();
+        let first = log.read(0).unwrap();
+        log.push(event(1)).unwrap();
+        log.let_go();
+        assert_eq!(log.next(first, Waker::noop()), Next::Event(1, event(1)));
+        assert_eq!(log.next(first, Waker::noop()), Next::End);
+        log.leave(first);
+        log.push(event(2)).unwrap();
+        let again = log.read(1).unwrap();
+        assert_eq!(log.next(again, Waker::noop()), Next::Event(2, event(2)));
+        assert_eq!(log.next(again, Waker::noop()), Next::Wait, "let go once, not for ever");
+        log.leave(again);
+        log.let_go();
+        let last = log.read(2).unwrap();
+        assert_eq!(log.next(last, Waker::noop()), Next::Wait, "nobody was there to be let go");
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::{
     },
     listen::Changed,
     message::{Message, MessageKind, refuse},
+    outgoing::LetGo,
 };
 
 /// The most bytes of a refusal that are read for a JSON-RPC error.
@@ -46,6 +47,8 @@ pub(crate) struct HttpAnswer {
     cancel: Option<Cancel>,
     /// A stream without an end: everything is handed on, and nothing counts against a call's bounds.
     lasting: bool,
+    /// Told when the server ends its stream before its answer, to be asked again.
+    pub(crate) watcher: Option<Arc<dyn LetGo>>,
 }
 
 enum Body {
@@ -77,7 +80,7 @@ impl HttpAnswer {
             }
             false => Body::Whole(response),
         };
-        Self { peer, body, id, deadline, cancel: Some(cancel), lasting: false }
+        Self { peer, body, id, deadline, cancel: Some(cancel), lasting: false, watcher: None }
     }
 
     /// The call is over: nothing is cancelled any more.
@@ -166,8 +169,12 @@ impl HttpAnswer {
             let data = match tokio::time::timeout_at(self.deadline.into(), events.next_message()).await {
                 Err(_) => return Err(UpstreamError::Timeout { sent: Sent::Maybe }),
                 Ok(Ok(Some(data))) => data,
-                Ok(Ok(None) | Err(UpstreamError::Closed { .. })) => {
-                    self.resume().await?;
+                Ok(Ok(None)) => {
+                    self.resume(true).await?;
+                    continue;
+                }
+                Ok(Err(UpstreamError::Closed { .. })) => {
+                    self.resume(false).await?;
                     continue;
                 }
                 Ok(Err(error)) => return Err(error),
@@ -230,8 +237,8 @@ impl HttpAnswer {
         }
     }
 
-    /// Goes on with a stream that broke off before its answer.
-    async fn resume(&mut self) -> Result<(), UpstreamError> {
+    /// Goes on with a stream that was over before its answer: `ended` by its server, or else broken.
+    async fn resume(&mut self, ended: bool) -> Result<(), UpstreamError> {
         let broken = UpstreamError::Closed { sent: Sent::Maybe };
         let (Body::Events(events), Some((_, session, headers)), false) =
             (&mut self.body, self.cancel.as_ref().and_then(Cancel::armed), self.lasting)
@@ -241,6 +248,9 @@ impl HttpAnswer {
         let Some(last) = events.last_id().map(str::to_owned) else {
             return Err(broken);
         };
+        if let Some(watcher) = self.watcher.as_ref().filter(|_| ended) {
+            watcher.let_go();
+        }
         let pause = events.retry_ms().map_or(RETRY, Duration::from_millis).max(LEAST_RETRY);
         for _ in 0..MAX_FAILURES {
             if Instant::now() + pause >= self.deadline {

@@ -1,5 +1,5 @@
 //! Every pairing of a client's era with a server's, by both official clients: the server asks for a form and for a sample in
-//! mid-call, reports progress, and says that its tools have changed.
+//! mid-call, reports progress, and says that its tools, and a resource that the client watches, have changed.
 
 use portcullis_conformance::fixture::{Eras, Fixture};
 use portcullis_e2e::{
@@ -9,6 +9,9 @@ use portcullis_e2e::{
     product::{Product, resource},
 };
 use serde_json::{Value, json};
+
+/// A resource of the fixture that changes when it is touched.
+const WATCHED: &str = "test://watched-resource";
 
 async fn said(client: &mut Driver, what: &str, tool: &str, arguments: Value) -> Value {
     client.call(tool, arguments).await.unwrap_or_else(|e| panic!("{what}: {tool}: {e}"))
@@ -44,13 +47,14 @@ async fn servers_ask_both_official_clients_in_every_pairing() {
                 let progress: Vec<f64> = serde_json::from_value(steps["progress"].clone()).unwrap_or_default();
                 assert_eq!(progress, [0.0, 50.0, 100.0], "{what}: {steps}");
 
-                // A 2026 client hears of changes where it listens, which neither driver does by itself.
-                if version == LEGACY {
-                    said(&mut client, &what, "test_trigger_tool_change", json!({})).await;
+                client.watch(&[WATCHED]).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+                said(&mut client, &what, "test_trigger_tool_change", json!({})).await;
+                said(&mut client, &what, "test_touch_resource", json!({"uri": WATCHED})).await;
+                for change in ["notifications/tools/list_changed", "notifications/resources/updated"] {
                     let client = tokio::sync::Mutex::new(&mut client);
-                    eventually(&format!("{what}: hears that the tools have changed"), || async {
+                    eventually(&format!("{what}: hears {change}"), || async {
                         let heard = client.lock().await.heard().await.ok()?;
-                        heard.iter().any(|m| m == "notifications/tools/list_changed").then_some(())
+                        heard.iter().any(|m| m == change).then_some(())
                     })
                     .await;
                 }
