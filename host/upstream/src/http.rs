@@ -289,7 +289,7 @@ impl HttpPeer {
             return Err(Refusal::SessionGone);
         }
         let mut answer = HttpAnswer::new(self.clone(), response, Some(id), deadline, cancel);
-        answer.watcher.clone_from(&outgoing.watcher);
+        answer.watched(outgoing.watcher.clone());
         if status.is_success() {
             return Ok((answer.next().await?, answer));
         }

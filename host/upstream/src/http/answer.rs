@@ -47,8 +47,6 @@ pub(crate) struct HttpAnswer {
     cancel: Option<Cancel>,
     /// A stream without an end: everything is handed on, and nothing counts against a call's bounds.
     lasting: bool,
-    /// Told when the server ends its stream before its answer, to be asked again.
-    pub(crate) watcher: Option<Arc<dyn LetGo>>,
 }
 
 enum Body {
@@ -80,7 +78,14 @@ impl HttpAnswer {
             }
             false => Body::Whole(response),
         };
-        Self { peer, body, id, deadline, cancel: Some(cancel), lasting: false, watcher: None }
+        Self { peer, body, id, deadline, cancel: Some(cancel), lasting: false }
+    }
+
+    /// Who is told when the server lets go of a stream.
+    pub(crate) fn watched(&mut self, watcher: Option<Arc<dyn LetGo>>) {
+        if let Body::Events(events) = &mut self.body {
+            events.watcher = watcher;
+        }
     }
 
     /// The call is over: nothing is cancelled any more.
@@ -248,7 +253,7 @@ impl HttpAnswer {
         let Some(last) = events.last_id().map(str::to_owned) else {
             return Err(broken);
         };
-        if let Some(watcher) = self.watcher.as_ref().filter(|_| ended) {
+        if let Some(watcher) = events.watcher.as_ref().filter(|_| ended) {
             watcher.let_go();
         }
         let pause = events.retry_ms().map_or(RETRY, Duration::from_millis).max(LEAST_RETRY);

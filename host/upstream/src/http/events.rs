@@ -1,6 +1,6 @@
 //! The events of a response, bounded in size.
 
-use std::vec;
+use std::{sync::Arc, vec};
 
 use bytes::Bytes;
 use http::Response;
@@ -8,7 +8,10 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming as HyperBody;
 use portcullis_protocol::sse::{Decoder, Event};
 
-use crate::error::{Sent, UpstreamError};
+use crate::{
+    error::{Sent, UpstreamError},
+    outgoing::LetGo,
+};
 
 /// Reads events. Dropping a future of [`Events::next`] loses nothing.
 pub(crate) struct Events {
@@ -20,13 +23,15 @@ pub(crate) struct Events {
     limit: u64,
     /// How many bytes may still come; `None` for a stream that lasts.
     budget: Option<u64>,
+    /// Told when the server ends the stream before its answer, to be asked again.
+    pub(crate) watcher: Option<Arc<dyn LetGo>>,
 }
 
 impl Events {
     /// A stream from its start. One event may have `limit` bytes, and all of them `budget`.
     pub(crate) fn new(response: Response<HyperBody>, limit: u64, budget: Option<u64>) -> Self {
         let decoder = Decoder::new(usize::try_from(limit).unwrap_or(usize::MAX));
-        Self { response, decoder, ready: Vec::new().into_iter(), limit, budget }
+        Self { response, decoder, ready: Vec::new().into_iter(), limit, budget, watcher: None }
     }
 
     /// Goes on with another response, after the last event that was finished.
