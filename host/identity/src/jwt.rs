@@ -47,19 +47,20 @@ pub struct JwtOptions {
     pub refetch: Duration,
     /// The shortest and longest time that keys count as fresh, whatever the issuer says.
     pub fresh: (Duration, Duration),
-    /// TLS towards issuers; the machine's trusted roots where none is given.
-    pub tls: Option<rustls::ClientConfig>,
+    /// What requests are sent with.
+    pub client: Arc<portcullis_outbound::Client>,
 }
 
-impl Default for JwtOptions {
-    fn default() -> Self {
+impl JwtOptions {
+    /// What is usual, with this client.
+    pub fn new(client: Arc<portcullis_outbound::Client>) -> Self {
         Self {
             allow_private: false,
             timeout: Duration::from_secs(5),
             stale: Duration::from_secs(3600),
             refetch: Duration::from_secs(10),
             fresh: (Duration::from_secs(300), Duration::from_secs(86_400)),
-            tls: None,
+            client,
         }
     }
 }
@@ -265,7 +266,7 @@ mod tests {
 
     #[test]
     fn an_issuer_is_read_without_trusting_it() {
-        let service = JwtService::new(JwtOptions::default());
+        let service = JwtService::new(JwtOptions::new(portcullis_outbound::Client::new().unwrap()));
         let token = |header: &str, payload: &str| {
             Secret::new(format!("{}.{}.c2ln", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload)))
         };

@@ -16,7 +16,6 @@ mod host;
 mod imports;
 pub mod manager;
 mod meter;
-mod outbound;
 mod plugin;
 mod prepare;
 mod secrets;
@@ -33,7 +32,6 @@ pub use facts::{
     PromptPurpose, QuestionFacts, ReadFacts, ReadPurpose, RequestFacts, ResultFacts, TargetFacts, carries_credential,
 };
 pub use host::{Host, HostOptions};
-pub use outbound::Http;
 pub use plugin::{GrantedSecret, LoadPlan, Plugin};
 pub use secrets::{Allowed, Guarded, MAX_SECRET_BYTES, OriginPattern};
 pub use services::{

@@ -1,12 +1,10 @@
 //! What the rest of the house does for plugins: traits that other crates implement, and the words they share.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc};
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use portcullis_model::{Name, Principal, PrincipalKind, Secret, Subject};
+pub use portcullis_outbound::{Error as OutboundError, Request as OutboundRequest, Response as OutboundResponse};
 use serde_json::Value;
-use url::Url;
 
 /// A boxed future, so that the traits can be used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -180,58 +178,8 @@ pub trait Outbound: Send + Sync {
     fn send(&self, request: OutboundRequest) -> BoxFuture<'_, Result<OutboundResponse, OutboundError>>;
 }
 
-/// A request of a plugin.
-#[derive(Debug)]
-pub struct OutboundRequest {
-    /// The method.
-    pub method: Method,
-    /// An absolute http or https URL at a granted origin.
-    pub url: Url,
-    /// Headers; those that carry a secret are marked sensitive.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The body.
-    pub body: Secret,
-    /// When to give up.
-    pub timeout: Duration,
-    /// The most bytes of the answer's body.
-    pub max_body: usize,
-    /// Whether loopback, private and link-local addresses are allowed.
-    pub allow_private: bool,
-}
-
-/// An answer.
-#[derive(Debug)]
-pub struct OutboundResponse {
-    /// The status.
-    pub status: StatusCode,
-    /// The headers.
-    pub headers: HeaderMap,
-    /// The body.
-    pub body: Bytes,
-}
-
-/// Why there is no answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OutboundError {
-    /// Not allowed to go there.
-    #[error("denied: {0}")]
-    Denied(String),
-    /// The name has no address.
-    #[error("name not resolved")]
-    Dns,
-    /// No connection.
-    #[error("can't connect: {0}")]
-    Connect(String),
-    /// No TLS.
-    #[error("tls: {0}")]
-    Tls(String),
-    /// Too late.
-    #[error("timeout")]
-    Timeout,
-    /// The body is too large.
-    #[error("answer too large")]
-    TooLarge,
-    /// Something else.
-    #[error("{0}")]
-    Other(String),
+impl Outbound for portcullis_outbound::Client {
+    fn send(&self, request: OutboundRequest) -> BoxFuture<'_, Result<OutboundResponse, OutboundError>> {
+        Box::pin(Self::send(self, request))
+    }
 }

@@ -89,8 +89,11 @@ impl Assembly {
         let book = ConnectionBook::open(Arc::clone(&registry), secrets.clone())
             .await
             .context("the connections can't be read")?;
-        let jwt =
-            JwtService::new(JwtOptions { allow_private: settings.allow_private_issuers, ..JwtOptions::default() });
+        let outbound = portcullis_outbound::Client::new().context("requests can't be set up")?;
+        let jwt = JwtService::new(JwtOptions {
+            allow_private: settings.allow_private_issuers,
+            ..JwtOptions::new(Arc::clone(&outbound))
+        });
 
         let host = Host::new(HostOptions {
             cache_dir: Some(settings.data_dir.join("compiled")),
@@ -103,7 +106,7 @@ impl Assembly {
             tokens: Some(Arc::clone(&tokens) as _),
             jwt: Some(Arc::clone(&jwt) as _),
             connections: Some(Arc::clone(&book) as _),
-            http: Some(portcullis_plugin::Http::new().context("plugins' requests can't be set up")?),
+            http: Some(outbound as _),
             audit: Some(Arc::new(status::Reveals(Arc::clone(&audit))) as _),
         };
         let manager = Manager::new(host, built_ins(), services);

@@ -25,10 +25,10 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, Uri};
 use portcullis_model::spec::Traffic;
+use portcullis_outbound::Reach;
 use portcullis_protocol::{Era, Version};
 
 use crate::{
-    address::Reach,
     asking::Asking,
     error::{Sent, UpstreamError},
     facts::ServerFacts,
@@ -114,7 +114,9 @@ impl HttpPeer {
     /// A peer. `client` holds the connections of its account, where there are some already.
     pub(crate) fn new(parts: Parts<'_>, client: Option<HttpClient>) -> Result<Arc<Self>, UpstreamError> {
         let Parts { key, endpoint, traffic, server, tls, hub } = parts;
-        let reach = Reach::of(&endpoint.url, endpoint.allow_private).map_err(UpstreamError::Connect)?;
+        let reach = Reach::of(&endpoint.url, endpoint.allow_private).map_err(|why| {
+            UpstreamError::Connect(format!("{why}, and its registry entry does not allow others (allowPrivate)"))
+        })?;
         let mut url = endpoint.url.clone();
         url.set_fragment(None);
         let uri = url.as_str().parse().map_err(|_| UpstreamError::Connect("the URL is malformed".to_owned()))?;

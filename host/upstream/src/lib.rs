@@ -16,7 +16,6 @@ pub mod outgoing;
 pub mod target;
 pub mod upstreams;
 
-mod address;
 mod asking;
 mod http;
 mod link;

@@ -1,22 +1,18 @@
 //! Fetching metadata and keys: guarded, bounded, without redirects.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    Request, StatusCode,
-    header::{ACCEPT, CACHE_CONTROL, USER_AGENT},
+    HeaderValue, Method, StatusCode,
+    header::{ACCEPT, CACHE_CONTROL},
 };
-use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+use portcullis_model::Secret;
+use portcullis_outbound::{Client, Error, Reach, Request};
 use serde::Deserialize;
 use url::Url;
 
-use super::{JwtOptions, guard, guard::GuardedResolver, jwks::KeySet};
+use super::{JwtOptions, guard, jwks::KeySet};
 
 /// The most bytes of metadata or of a key set.
 const MAX_BODY: usize = 256 << 10;
@@ -25,7 +21,7 @@ const MAX_REQUESTS: u32 = 4;
 
 /// A client for metadata and keys.
 pub(super) struct Fetcher {
-    client: Client<HttpsConnector<HttpConnector<GuardedResolver>>, Empty<Bytes>>,
+    client: Arc<Client>,
     timeout: Duration,
     allow_private: bool,
 }
@@ -45,17 +41,7 @@ struct Metadata {
 
 impl Fetcher {
     pub(super) fn new(options: &JwtOptions) -> Self {
-        let mut http = HttpConnector::new_with_resolver(GuardedResolver::new(options.allow_private));
-        http.enforce_http(false);
-        http.set_connect_timeout(Some(options.timeout));
-        let builder = HttpsConnectorBuilder::new();
-        let builder = match &options.tls {
-            Some(config) => builder.with_tls_config(config.clone()),
-            None => builder.with_tls_config(default_tls()),
-        };
-        // HTTP/1.1 alone: a few requests an hour need no more, and there is less to go wrong.
-        let connector = builder.https_or_http().enable_http1().wrap_connector(http);
-        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
+        let client = Arc::clone(&options.client);
         Self { client, timeout: options.timeout, allow_private: options.allow_private }
     }
 
@@ -99,57 +85,31 @@ impl Fetcher {
     }
 
     async fn get(&self, url: &Url, loopback: bool) -> Result<(Bytes, Option<Duration>), String> {
-        guard::check(url, loopback, self.allow_private).map_err(|e| format!("{url}: {e}"))?;
-        tokio::time::timeout(self.timeout, self.get_unbounded(url))
-            .await
-            .unwrap_or_else(|_| Err("too slow".to_owned()))
-            .map_err(|e| format!("{url}: {e}"))
+        let reach = guard::check(url, loopback, self.allow_private).map_err(|e| format!("{url}: {e}"))?;
+        self.get_from(url, reach).await.map_err(|e| format!("{url}: {e}"))
     }
 
-    async fn get_unbounded(&self, url: &Url) -> Result<(Bytes, Option<Duration>), String> {
-        let request = Request::get(url.as_str())
-            .header(ACCEPT, "application/json, application/jwk-set+json")
-            .header(USER_AGENT, concat!("portcullis/", env!("CARGO_PKG_VERSION")))
-            .body(Empty::new())
-            .map_err(|_| "the URL can't be requested".to_owned())?;
-        let response = self.client.request(request).await.map_err(|e| reason(&e))?;
-        if response.status() != StatusCode::OK {
-            // Redirects as well: whoever configured this URL did not name the other one.
-            return Err(format!("answered {}", response.status().as_u16()));
-        }
-        let age = response.headers().get(CACHE_CONTROL).and_then(|v| max_age(v.to_str().ok()?));
-        let body = Limited::new(response.into_body(), MAX_BODY).collect().await.map_err(|e| {
-            if e.is::<LengthLimitError>() {
-                "the answer is too large".to_owned()
-            } else {
-                "the answer broke off".to_owned()
-            }
+    async fn get_from(&self, url: &Url, reach: Reach) -> Result<(Bytes, Option<Duration>), String> {
+        let request = Request {
+            method: Method::GET,
+            url: url.clone(),
+            headers: vec![(ACCEPT, HeaderValue::from_static("application/json, application/jwk-set+json"))],
+            body: Secret::new(""),
+            timeout: self.timeout,
+            max_body: MAX_BODY,
+            reach,
+        };
+        let response = self.client.send(request).await.map_err(|error| match error {
+            Error::Timeout => "too slow".to_owned(),
+            Error::TooLarge => "the answer is too large".to_owned(),
+            other => other.to_string(),
         })?;
-        Ok((body.to_bytes(), age))
-    }
-}
-
-/// The innermost reason, which is the telling one.
-fn reason(error: &dyn std::error::Error) -> String {
-    let mut at = error;
-    while let Some(source) = at.source() {
-        at = source;
-    }
-    at.to_string()
-}
-
-/// The machine's trusted roots, and where it has none, those of the browsers.
-fn default_tls() -> rustls::ClientConfig {
-    use hyper_rustls::ConfigBuilderExt as _;
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = || {
-        rustls::ClientConfig::builder_with_provider(std::sync::Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .unwrap_or_else(|_| rustls::ClientConfig::builder())
-    };
-    match builder().with_native_roots() {
-        Ok(roots) => roots.with_no_client_auth(),
-        Err(_) => builder().with_webpki_roots().with_no_client_auth(),
+        if response.status != StatusCode::OK {
+            // Redirects as well: whoever configured this URL did not name the other one.
+            return Err(format!("answered {}", response.status.as_u16()));
+        }
+        let age = response.headers.get(CACHE_CONTROL).and_then(|v| max_age(v.to_str().ok()?));
+        Ok((response.body, age))
     }
 }
 

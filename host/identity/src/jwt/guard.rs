@@ -1,15 +1,6 @@
 //! Where requests for keys may go: public addresses, unless the operator says otherwise.
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    pin::Pin,
-    task::{Context, Poll},
-};
-
-use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
-use portcullis_model::address::is_public;
-use tower::Service;
+use portcullis_outbound::{Reach, Refused};
 use url::{Host, Url};
 
 /// Whether a URL is `http` at this machine, by what it says.
@@ -23,14 +14,14 @@ pub(super) fn is_loopback_http(url: &Url) -> bool {
         }
 }
 
-/// Whether a request may go to this URL, before its name is resolved. `loopback` allows `http` at this machine.
-pub(super) fn check(url: &Url, loopback: bool, allow_private: bool) -> Result<(), &'static str> {
+/// Which addresses a request to this URL may go to. `loopback` allows `http` at this machine.
+pub(super) fn check(url: &Url, loopback: bool, allow_private: bool) -> Result<Reach, &'static str> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err("the URL holds a user name or a password");
     }
     if is_loopback_http(url) {
         return if loopback || allow_private {
-            Ok(())
+            Ok(Reach::Loopback)
         } else {
             Err("it is at a loopback address, and its issuer is not")
         };
@@ -38,58 +29,12 @@ pub(super) fn check(url: &Url, loopback: bool, allow_private: bool) -> Result<()
     if url.scheme() != "https" {
         return Err("only https is allowed, and http at a loopback address");
     }
-    let literal = match url.host() {
-        Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
-        Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
-        Some(Host::Domain(_)) => None,
-        None => return Err("the URL has no host"),
-    };
-    if literal.is_some_and(|address| !is_public(address)) && !allow_private {
-        return Err("its address is not of the public internet");
-    }
-    Ok(())
-}
-
-/// Resolves names and leaves out addresses that requests may not go to. The connection is made to what was checked here,
-/// so that a name that changes its mind in between gains nothing.
-#[derive(Clone)]
-pub(super) struct GuardedResolver {
-    inner: GaiResolver,
-    allow_private: bool,
-}
-
-impl GuardedResolver {
-    pub(super) fn new(allow_private: bool) -> Self {
-        Self { inner: GaiResolver::new(), allow_private }
-    }
-}
-
-impl Service<Name> for GuardedResolver {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        let local = name.as_str() == "localhost";
-        let allow_private = self.allow_private;
-        let resolved = self.inner.call(name);
-        Box::pin(async move {
-            let allowed = |address: &SocketAddr| match (local, address.ip().is_loopback()) {
-                (true, loopback) => loopback,
-                (false, _) => allow_private || is_public(address.ip()),
-            };
-            let addresses: Vec<SocketAddr> = resolved.await?.filter(allowed).collect();
-            if addresses.is_empty() {
-                let why = "the name leads to addresses that are not of the public internet";
-                return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-            }
-            Ok(addresses.into_iter())
-        })
-    }
+    let reach = if allow_private { Reach::Any } else { Reach::Public };
+    reach.check(url).map_err(|refused| match refused {
+        Refused::NoHost => "the URL has no host",
+        Refused::Private => "its address is not of the public internet",
+    })?;
+    Ok(reach)
 }
 
 #[cfg(test)]

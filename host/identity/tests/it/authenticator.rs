@@ -11,7 +11,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use portcullis_identity::{
-    AuthOptions, AuthRefusal, Authenticator, JwtOptions, JwtService, LimitOptions, Presented, Provider, ProviderAnswer,
+    AuthOptions, AuthRefusal, Authenticator, JwtService, LimitOptions, Presented, Provider, ProviderAnswer,
     ProviderHook,
 };
 use portcullis_model::{Name, Principal, Side};
@@ -152,7 +152,7 @@ impl Client {
 }
 
 fn authenticator(house: &House, options: AuthOptions) -> Arc<Authenticator> {
-    let jwt = JwtService::new(JwtOptions::default());
+    let jwt = JwtService::new(crate::issuer::options());
     Authenticator::new(Arc::clone(&house.directories), Arc::clone(&house.tokens), jwt, options)
 }
 

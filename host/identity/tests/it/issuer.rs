@@ -27,6 +27,11 @@ use portcullis_model::Secret;
 use portcullis_plugin::JwtRules;
 use serde_json::{Value, json};
 
+/// The usual options.
+pub(crate) fn options() -> portcullis_identity::JwtOptions {
+    portcullis_identity::JwtOptions::new(portcullis_outbound::Client::new().unwrap())
+}
+
 /// How the issuer answers requests for its keys.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Mood {

@@ -20,7 +20,7 @@ fn service(options: JwtOptions) -> Arc<JwtService> {
 
 /// Keys are fetched again at each need.
 fn eager() -> JwtOptions {
-    JwtOptions { refetch: Duration::ZERO, fresh: (Duration::ZERO, Duration::ZERO), ..JwtOptions::default() }
+    JwtOptions { refetch: Duration::ZERO, fresh: (Duration::ZERO, Duration::ZERO), ..crate::issuer::options() }
 }
 
 async fn outcome(service: &JwtService, token: &Secret, rules: &JwtRules) -> Result<String, JwtError> {
@@ -33,7 +33,7 @@ async fn good_tokens_of_each_kind_are_accepted_and_remembered() {
     let keys = [Key::ec(), Key::ed(), Key::rsa()];
     let published: Vec<Value> = keys.iter().map(|k| k.jwk(k.algorithm())).collect();
     issuer.publish(&published);
-    let service = service(JwtOptions::default());
+    let service = service(crate::issuer::options());
     for key in &keys {
         let claims = issuer.claims();
         let token = key.token(key.algorithm(), &claims);
@@ -59,7 +59,7 @@ async fn bad_tokens_are_refused_with_their_reason() {
     let issuer = Issuer::new().await;
     let (key, stranger) = (Key::rsa(), Key::rsa());
     issuer.publish(&[key.jwk("a")]);
-    let service = service(JwtOptions::default());
+    let service = service(crate::issuer::options());
     let rules = issuer.rules();
     let with = |name: &str, value: Value| {
         let mut claims = issuer.claims();
@@ -122,7 +122,7 @@ async fn nothing_is_signed_by_nobody_or_with_a_public_key() {
     let issuer = Issuer::new().await;
     let key = Key::rsa();
     issuer.publish(&[key.jwk("a")]);
-    let service = service(JwtOptions::default());
+    let service = service(crate::issuer::options());
     let check = async |header: Value, signature: &[u8], algorithm: &str| {
         let token = format!("{}.{}.{}", encode(&header), encode(&issuer.claims()), URL_SAFE_NO_PAD.encode(signature));
         let found = outcome(&service, &Secret::new(token), &issuer.rules()).await;
@@ -159,8 +159,8 @@ async fn keys_rotate() {
     let issuer = Issuer::new().await;
     let (old, new) = (Key::ec(), Key::ec());
     issuer.publish(&[old.jwk("old")]);
-    let lazy = service(JwtOptions::default());
-    let quick = service(JwtOptions { refetch: Duration::ZERO, ..JwtOptions::default() });
+    let lazy = service(crate::issuer::options());
+    let quick = service(JwtOptions { refetch: Duration::ZERO, ..crate::issuer::options() });
     let (before, after) = (old.token("old", &issuer.claims()), new.token("new", &issuer.claims()));
     for service in [&lazy, &quick] {
         assert_eq!(outcome(service, &before, &issuer.rules()).await, Ok("1".to_owned()));
@@ -189,7 +189,7 @@ async fn two_keys_of_one_name_are_both_tried() {
     let mut wrong = Key::ed().jwk("a");
     wrong["alg"] = json!("RS256");
     issuer.publish(&[wrong, one.jwk("a"), two.jwk("a"), json!({"kty":"oct","kid":"a","k":"AAAA"}), json!(7)]);
-    let service = service(JwtOptions::default());
+    let service = service(crate::issuer::options());
     for key in [&one, &two] {
         assert_eq!(outcome(&service, &key.token("a", &issuer.claims()), &issuer.rules()).await, Ok("1".to_owned()));
     }
@@ -214,7 +214,7 @@ async fn an_issuer_that_misbehaves_is_no_issuer() {
         issuer.publish(&[key.jwk("a")]);
         issuer.be(mood);
         let timeout = Duration::from_millis(if mood == Mood::Slow { 200 } else { 5000 });
-        let service = service(JwtOptions { timeout, ..JwtOptions::default() });
+        let service = service(JwtOptions { timeout, ..crate::issuer::options() });
         let found = outcome(&service, &key.token("a", &issuer.claims()), &issuer.rules()).await;
         let Err(JwtError::Unavailable(reason)) = found else { panic!("{mood:?}: {found:?}") };
         assert!(reason.contains(why), "{mood:?}: {reason}");
@@ -259,7 +259,7 @@ async fn many_who_wait_make_one_request() {
     let issuer = Issuer::new().await;
     let key = Key::ec();
     issuer.publish(&[key.jwk("a")]);
-    let service = service(JwtOptions::default());
+    let service = service(crate::issuer::options());
     let mut waiting = tokio::task::JoinSet::new();
     for n in 0..50 {
         let (service, rules) = (Arc::clone(&service), issuer.rules());
@@ -277,7 +277,7 @@ async fn who_hangs_up_takes_no_keys_along() {
     let issuer = Issuer::new().await;
     let key = Key::ec();
     issuer.publish(&[key.jwk("a")]);
-    let service = service(JwtOptions::default());
+    let service = service(crate::issuer::options());
     let (token, rules) = (key.token("a", &issuer.claims()), issuer.rules());
     {
         let mut first = std::pin::pin!(service.verify(&token, &rules));
@@ -294,7 +294,7 @@ async fn requests_go_only_where_they_may() {
     let key = Key::ec();
     issuer.publish(&[key.jwk("a")]);
     let check = async |issuer_url: &str, jwks_url: Option<String>, why: &str| {
-        let service = service(JwtOptions::default());
+        let service = service(crate::issuer::options());
         let rules = JwtRules { issuer: issuer_url.to_owned(), jwks_url, ..issuer.rules() };
         let mut claims = issuer.claims();
         claims["iss"] = json!(issuer_url);

@@ -3,9 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
-use portcullis_identity::{
-    AuthOptions, AuthRefusal, Authenticator, JwtOptions, JwtService, LimitOptions, Presented, Provider,
-};
+use portcullis_identity::{AuthOptions, AuthRefusal, Authenticator, JwtService, LimitOptions, Presented, Provider};
 use portcullis_model::{
     Name, Principal, Secret,
     spec::{Grants, Isolation, Limits},
@@ -53,7 +51,7 @@ async fn providers(house: &House, jwt: &Arc<JwtService>, issuer: &str) -> Vec<Ar
 
 /// An authenticator, and the providers that use the same keys.
 async fn gate(house: &House, issuer: &str, options: AuthOptions) -> (Arc<Authenticator>, Vec<Arc<Provider>>) {
-    let jwt = JwtService::new(JwtOptions::default());
+    let jwt = JwtService::new(crate::issuer::options());
     let providers = providers(house, &jwt, issuer).await;
     (Authenticator::new(house.directories.clone(), house.tokens.clone(), jwt, options), providers)
 }

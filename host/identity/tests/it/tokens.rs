@@ -230,7 +230,7 @@ async fn uses_are_written_down_now_and_then() {
     let at = portcullis_identity::Authenticator::new(
         Arc::clone(&house.directories),
         Arc::clone(&house.tokens),
-        portcullis_identity::JwtService::new(portcullis_identity::JwtOptions::default()),
+        portcullis_identity::JwtService::new(crate::issuer::options()),
         portcullis_identity::AuthOptions::default(),
     );
     crate::authenticator::use_once(&house, &at, &created.text).await;

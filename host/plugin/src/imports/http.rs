@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 use portcullis_model::Secret;
+use portcullis_outbound::Reach;
 use serde_json::Value;
 use url::Url;
 use wasmtime::{Error, Result, component::Resource};
@@ -106,8 +107,8 @@ impl State {
         timeout_ms: Option<u32>,
     ) -> OutboundRequest {
         let timeout = timeout_ms.map_or(MAX_TIMEOUT, |ms| Duration::from_millis(ms.into())).min(MAX_TIMEOUT);
-        let allow_private = self.fixed.grants.http_private;
-        OutboundRequest { method, url, headers, body, timeout, max_body: MAX_BODY, allow_private }
+        let reach = if self.fixed.grants.http_private { Reach::Any } else { Reach::Public };
+        OutboundRequest { method, url, headers, body, timeout, max_body: MAX_BODY, reach }
     }
 }
 
@@ -156,7 +157,7 @@ impl wit::Host for State {
             Err(error) => Ok(Err(match error {
                 OutboundError::Denied(why) => {
                     self.denied("address");
-                    HttpError::Denied(why)
+                    HttpError::Denied(format!("{why}, and `httpPrivate` is not granted"))
                 }
                 OutboundError::Dns => HttpError::Dns,
                 OutboundError::Connect(why) => HttpError::Connect(why),

@@ -11,7 +11,7 @@ use std::{
 
 use portcullis_model::{Name, Secret};
 use portcullis_plugin::{
-    Decision, GrantedSecret, Host, Http, LoadError, LoadPlan, Outcome, Plugin, PluginError, PluginFailure, RevealAudit,
+    Decision, GrantedSecret, Host, LoadError, LoadPlan, Outcome, Plugin, PluginError, PluginFailure, RevealAudit,
     Services,
 };
 use tokio::{
@@ -75,7 +75,7 @@ impl Trial {
         plan.grants.http_private = self.private;
         let key = GrantedSecret { value: Secret::new("k&y"), origins: self.secret_origins.clone() };
         plan.secrets.insert("key".into(), key);
-        plan.services = Services { http: Some(Http::new().unwrap()), ..Services::default() };
+        plan.services = Services { http: Some(portcullis_outbound::Client::new().unwrap()), ..Services::default() };
         plan
     }
 

@@ -16,13 +16,9 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use portcullis_model::spec::Traffic;
+use portcullis_outbound::{GuardedResolver, Reach};
 
-use crate::{
-    address::{GuardedResolver, Reach},
-    http::connect::Counting,
-    lane,
-    server::Server,
-};
+use crate::{http::connect::Counting, lane, server::Server};
 
 /// How long a connection that nobody uses is kept.
 const IDLE_CONNECTION: Duration = Duration::from_secs(60);

@@ -7,16 +7,17 @@ use super::Findings;
 use crate::shell::cargo;
 
 /// Each crate of the host, and which others it may use. Arrows point down, and each is here because it has a reason.
-const HOUSE: [(&str, &[&str]); 13] = [
+const HOUSE: [(&str, &[&str]); 14] = [
     ("model", &[]),
     ("telemetry", &["model"]),
+    ("outbound", &["model"]),
     ("store", &["model", "telemetry"]),
     ("protocol", &["model"]),
-    ("plugin", &["model", "telemetry"]),
+    ("plugin", &["model", "telemetry", "outbound"]),
     ("cluster", &["model", "telemetry"]),
-    ("upstream", &["model", "telemetry", "protocol"]),
-    ("identity", &["model", "telemetry", "store", "plugin"]),
-    ("credential", &["model", "telemetry", "store", "plugin"]),
+    ("upstream", &["model", "telemetry", "protocol", "outbound"]),
+    ("identity", &["model", "telemetry", "outbound", "store", "protocol", "plugin"]),
+    ("credential", &["model", "telemetry", "outbound", "store", "protocol", "plugin"]),
     ("orchestrator", &["model", "telemetry", "store", "protocol", "upstream", "credential", "cluster"]),
     ("gateway", &["model", "telemetry", "store", "protocol", "plugin", "upstream", "identity", "credential"]),
     (
@@ -28,6 +29,7 @@ const HOUSE: [(&str, &[&str]); 13] = [
         &[
             "model",
             "telemetry",
+            "outbound",
             "store",
             "protocol",
             "plugin",
