@@ -10,6 +10,7 @@ mod book;
 mod cache;
 mod carried;
 mod eligible;
+pub mod link;
 mod missing;
 mod plan;
 mod resolver;
@@ -18,6 +19,7 @@ mod vault;
 
 pub use book::{ConnectionBook, ConnectionStatus};
 pub use carried::Carried;
+pub use link::ConnectLink;
 pub use plan::{CredentialPlan, PlanParts, Resolve};
 pub use resolver::{CACHE_ENTRIES, Resolver};
 pub use secrets::{MAX_FIELD_BYTES, MAX_FIELDS, Secrets, SecretsError, read_source};

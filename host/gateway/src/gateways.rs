@@ -50,8 +50,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// The audit stream.
     pub audit: Arc<Audit>,
-    /// Seals session ids and cursors.
-    pub sealer: Sealer,
+    /// Seals session ids, cursors and connect links.
+    pub sealer: Arc<Sealer>,
     /// Servers.
     pub upstreams: Arc<Upstreams>,
     /// Who is calling.
@@ -94,7 +94,7 @@ impl Gateways {
             settings: parts.settings,
             metrics: parts.metrics,
             audit: parts.audit,
-            sealer: Arc::new(parts.sealer),
+            sealer: parts.sealer,
             upstreams: parts.upstreams,
             authenticator: parts.authenticator,
             credentials: parts.credentials,

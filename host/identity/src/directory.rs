@@ -12,6 +12,7 @@ use arc_swap::{ArcSwap, Guard};
 use portcullis_model::{Kind, Name, Principal, Subject};
 use portcullis_store::{Fleet, Registry};
 
+use crate::permission::Whose;
 use tenant::TenantDirectory;
 
 /// A person of an identity provider is claimed by several `User` resources, so nobody can say who it is.
@@ -77,6 +78,18 @@ impl Directory {
             Subject::Team(name) => Some(self.tenants.get(tenant)?.teams.get(name)?.created_ms),
             Subject::Agent(name) => Some(self.tenants.get(tenant)?.agents.get(name)?.created_ms),
         }
+    }
+
+    /// A subject as [`crate::may`] wants it, with the team that answers for it and the roles that acting as it gives; none where it
+    /// does not exist.
+    pub fn whose(&self, tenant: &Name, subject: &Subject) -> Option<Whose> {
+        let principal = self.principal(tenant, subject)?;
+        let team = match subject {
+            Subject::Team(team) => Some(team.clone()),
+            Subject::Agent(_) => principal.teams.first().cloned(),
+            Subject::User(_) | Subject::Organization | Subject::External { .. } | Subject::Anonymous => None,
+        };
+        Some(Whose { subject: subject.clone(), team, roles: principal.roles })
     }
 
     /// The users that are members of a team, sorted; people who belong to it by a group are known only when they call.

@@ -2,13 +2,14 @@
 //!
 //! [`Directories`] knows users, teams, roles and agents; [`TokenService`] issues, revokes and looks up tokens of ours;
 //! [`JwtService`] verifies tokens of others; [`Authenticator`] asks a gateway's auth providers who is calling and remembers
-//! what they said. Nothing here reads the store while a call waits.
+//! what they said; [`may`] says who may do what. Nothing here reads the store while a call waits.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod authenticator;
 mod clock;
 pub mod directory;
 pub mod jwt;
+pub mod permission;
 pub mod token;
 
 pub use authenticator::{
@@ -16,4 +17,5 @@ pub use authenticator::{
 };
 pub use directory::{Ambiguous, Directories, Directory};
 pub use jwt::{JwtOptions, JwtService};
+pub use permission::{Action, Whose, may};
 pub use token::{Created, Lifetime, NewToken, TokenError, TokenOptions, TokenRecord, TokenService, TokenStatus};

@@ -73,7 +73,7 @@ impl Assembly {
         let audit = Audit::open(AuditOptions::new(settings.data_dir.join("audit")), Arc::clone(&metrics))
             .context("the audit stream can't be opened")?;
         let vault = Arc::new(Vault::open(&key_source(&settings)).context("the vault can't be opened")?);
-        let sealer = session_key::sealer(&*store, &vault).await?;
+        let sealer = Arc::new(session_key::sealer(&*store, &vault).await?);
         let secrets = Secrets::new(Arc::clone(&store), vault);
         secrets.verify().await.context("the vault can't open what is sealed in the store")?;
         let registry = Registry::open(Arc::clone(&store)).await.context("the resources can't be read")?;

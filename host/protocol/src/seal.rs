@@ -28,6 +28,8 @@ pub enum Domain {
     Cursor,
     /// State of ours around a server's `requestState`.
     RequestState,
+    /// A link to the page where an account is connected.
+    ConnectLink,
 }
 
 impl Domain {
@@ -36,6 +38,7 @@ impl Domain {
             Self::Session => b"portcullis/session/1",
             Self::Cursor => b"portcullis/cursor/1",
             Self::RequestState => b"portcullis/request-state/1",
+            Self::ConnectLink => b"portcullis/connect-link/1",
         }
     }
 }
