@@ -5,6 +5,7 @@ pub mod api;
 pub mod client;
 pub mod documents;
 pub mod files;
+mod install;
 pub mod server;
 
 pub use client::{Client, ClientError};

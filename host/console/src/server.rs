@@ -9,7 +9,7 @@ mod doctor;
 mod overview;
 mod page;
 mod processes;
-mod reply;
+pub(crate) mod reply;
 mod resources;
 mod socket;
 mod tokens;
@@ -158,7 +158,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Tenant {
 }
 
 /// Who asks, for the audit stream.
-struct Who(Arc<str>);
+pub(crate) struct Who(pub(crate) Arc<str>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Who {
     type Rejection = std::convert::Infallible;
@@ -172,7 +172,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Who {
 impl Admin {
     /// Makes what was just written visible to tokens, connections and calls, so that whoever is answered "done" finds it
     /// done.
-    async fn settle(&self) {
+    pub(crate) async fn settle(&self) {
         self.directories.refresh();
         if let Err(error) = self.book.refresh().await {
             tracing::error!(%error, "the connections could not be read again; those that were known go on serving");
@@ -181,7 +181,7 @@ impl Admin {
     }
 
     /// Writes down what somebody did, before it is answered.
-    async fn record(
+    pub(crate) async fn record(
         &self,
         who: &Who,
         verb: &'static str,

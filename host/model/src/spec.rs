@@ -1,15 +1,15 @@
 //! The specs of the eight kinds, a file each.
 
 pub mod connection;
+pub mod field;
 pub mod gateway;
 pub mod mcp_server;
 pub mod people;
 pub mod plugin;
 
 pub use connection::{Connection, Owner, SecretSource};
+pub use field::{Field, FieldType};
 pub use gateway::{CredentialMode, Disclosure, Gateway, PluginUse, ServerAssignment, Shown, ToolAssignment};
-pub use mcp_server::{
-    CredentialNeed, Field, Interaction, McpServer, Placement, Process, Remote, Sharing, Traffic, Transport,
-};
+pub use mcp_server::{CredentialNeed, Interaction, McpServer, Placement, Process, Remote, Sharing, Traffic, Transport};
 pub use people::{Agent, ExternalGroup, Identity, Role, Team, User};
 pub use plugin::{Failure, Grants, Isolation, Limits, Plugin, Source};

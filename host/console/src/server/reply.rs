@@ -68,7 +68,7 @@ impl From<QueryRejection> for ApiError {
     }
 }
 
-pub(super) fn complaint(key: &ResourceKey, position: usize, problem: &Problem) -> Complaint {
+pub(crate) fn complaint(key: &ResourceKey, position: usize, problem: &Problem) -> Complaint {
     Complaint {
         resource: key.to_string(),
         position,
@@ -78,7 +78,7 @@ pub(super) fn complaint(key: &ResourceKey, position: usize, problem: &Problem) -
     }
 }
 
-pub(super) fn not_found(key: &ResourceKey) -> ApiError {
+pub(crate) fn not_found(key: &ResourceKey) -> ApiError {
     ApiError::new(Side::Caller, "not-found", format!("{key} does not exist"))
         .next(format!("See what there is with `portcullis get {}`.", key.kind.plural()))
 }

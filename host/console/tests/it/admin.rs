@@ -380,3 +380,53 @@ async fn whoever_follows_a_log_does_not_keep_it_from_stopping() {
     assert!(!socket.exists());
     following.abort();
 }
+
+#[tokio::test]
+async fn values_are_checked_before_anything_is_stored() {
+    let house = House::open().await;
+    let fields = "fields: [{name: token, sensitive: true, pattern: 'gh_[a-z]+'}, {name: site, type: url}, {name: zone, options: [eu, us]}, {name: note}]";
+    let place = "place: [{field: token, header: Authorization, prefix: 'Bearer '}, {field: note, header: X-Note}]";
+    let strict: Vec<String> = PEOPLE
+        .lines()
+        .map(|l| match l.trim_start() {
+            t if t.starts_with("fields:") => format!("  {fields}"),
+            t if t.starts_with("credential:") => format!("  credential: {{{place}}}"),
+            _ => l.to_owned(),
+        })
+        .collect();
+    house.client.apply(resources(&strict.join("\n")), false).await.unwrap();
+    let with = |token: &str, values: &[(&str, &str)]| {
+        let mut request = connect(token);
+        request.values = values.iter().map(|(f, v)| ((*f).to_owned(), (*v).to_owned())).collect();
+        request
+    };
+    let wrong = with("GH_SECRET", &[("site", "ftp://x"), ("zone", "moon"), ("note", "a\nX-Evil: 1")]);
+    let error = refused(house.client.connect(&wrong).await.unwrap_err());
+    let paths: Vec<&str> = error.problems.iter().map(|p| p.path.as_str()).collect();
+    assert_eq!(paths, ["token", "site", "zone", "note"]);
+    let said = serde_json::to_string(&error).unwrap();
+    assert!(!said.contains("GH_SECRET") && !said.contains("moon"), "values are not quoted: {said}");
+    assert!(house.client.list(Some(Kind::Connection)).await.unwrap().is_empty());
+    let key = keys::secret(&Name::default_tenant(), &name("github-alice"));
+    assert!(house.registry.store().get(&key).await.unwrap().is_none(), "nothing was stored");
+    let right = with("gh_secret", &[("site", "https://x.example"), ("zone", "eu"), ("note", "tab\there")]);
+    house.client.connect(&right).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_name_that_is_another_owners_gets_a_number() {
+    let house = House::open().await;
+    let more = "---\napiVersion: portcullis.dev/v1alpha1\nkind: User\nmetadata: {name: team-blue}\nspec: {}\n---\napiVersion: portcullis.dev/v1alpha1\nkind: Team\nmetadata: {name: blue}\nspec: {}\n";
+    house.client.apply(resources(&format!("{PEOPLE}{more}")), false).await.unwrap();
+    let of = |owner: &str| {
+        let mut request = connect("x");
+        request.owner = owner.to_owned();
+        request
+    };
+    let (user, team) = (of("user:team-blue"), of("team:blue"));
+    let (one, two) = tokio::join!(house.client.connect(&user), house.client.connect(&team));
+    let mut names = [one.unwrap().connection, two.unwrap().connection];
+    names.sort();
+    assert_eq!(names.each_ref().map(Name::as_str), ["github-team-blue", "github-team-blue-2"]);
+    assert_eq!(house.client.connect(&team).await.unwrap().change, "updated", "each finds its own again");
+}

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
 
-use crate::{Bytes, Problem, Span, spec::CredentialMode};
+use crate::{
+    Bytes, Problem, Span,
+    spec::{CredentialMode, Field},
+};
 
 /// A registry entry. Exactly one of `remote` and `process` says what the server is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -121,29 +124,6 @@ pub enum Sharing {
     Shared,
     /// One child for each connection.
     Connection,
-}
-
-/// Something asked for when a server is connected.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Field {
-    /// Its name in `${field.NAME}`, placements and `portcullis connect`.
-    pub name: String,
-    /// What people read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub title: Option<String>,
-    /// Where to find the value.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub description: Option<String>,
-    /// Whether it must be given.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub required: bool,
-    /// Whether it is a secret: sealed, never shown again.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub sensitive: bool,
-    /// The value where none is given. Not for sensitive fields.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub default: Option<String>,
 }
 
 /// The credential that a server's calls need.
@@ -287,16 +267,10 @@ impl McpServer {
         }
         let mut seen = BTreeSet::new();
         for (i, field) in self.fields.iter().enumerate() {
-            if field.name.is_empty() || !field.name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
-            {
-                problems.push(Problem::new(format!("spec.fields[{i}].name"), "use letters, digits, '_' and '-'"));
-            }
+            field.check(&format!("spec.fields[{i}]"), problems);
             if !seen.insert(&field.name) {
                 problems
                     .push(Problem::new(format!("spec.fields[{i}].name"), format!("\"{}\" is there twice", field.name)));
-            }
-            if field.sensitive && field.default.is_some() {
-                problems.push(Problem::new(format!("spec.fields[{i}].default"), "a sensitive field has no default"));
             }
         }
         for (i, place) in self.credential.iter().flat_map(|c| &c.place).enumerate() {

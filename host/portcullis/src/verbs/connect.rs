@@ -10,7 +10,10 @@ use portcullis_console::{
     Client,
     api::{ConnectRequest, Connected},
 };
-use portcullis_model::{Kind, Name, Resource, Spec, Subject, spec::Field, spec::McpServer};
+use portcullis_model::{
+    Kind, Name, Resource, Spec, Subject,
+    spec::{Field, FieldType, McpServer},
+};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -145,9 +148,21 @@ fn show(connected: &Connected) -> String {
 }
 
 fn label(field: &Field) -> String {
-    let title = field.title.as_deref().unwrap_or(&field.name);
-    let hint = field.description.as_deref().map(|d| format!(" ({d})")).unwrap_or_default();
-    format!("{title}{hint}")
+    let mut hints: Vec<String> = field.description.iter().cloned().collect();
+    if !field.options.is_empty() {
+        hints.push(format!("one of {}", field.options.join(", ")));
+    } else if field.kind != FieldType::String {
+        hints.push(field.kind.as_str().to_owned());
+    }
+    let hints = if hints.is_empty() { String::new() } else { format!(" ({})", hints.join("; ")) };
+    format!("{}{hints}", field.label())
+}
+
+/// Says at once what the gateway would refuse, so that it can be given again.
+fn is_taken(field: &Field, value: &str) -> Result<bool, Failure> {
+    let Err(why) = field.accepts(value) else { return Ok(true) };
+    writeln!(std::io::stderr().lock(), "{} {why}", field.label())?;
+    Ok(false)
 }
 
 fn ask_values(server: &McpServer, values: &mut BTreeMap<String, String>) -> Result<(), Failure> {
@@ -156,9 +171,15 @@ fn ask_values(server: &McpServer, values: &mut BTreeMap<String, String>) -> Resu
             continue;
         }
         let default = field.default.as_deref().map(|d| format!(" [{d}]")).unwrap_or_default();
-        let answer = ask(&format!("{}{default}: ", label(field)))?;
-        if !answer.is_empty() {
-            values.insert(field.name.clone(), answer);
+        loop {
+            let answer = ask(&format!("{}{default}: ", label(field)))?;
+            if answer.is_empty() {
+                break;
+            }
+            if is_taken(field, &answer)? {
+                values.insert(field.name.clone(), answer);
+                break;
+            }
         }
     }
     Ok(())
@@ -167,9 +188,15 @@ fn ask_values(server: &McpServer, values: &mut BTreeMap<String, String>) -> Resu
 fn ask_secrets(server: &McpServer) -> Result<BTreeMap<String, String>, Failure> {
     let mut secrets = BTreeMap::new();
     for field in server.fields.iter().filter(|f| f.sensitive) {
-        let typed = rpassword::prompt_password(format!("{} (not shown): ", label(field)))?;
-        if !typed.is_empty() {
-            secrets.insert(field.name.clone(), typed);
+        loop {
+            let typed = Zeroizing::new(rpassword::prompt_password(format!("{} (not shown): ", label(field)))?);
+            if typed.is_empty() {
+                break;
+            }
+            if is_taken(field, &typed)? {
+                secrets.insert(field.name.clone(), typed.to_string());
+                break;
+            }
         }
     }
     Ok(secrets)

@@ -37,6 +37,13 @@ pub(super) fn problems(fleet: &Fleet, resource: &Resource) -> Vec<Problem> {
                         ),
                     ));
                 }
+                // What `portcullis connect` refuses, a file can't bring either.
+                for (name, value) in &connection.values {
+                    let asked = server.spec.field(name).filter(|f| !f.sensitive);
+                    if let Some(Err(why)) = asked.map(|f| f.accepts(value)) {
+                        problems.push(Problem::new(format!("spec.values.{name}"), why));
+                    }
+                }
             }
         }
         // An identity that two users claim would make one of them the other.
