@@ -26,6 +26,18 @@ pub struct Page<T> {
     pub next: Option<String>,
 }
 
+/// What `POST /v1/store/reseal` did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resealed {
+    /// How many records were sealed again.
+    pub records: usize,
+    /// The id of the key that everything is sealed with now.
+    pub key: String,
+    /// Ids of keys that nothing needs any more.
+    pub unneeded: Vec<String>,
+}
+
 /// `POST /v1/apply`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

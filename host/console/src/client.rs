@@ -18,7 +18,7 @@ use url::form_urlencoded;
 
 use crate::api::{
     ApiError, AppliedItem, ApplyAnswer, ApplyRequest, ConnectRequest, Connected, Described, Finding, GatewayStatus,
-    LogLine, NewToken, Page, Revoked, TokenItem, TokenRequest,
+    LogLine, NewToken, Page, Resealed, Revoked, TokenItem, TokenRequest,
 };
 
 /// How long an answer may take. A restart waits for calls in flight.
@@ -208,6 +208,14 @@ impl Client {
         let query: Vec<_> = drain.iter().map(|d| ("drain_s", d.as_str())).collect();
         let _: serde_json::Value = self.post(&format!("/v1/servers/{server}/restart"), &query, None::<&()>).await?;
         Ok(())
+    }
+
+    /// Reads the sealing keys again and seals everything with the first.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn reseal(&self) -> Result<Resealed> {
+        self.post("/v1/store/reseal", &[], None::<&()>).await
     }
 
     /// A server's log: the last lines, and with `follow` those to come, each given to `line` as it arrives.

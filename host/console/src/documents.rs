@@ -96,22 +96,15 @@ pub fn resolve_paths(resource: &mut Resource, base: &Path) {
             *path = tidy(&base.join(path.as_str())).to_string_lossy().into_owned();
         }
     };
+    for source in resource.spec.secret_sources_mut() {
+        if let SecretSource::File(path) = source {
+            absolute(path);
+        }
+    }
     match &mut resource.spec {
         Spec::Plugin(plugin) => {
             if let Source::File { path, .. } = &mut plugin.source {
                 absolute(path);
-            }
-            for grant in plugin.grants.secrets.values_mut() {
-                if let SecretSource::File(path) = &mut grant.from {
-                    absolute(path);
-                }
-            }
-        }
-        Spec::Connection(connection) => {
-            for source in connection.secrets.values_mut() {
-                if let SecretSource::File(path) = source {
-                    absolute(path);
-                }
             }
         }
         Spec::McpServer(server) => {
@@ -123,7 +116,7 @@ pub fn resolve_paths(resource: &mut Resource, base: &Path) {
                 absolute(&mut process.command);
             }
         }
-        Spec::Gateway(_) | Spec::Agent(_) | Spec::Team(_) | Spec::User(_) | Spec::Role(_) => {}
+        Spec::Connection(_) | Spec::Gateway(_) | Spec::Agent(_) | Spec::Team(_) | Spec::User(_) | Spec::Role(_) => {}
     }
 }
 

@@ -12,6 +12,7 @@ mod processes;
 pub(crate) mod reply;
 mod resources;
 mod socket;
+mod store;
 mod tokens;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -91,6 +92,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/tokens", get(tokens::list).post(tokens::create).delete(tokens::revoke_all))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/v1/connections", post(connect::connect))
+        .route("/v1/store/reseal", post(store::reseal))
         .route("/v1/servers/{name}/logs", get(processes::logs))
         .route("/v1/servers/{name}/restart", post(processes::restart))
         .fallback(|| async {

@@ -21,8 +21,8 @@ use crate::{
     Secrets,
     carried::Health,
     eligible::{People, named, rank},
-    read_source,
     secrets::Opened,
+    sources::SecretSources,
 };
 
 type Sealed = BTreeMap<(Name, Name), Opened>;
@@ -30,7 +30,7 @@ type Sealed = BTreeMap<(Name, Name), Opened>;
 /// Every tenant's connections. Implements what plugins ask ([`Connections`]).
 pub struct ConnectionBook {
     pages: ArcSwap<Pages>,
-    source: Option<(Arc<Registry>, Secrets)>,
+    source: Option<(Arc<Registry>, Secrets, Arc<SecretSources>)>,
     /// One compilation at a time, and what it opened last.
     sealed: tokio::sync::Mutex<Sealed>,
 }
@@ -99,10 +99,14 @@ impl ConnectionBook {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn open(registry: Arc<Registry>, secrets: Secrets) -> Result<Arc<Self>, StoreError> {
+    pub async fn open(
+        registry: Arc<Registry>,
+        secrets: Secrets,
+        sources: Arc<SecretSources>,
+    ) -> Result<Arc<Self>, StoreError> {
         let book = Arc::new(Self {
             pages: ArcSwap::default(),
-            source: Some((Arc::clone(&registry), secrets.clone())),
+            source: Some((Arc::clone(&registry), secrets.clone(), sources)),
             sealed: tokio::sync::Mutex::default(),
         });
         let fleet_changes = registry.watch();
@@ -114,7 +118,7 @@ impl ConnectionBook {
 
     /// A book of a fleet whose secrets all lie outside the store; it never changes. Blocks while reading files.
     pub fn of(fleet: &Fleet) -> Arc<Self> {
-        let pages = Pages::compile(fleet, &Sealed::new(), &Pages::default());
+        let pages = Pages::compile(fleet, &Sealed::new(), &SecretSources::local(), &Pages::default());
         Arc::new(Self { pages: ArcSwap::from_pointee(pages), source: None, sealed: tokio::sync::Mutex::default() })
     }
 
@@ -124,11 +128,13 @@ impl ConnectionBook {
     /// # Errors
     /// Those of the store; what served goes on serving.
     pub async fn refresh(&self) -> Result<(), StoreError> {
-        let Some((registry, secrets)) = &self.source else { return Ok(()) };
+        let Some((registry, secrets, sources)) = &self.source else { return Ok(()) };
         let mut sealed = self.sealed.lock().await;
         *sealed = secrets.all(&sealed).await?;
         let (fleet, opened, before) = (registry.snapshot(), sealed.clone(), self.pages.load_full());
-        let compiled = tokio::task::spawn_blocking(move || Pages::compile(&fleet, &opened, &before)).await;
+        sources.follow(&fleet).await;
+        let sources = Arc::clone(sources);
+        let compiled = tokio::task::spawn_blocking(move || Pages::compile(&fleet, &opened, &sources, &before)).await;
         let pages = compiled.map_err(|e| StoreError::Unavailable(format!("connections were not compiled: {e}")))?;
         self.pages.store(Arc::new(pages));
         Ok(())
@@ -243,7 +249,7 @@ impl Entry {
 }
 
 impl Pages {
-    fn compile(fleet: &Fleet, sealed: &Sealed, before: &Self) -> Self {
+    fn compile(fleet: &Fleet, sealed: &Sealed, sources: &SecretSources, before: &Self) -> Self {
         let mut stamps = before.stamps;
         let mut tenants = HashMap::new();
         for tenant in fleet.tenants() {
@@ -264,7 +270,7 @@ impl Pages {
                     stamp: 0,
                     epoch: known.map_or_else(Arc::default, |k| Arc::clone(&k.epoch)),
                 });
-                let entry = entry(fleet, &tenant, &connection, sealed, shelf, known);
+                let entry = entry(fleet, &tenant, &connection, (sealed, sources), shelf, known);
                 shelf.entries.push(Arc::new(entry));
             }
             for (server, shelf) in &mut shelves {
@@ -292,7 +298,7 @@ fn entry(
     fleet: &Fleet,
     tenant: &Name,
     connection: &portcullis_store::registry::Typed<'_, Connection>,
-    sealed: &Sealed,
+    (sealed, sources): (&Sealed, &SecretSources),
     shelf: &Shelf,
     known: Option<&Shelf>,
 ) -> Entry {
@@ -302,12 +308,18 @@ fn entry(
     hash.update(connection.metadata.revision.unwrap_or_default().to_be_bytes());
     let mut secrets = BTreeMap::new();
     if let Some(opened) = sealed.get(&(tenant.clone(), name.clone())) {
-        hash.update(opened.revision.0.to_be_bytes());
-        secrets.extend(opened.fields.iter().map(|(field, secret)| (field.clone(), secret.clone())));
+        for (field, secret) in opened.fields.iter() {
+            // By what they are and not by when they were sealed: sealed again with another key, they are the same, and no
+            // child has to start anew.
+            hash.update(field.len().to_be_bytes());
+            hash.update(field);
+            hash.update(Sha256::digest(secret.expose()));
+            secrets.insert(field.clone(), secret.clone());
+        }
     }
     let mut unreadable = Vec::new();
     for (field, source) in &spec.secrets {
-        match read_source(source) {
+        match sources.read(tenant, source) {
             Ok(secret) => {
                 hash.update(Sha256::digest(secret.expose()));
                 secrets.insert(field.clone(), secret);

@@ -15,6 +15,7 @@ mod missing;
 mod plan;
 mod resolver;
 mod secrets;
+mod sources;
 mod vault;
 
 pub use book::{ConnectionBook, ConnectionStatus};
@@ -22,5 +23,6 @@ pub use carried::Carried;
 pub use link::ConnectLink;
 pub use plan::{CredentialPlan, PlanParts, Resolve};
 pub use resolver::{CACHE_ENTRIES, Resolver};
-pub use secrets::{MAX_FIELD_BYTES, MAX_FIELDS, Secrets, SecretsError, read_source};
+pub use secrets::{MAX_FIELD_BYTES, MAX_FIELDS, Resealed, Secrets, SecretsError};
+pub use sources::{ClusterSecrets, Freshness, SecretSources, Services as SecretServices, VaultAuth, VaultOptions};
 pub use vault::{KEY_VARIABLE, KeySource, Vault, VaultError};

@@ -1,9 +1,9 @@
-//! A connection's secrets, sealed in the store under `s/{tenant}/{connection}`, and secrets that lie elsewhere.
+//! A connection's secrets, sealed in the store under `s/{tenant}/{connection}`.
 
-use std::{collections::BTreeMap, fs::File, io::Read, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
-use portcullis_model::{Name, Secret, spec::SecretSource};
-use portcullis_store::{Expect, Revision, Store, StoreError, Write, keys, scan_all};
+use portcullis_model::{Name, Secret};
+use portcullis_store::{Expect, Record, Revision, Store, StoreError, Write, keys, scan_all};
 use zeroize::Zeroizing;
 
 use crate::{Vault, VaultError};
@@ -30,6 +30,17 @@ pub enum SecretsError {
     /// Too many or too long.
     #[error("a connection has at most {MAX_FIELDS} secrets of {MAX_FIELD_BYTES} bytes")]
     TooLarge,
+}
+
+/// What [`Secrets::reseal`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resealed {
+    /// How many records were sealed again.
+    pub records: usize,
+    /// The id of the key that all records are sealed with now.
+    pub key: String,
+    /// Ids of keys that nothing is sealed with any more.
+    pub unneeded: Vec<String>,
 }
 
 /// One connection's sealed secrets, opened.
@@ -98,35 +109,55 @@ impl Secrets {
     /// # Errors
     /// Names the first record whose key is not there.
     pub async fn verify(&self) -> Result<(), SecretsError> {
-        for record in scan_all(&*self.store, keys::SECRETS).await? {
-            let check = self.vault.check(&record.value);
-            check.map_err(|source| SecretsError::Vault { record: record.key.to_string(), source })?;
+        self.each_sealed(|sealed| self.vault.check(sealed)).await
+    }
+
+    async fn each_sealed(&self, check: impl Fn(&[u8]) -> Result<(), VaultError>) -> Result<(), SecretsError> {
+        for prefix in keys::SEALED {
+            for record in scan_all(&*self.store, prefix).await? {
+                let checked = check(&record.value);
+                checked.map_err(|source| SecretsError::Vault { record: record.key.to_string(), source })?;
+            }
         }
         Ok(())
     }
 
-    /// Seals again what is sealed with a key that only opens, and answers how many records that were. Calls go on meanwhile;
-    /// a record that is replaced meanwhile is sealed with the new key anyway.
+    /// Reads the sealing keys again and seals with the first of them whatever was sealed with another, wherever in the store
+    /// it is. Calls go on meanwhile; a record that is replaced meanwhile is sealed with the new key anyway.
     ///
     /// # Errors
-    /// Those of the store, and of a record that does not open.
-    pub async fn rotate(&self) -> Result<usize, SecretsError> {
-        let mut sealed = 0;
-        for record in scan_all(&*self.store, keys::SECRETS).await? {
-            if !self.vault.is_stale(&record.value) {
-                continue;
-            }
-            let wrong = |source| SecretsError::Vault { record: record.key.to_string(), source };
-            let plain = self.vault.unseal(record.key.as_bytes(), &record.value).map_err(wrong)?;
-            let value = self.vault.seal(record.key.as_bytes(), &plain).map_err(wrong)?;
-            let expect = Expect::Is(record.revision);
-            match self.store.write(vec![Write::Put { key: record.key.to_string(), value, expect }]).await {
-                Ok(_) => sealed += 1,
-                Err(StoreError::Conflict { .. }) => {}
-                Err(error) => return Err(error.into()),
+    /// Those of the keys, of the store, and of a record that does not open.
+    pub async fn reseal(&self) -> Result<Resealed, SecretsError> {
+        let vault = Arc::clone(&self.vault);
+        let read = tokio::task::spawn_blocking(move || vault.read_again()).await;
+        let read = read.map_err(|e| StoreError::Unavailable(format!("the sealing keys were not read: {e}")))?;
+        let keys = read.map_err(|source| SecretsError::Vault { record: "the sealing keys".to_owned(), source })?;
+        // With a key that is missing nothing is touched, and those of before stay in use.
+        self.each_sealed(|sealed| keys.check(sealed)).await?;
+        self.vault.adopt(keys);
+        let mut records = 0;
+        for prefix in portcullis_store::keys::SEALED {
+            for record in scan_all(&*self.store, prefix).await? {
+                if self.vault.is_stale(&record.value) && self.seal_again(&record).await? {
+                    records += 1;
+                }
             }
         }
-        Ok(sealed)
+        let mut ids = self.vault.key_ids().into_iter();
+        Ok(Resealed { records, key: ids.next().unwrap_or_default(), unneeded: ids.collect() })
+    }
+
+    /// Answers whether it was still there and as it was read.
+    async fn seal_again(&self, record: &Record) -> Result<bool, SecretsError> {
+        let wrong = |source| SecretsError::Vault { record: record.key.to_string(), source };
+        let plain = self.vault.unseal(record.key.as_bytes(), &record.value).map_err(wrong)?;
+        let value = self.vault.seal(record.key.as_bytes(), &plain).map_err(wrong)?;
+        let expect = Expect::Is(record.revision);
+        match self.store.write(vec![Write::Put { key: record.key.to_string(), value, expect }]).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::Conflict { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Opens all sealed secrets. One that does not open is left out and logged: its connection lacks its secrets, the others
@@ -160,43 +191,6 @@ impl Secrets {
 impl std::fmt::Debug for Secrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Secrets({:?})", self.vault)
-    }
-}
-
-/// Reads a secret that lies outside the store. Blocks while reading a file.
-///
-/// # Errors
-/// A sentence that names the source and never what is in it.
-pub fn read_source(source: &SecretSource) -> Result<Secret, String> {
-    let bytes = match source {
-        SecretSource::Env(name) => {
-            let value = std::env::var_os(name).ok_or_else(|| format!("the variable {name} is not set"))?;
-            Zeroizing::new(std::os::unix::ffi::OsStringExt::into_vec(value))
-        }
-        SecretSource::File(path) => {
-            let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
-            let file = File::open(path).map_err(|e| format!("the file {path} can't be opened: {}", e.kind()))?;
-            let limit = u64::try_from(MAX_FIELD_BYTES + 2).unwrap_or(u64::MAX);
-            file.take(limit)
-                .read_to_end(&mut bytes)
-                .map_err(|e| format!("the file {path} can't be read: {}", e.kind()))?;
-            if bytes.last() == Some(&b'\n') {
-                bytes.pop();
-                if bytes.last() == Some(&b'\r') {
-                    bytes.pop();
-                }
-            }
-            bytes
-        }
-    };
-    let place = match source {
-        SecretSource::Env(name) => format!("the variable {name}"),
-        SecretSource::File(path) => format!("the file {path}"),
-    };
-    match bytes.len() {
-        0 => Err(format!("{place} is empty")),
-        n if n > MAX_FIELD_BYTES => Err(format!("{place} holds more than {MAX_FIELD_BYTES} bytes")),
-        _ => Ok(Secret::new(bytes.as_slice())),
     }
 }
 

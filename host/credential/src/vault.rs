@@ -9,12 +9,14 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use aes_gcm::{
     Aes256Gcm, KeyInit, Nonce,
     aead::{Aead, Payload},
 };
+use arc_swap::ArcSwap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use portcullis_model::Secret;
@@ -86,8 +88,9 @@ struct SealingKey {
 
 /// Seals and unseals. Holds the keys for as long as it lives.
 pub struct Vault {
+    source: KeySource,
     /// The first one seals; never empty.
-    keys: Vec<SealingKey>,
+    keys: ArcSwap<Vec<SealingKey>>,
 }
 
 impl Vault {
@@ -96,33 +99,31 @@ impl Vault {
     /// # Errors
     /// Where there is no key, or one that is none.
     pub fn open(source: &KeySource) -> Result<Self, VaultError> {
-        let (text, place) = match source {
-            KeySource::Env(name) => {
-                let text = std::env::var(name).map_err(|_| VaultError::NoKey(format!("the variable {name}")))?;
-                (Zeroizing::new(text.into_bytes()), format!("the variable {name}"))
-            }
-            KeySource::File { path, create } => (read_or_create(path, *create)?, path.display().to_string()),
-            KeySource::Text(text) => (Zeroizing::new(text.expose().to_vec()), "the given text".to_owned()),
-        };
-        let bad = || VaultError::BadKey(place.clone());
-        let text = std::str::from_utf8(&text).map_err(|_| bad())?;
-        let mut keys = Vec::new();
-        for word in text.split(|c: char| c == ',' || c.is_whitespace()).filter(|w| !w.is_empty()) {
-            let key = Zeroizing::new(STANDARD.decode(word).map_err(|_| bad())?);
-            if key.len() != KEY {
-                return Err(bad());
-            }
-            keys.push(SealingKey { id: key_id(&key), cipher: Aes256Gcm::new_from_slice(&key).map_err(|_| bad())? });
-        }
-        if keys.is_empty() {
-            return Err(VaultError::NoKey(place));
-        }
-        Ok(Self { keys })
+        Ok(Self { source: source.clone(), keys: ArcSwap::from_pointee(read_keys(source)?) })
+    }
+
+    /// Reads the keys again from where they were read, to be looked at before [`Vault::adopt`]. Blocks while reading a file; a
+    /// variable of this process never changes.
+    ///
+    /// # Errors
+    /// Those of [`Vault::open`].
+    pub(crate) fn read_again(&self) -> Result<Keys, VaultError> {
+        read_keys(&self.source).map(Keys)
+    }
+
+    /// Seals and opens with these keys from now on. What was sealed with a key that is not among them opens no more.
+    pub(crate) fn adopt(&self, keys: Keys) {
+        self.keys.store(Arc::new(keys.0));
+    }
+
+    /// The ids of all keys, in hex; the first one seals.
+    pub fn key_ids(&self) -> Vec<String> {
+        self.keys.load().iter().map(|key| hex(&key.id)).collect()
     }
 
     /// The id of the key that seals, in hex.
     pub fn key_id(&self) -> String {
-        hex(&self.keys[0].id)
+        hex(&self.keys.load()[0].id)
     }
 
     /// Seals a secret for a place: `aad` names it, and it opens with the same `aad` only.
@@ -130,7 +131,8 @@ impl Vault {
     /// # Errors
     /// Where the system has no random bytes.
     pub fn seal(&self, aad: &[u8], secret: &Secret) -> Result<Bytes, VaultError> {
-        let key = &self.keys[0];
+        let keys = self.keys.load();
+        let key = &keys[0];
         let mut data_key = Zeroizing::new([0; KEY]);
         let (mut wrap_nonce, mut nonce) = ([0; NONCE], [0; NONCE]);
         for buffer in [&mut data_key[..], &mut wrap_nonce, &mut nonce] {
@@ -153,7 +155,8 @@ impl Vault {
     /// # Errors
     /// [`VaultError::UnknownKey`] for another vault's record, [`VaultError::Damaged`] for anything else that does not open.
     pub fn unseal(&self, aad: &[u8], sealed: &[u8]) -> Result<Secret, VaultError> {
-        let key = self.key_of(sealed)?;
+        let keys = self.keys.load();
+        let key = key_of(&keys, sealed)?;
         let aad = [&sealed[..HEADER], aad].concat();
         let rest = &sealed[HEADER..];
         let (wrap_nonce, rest) = rest.split_first_chunk::<NONCE>().ok_or(VaultError::Damaged)?;
@@ -169,22 +172,55 @@ impl Vault {
     /// # Errors
     /// [`VaultError::UnknownKey`] or [`VaultError::Damaged`].
     pub fn check(&self, sealed: &[u8]) -> Result<(), VaultError> {
-        self.key_of(sealed).map(|_| ())
+        key_of(&self.keys.load(), sealed).map(|_| ())
     }
 
     /// Whether a record is sealed with a key that only opens, and should be sealed again.
     pub fn is_stale(&self, sealed: &[u8]) -> bool {
-        sealed.get(MAGIC.len()..HEADER).is_some_and(|id| id != self.keys[0].id)
+        sealed.get(MAGIC.len()..HEADER).is_some_and(|id| id != self.keys.load()[0].id)
     }
+}
 
-    fn key_of(&self, sealed: &[u8]) -> Result<&SealingKey, VaultError> {
-        let header = sealed.get(..HEADER).ok_or(VaultError::Damaged)?;
-        let (magic, id) = header.split_at(MAGIC.len());
-        if magic != MAGIC {
-            return Err(VaultError::Damaged);
-        }
-        self.keys.iter().find(|key| key.id == id).ok_or_else(|| VaultError::UnknownKey(hex(id)))
+/// Keys that are not in use yet.
+pub(crate) struct Keys(Vec<SealingKey>);
+
+impl Keys {
+    /// Whether a record can be opened with them as far as its key goes.
+    pub(crate) fn check(&self, sealed: &[u8]) -> Result<(), VaultError> {
+        key_of(&self.0, sealed).map(|_| ())
     }
+}
+
+fn key_of<'k>(keys: &'k [SealingKey], sealed: &[u8]) -> Result<&'k SealingKey, VaultError> {
+    let header = sealed.get(..HEADER).ok_or(VaultError::Damaged)?;
+    let (magic, id) = header.split_at(MAGIC.len());
+    if magic != MAGIC {
+        return Err(VaultError::Damaged);
+    }
+    keys.iter().find(|key| key.id == id).ok_or_else(|| VaultError::UnknownKey(hex(id)))
+}
+
+/// The keys of a source; at least one.
+fn read_keys(source: &KeySource) -> Result<Vec<SealingKey>, VaultError> {
+    let (text, place) = match source {
+        KeySource::Env(name) => {
+            let text = std::env::var(name).map_err(|_| VaultError::NoKey(format!("the variable {name}")))?;
+            (Zeroizing::new(text.into_bytes()), format!("the variable {name}"))
+        }
+        KeySource::File { path, create } => (read_or_create(path, *create)?, path.display().to_string()),
+        KeySource::Text(text) => (Zeroizing::new(text.expose().to_vec()), "the given text".to_owned()),
+    };
+    let bad = || VaultError::BadKey(place.clone());
+    let text = std::str::from_utf8(&text).map_err(|_| bad())?;
+    let mut keys = Vec::new();
+    for word in text.split(|c: char| c == ',' || c.is_whitespace()).filter(|w| !w.is_empty()) {
+        let key = Zeroizing::new(STANDARD.decode(word).map_err(|_| bad())?);
+        if key.len() != KEY {
+            return Err(bad());
+        }
+        keys.push(SealingKey { id: key_id(&key), cipher: Aes256Gcm::new_from_slice(&key).map_err(|_| bad())? });
+    }
+    if keys.is_empty() { Err(VaultError::NoKey(place)) } else { Ok(keys) }
 }
 
 impl std::fmt::Debug for Vault {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     API_VERSION, Name, Problem, ResourceKey,
-    spec::{Agent, Connection, Gateway, McpServer, Plugin, Role, Team, User},
+    spec::{Agent, Connection, Gateway, McpServer, Plugin, Role, SecretSource, Team, User},
     text::shown,
 };
 
@@ -199,6 +199,29 @@ impl Spec {
             Self::Team(_) => Kind::Team,
             Self::User(_) => Kind::User,
             Self::Role(_) => Kind::Role,
+        }
+    }
+
+    /// Where the secrets that it names are read from. Whatever has secrets in it is listed here: what is not is neither
+    /// watched nor fetched.
+    pub fn secret_sources(&self) -> Vec<&SecretSource> {
+        match self {
+            Self::Connection(connection) => connection.secrets.values().collect(),
+            Self::Plugin(plugin) => plugin.grants.secrets.values().map(|granted| &granted.from).collect(),
+            Self::McpServer(_) | Self::Gateway(_) | Self::Agent(_) | Self::Team(_) | Self::User(_) | Self::Role(_) => {
+                Vec::new()
+            }
+        }
+    }
+
+    /// [`Spec::secret_sources`], to make their paths absolute.
+    pub fn secret_sources_mut(&mut self) -> Vec<&mut SecretSource> {
+        match self {
+            Self::Connection(connection) => connection.secrets.values_mut().collect(),
+            Self::Plugin(plugin) => plugin.grants.secrets.values_mut().map(|granted| &mut granted.from).collect(),
+            Self::McpServer(_) | Self::Gateway(_) | Self::Agent(_) | Self::Team(_) | Self::User(_) | Self::Role(_) => {
+                Vec::new()
+            }
         }
     }
 }

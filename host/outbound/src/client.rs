@@ -12,6 +12,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use portcullis_model::Secret;
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 use crate::{Error, GuardedResolver, Reach, Refused, Request, Response, Unresolved};
 
@@ -98,6 +99,25 @@ pub fn roots() -> Result<rustls::ClientConfig, Error> {
         Ok(native) => native.with_no_client_auth(),
         Err(_) => builder()?.with_webpki_roots().with_no_client_auth(),
     })
+}
+
+/// TLS that trusts the certificate authorities in a PEM text and no others.
+///
+/// # Errors
+/// [`Error::Tls`], where it holds none.
+pub fn trusting(pem: &[u8]) -> Result<rustls::ClientConfig, Error> {
+    let tls = |why: String| Error::Tls(why);
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| tls(error.to_string()))?;
+        roots.add(certificate).map_err(|error| tls(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(tls("there is no certificate in it".to_owned()));
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    Ok(builder.map_err(|error| tls(error.to_string()))?.with_root_certificates(roots).with_no_client_auth())
 }
 
 async fn exchange(pool: &Pool, request: Request) -> Result<Response, Error> {

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use portcullis_model::Secret;
 use url::Url;
 
-pub use client::{Client, roots};
+pub use client::{Client, roots, trusting};
 pub use reach::{GuardedResolver, Reach, Refused, Unresolved};
 
 /// A request.

@@ -36,5 +36,5 @@ pub use plugin::{GrantedSecret, LoadPlan, Plugin};
 pub use secrets::{Allowed, Guarded, MAX_SECRET_BYTES, OriginPattern};
 pub use services::{
     BoxFuture, ConnectionFacts, Connections, Jwt, JwtError, JwtRules, Outbound, OutboundError, OutboundRequest,
-    OutboundResponse, RevealAudit, Services, TokenFacts, TokenLookupError, Tokens, VerifiedJwt,
+    OutboundResponse, RevealAudit, SecretReader, Services, TokenFacts, TokenLookupError, Tokens, VerifiedJwt,
 };

@@ -11,12 +11,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use portcullis_model::{
-    Name, Secret,
-    spec::{Grants, Limits, Plugin as Spec, SecretSource, Source},
+    Name,
+    spec::{Grants, Limits, Plugin as Spec, SecretGrant, Source},
 };
 use sha2::{Digest, Sha256};
 
-use crate::{GrantedSecret, Host, LoadError, LoadPlan, Plugin, Services, survey::MAX_BYTES};
+use crate::{GrantedSecret, Host, LoadError, LoadPlan, Plugin, SecretReader, Services, survey::MAX_BYTES};
 
 /// A plugin that Portcullis brings.
 #[derive(Clone, Debug)]
@@ -161,7 +161,7 @@ impl Manager {
             (None, Some(own)) => own.to_string(),
             (None, None) => "{}".to_owned(),
         };
-        let secrets = granted(&grants)?;
+        let secrets = granted(&place.tenant, &grants, self.services.secrets.as_deref())?;
         let limits = spec.map(|s| s.limits.clone()).unwrap_or_default();
         let isolation = spec.map(|s| s.isolation).unwrap_or_default();
         let identity = identity(&wasm, &config, &grants, &secrets, &limits, isolation);
@@ -204,26 +204,16 @@ async fn read(path: &str, base: Option<&Path>, sha256: Option<&str>) -> Result<A
     Ok(Arc::from(bytes))
 }
 
-fn granted(grants: &Grants) -> Result<BTreeMap<String, GrantedSecret>, String> {
-    grants
-        .secrets
-        .iter()
-        .map(|(name, grant)| {
-            let value = match &grant.from {
-                SecretSource::Env(variable) => std::env::var_os(variable)
-                    .map(|v| Secret::new(v.into_encoded_bytes()))
-                    .ok_or_else(|| format!("the environment variable {variable} is not set"))?,
-                SecretSource::File(path) => {
-                    let mut bytes = std::fs::read(path).map_err(|e| format!("can't read {path}: {e}"))?;
-                    while bytes.last().is_some_and(|b| matches!(b, b'\n' | b'\r')) {
-                        bytes.pop();
-                    }
-                    Secret::new(bytes)
-                }
-            };
-            Ok((name.clone(), GrantedSecret { value, origins: grant.origins.clone() }))
-        })
-        .collect()
+fn granted(
+    tenant: &Name,
+    grants: &Grants,
+    reader: Option<&dyn SecretReader>,
+) -> Result<BTreeMap<String, GrantedSecret>, String> {
+    let granted = |(name, grant): (&String, &SecretGrant)| {
+        let value = reader.ok_or("secrets can't be read here")?.read(tenant, &grant.from)?;
+        Ok((name.clone(), GrantedSecret { value, origins: grant.origins.clone() }))
+    };
+    grants.secrets.iter().map(granted).collect()
 }
 
 fn identity(

@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use portcullis_model::{Name, Principal, PrincipalKind, Secret, Subject};
+use portcullis_model::{Name, Principal, PrincipalKind, Secret, Subject, spec::SecretSource};
 pub use portcullis_outbound::{Error as OutboundError, Request as OutboundRequest, Response as OutboundResponse};
 use serde_json::Value;
 
@@ -20,6 +20,8 @@ pub struct Services {
     pub connections: Option<Arc<dyn Connections>>,
     /// Outgoing requests.
     pub http: Option<Arc<dyn Outbound>>,
+    /// Secrets that operators grant to plugins, and that lie outside the store.
+    pub secrets: Option<Arc<dyn SecretReader>>,
     /// Where uses of the `reveal` grant are recorded.
     pub audit: Option<Arc<dyn RevealAudit>>,
 }
@@ -141,6 +143,15 @@ pub enum JwtError {
     /// Something else.
     #[error("{0}")]
     Other(String),
+}
+
+/// Reads secrets that lie outside the store.
+pub trait SecretReader: Send + Sync {
+    /// The secret now. May block while reading a file, for nothing else.
+    ///
+    /// # Errors
+    /// A sentence that names the source and never what is in it.
+    fn read(&self, tenant: &Name, source: &SecretSource) -> Result<Secret, String>;
 }
 
 /// Lists connections, in memory.

@@ -13,7 +13,9 @@ use portcullis_console::{
     files::{FileDoor, FileOptions},
     server::{Admin, AdminSocket},
 };
-use portcullis_credential::{CACHE_ENTRIES, ConnectionBook, KeySource, Resolver, Secrets, Vault};
+use portcullis_credential::{
+    CACHE_ENTRIES, ConnectionBook, KeySource, Resolver, SecretServices, SecretSources, Secrets, Vault,
+};
 use portcullis_gateway::{Gateways, Parts};
 use portcullis_identity::{
     AuthOptions, Authenticator, Directories, JwtOptions, JwtService, TokenOptions, TokenService,
@@ -43,6 +45,7 @@ pub struct Assembly {
     audit: Arc<Audit>,
     orchestrator: Orchestrator,
     keeper: Arc<Keeper>,
+    sources: Arc<SecretSources>,
     admin: Admin,
     socket: AdminSocket,
     data: Listener,
@@ -86,10 +89,14 @@ impl Assembly {
         let tokens = TokenService::open(Arc::clone(&store), Arc::clone(&directories), TokenOptions::default())
             .await
             .context("the tokens can't be read")?;
-        let book = ConnectionBook::open(Arc::clone(&registry), secrets.clone())
+        let outbound = portcullis_outbound::Client::new().context("requests can't be set up")?;
+        let services =
+            SecretServices { vault: settings.vault.clone(), cluster: None, freshness: settings.secrets.clone() };
+        let sources = SecretSources::new(services, &outbound, Arc::clone(&metrics))
+            .map_err(|why| anyhow::anyhow!("secrets of other services: {why}"))?;
+        let book = ConnectionBook::open(Arc::clone(&registry), secrets.clone(), Arc::clone(&sources))
             .await
             .context("the connections can't be read")?;
-        let outbound = portcullis_outbound::Client::new().context("requests can't be set up")?;
         let jwt = JwtService::new(JwtOptions {
             allow_private: settings.allow_private_issuers,
             ..JwtOptions::new(Arc::clone(&outbound))
@@ -107,6 +114,7 @@ impl Assembly {
             jwt: Some(Arc::clone(&jwt) as _),
             connections: Some(Arc::clone(&book) as _),
             http: Some(outbound as _),
+            secrets: Some(Arc::clone(&sources) as _),
             audit: Some(Arc::new(status::Reveals(Arc::clone(&audit))) as _),
         };
         let manager = Manager::new(host, built_ins(), services);
@@ -146,7 +154,7 @@ impl Assembly {
             manager,
             Arc::clone(&gateways),
             files.clone(),
-            Arc::clone(&book),
+            (Arc::clone(&book), Arc::clone(&sources)),
             orchestrator.clone(),
         );
 
@@ -188,6 +196,7 @@ impl Assembly {
             audit,
             orchestrator,
             keeper,
+            sources,
             admin,
             socket,
             data,
@@ -215,6 +224,8 @@ impl Assembly {
         self.prepare().await;
         let drain = self.settings.drain.get();
         let keeping = tokio::spawn(Arc::clone(&self.keeper).follow(stop.clone()));
+        let (sources, until) = (self.sources, stop.clone());
+        let fetching = tokio::spawn(async move { until.run_until_cancelled(sources.keep()).await });
         let metrics = self
             .metrics_listener
             .map(|l| tokio::spawn(l.serve(Arc::clone(&self.lanes), stop.clone().cancelled_owned(), drain)));
@@ -226,6 +237,7 @@ impl Assembly {
         // Whatever made the data listener end, the rest ends with it.
         stop.cancel();
         let _ = keeping.await;
+        let _ = fetching.await;
         if let Some(metrics) = metrics {
             let _ = metrics.await;
         }

@@ -89,6 +89,7 @@ enum Verb {
     Logs(verbs::logs::Logs),
     Restart(verbs::restart::Restart),
     Doctor(verbs::doctor::Doctor),
+    Store(verbs::store::Store),
     DemoServer(verbs::demo_server::DemoServer),
     /// The small parent of a server's process; started by the gateway, with pipes that only it can give.
     #[command(hide = true)]
@@ -122,6 +123,7 @@ fn perform(global: &Global, verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Logs(v) => done(client(v.run(global))),
         Verb::Restart(v) => done(client(v.run(global))),
         Verb::Doctor(v) => client(v.run(global)),
+        Verb::Store(v) => done(client(v.run(global))),
     }
 }
 

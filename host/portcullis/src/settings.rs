@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use portcullis_credential::{Freshness, VaultOptions};
 use portcullis_model::{Bytes, Span};
 use serde::Deserialize;
 use url::Url;
@@ -36,6 +37,10 @@ pub struct Settings {
     pub resources: Vec<PathBuf>,
     /// Where the sealing key comes from; `sealing.key` in `dataDir`, made on first start, where left out.
     pub sealing_key: Option<SealingKey>,
+    /// HashiCorp Vault or OpenBao, for secrets that resources name there.
+    pub vault: Option<VaultOptions>,
+    /// How up to date secrets of other services are.
+    pub secrets: Freshness,
     /// Threads that serve calls; as many as there are cores where left out.
     pub threads: Option<usize>,
     /// The most bytes of a request.
@@ -104,6 +109,8 @@ impl Default for Settings {
             socket: None,
             resources: Vec::new(),
             sealing_key: None,
+            vault: None,
+            secrets: Freshness::default(),
             threads: None,
             max_body: Bytes::mebi(4),
             max_connections: 20_000,

@@ -7,6 +7,12 @@ pub const RESOURCES: &str = "r/";
 /// The prefix of all sealed connection secrets.
 pub const SECRETS: &str = "s/";
 
+/// The prefix of the host's own keys, such as the one that seals session ids.
+pub const OWN_KEYS: &str = "k/";
+/// Prefixes under which every record is sealed, each for its own key. Whoever keeps sealed records elsewhere adds the place
+/// here: what is not here is neither checked at start nor sealed again with a new key.
+pub const SEALED: [&str; 2] = [SECRETS, OWN_KEYS];
+
 /// The key of a resource: `r/{tenant}/{Kind}/{name}`.
 pub fn resource(key: &ResourceKey) -> String {
     format!("{RESOURCES}{}/{}/{}", key.tenant, key.kind, key.name)

@@ -46,6 +46,7 @@ pub struct Metrics {
     refusals: Family<Labels, Counter>,
     sealed_rejected: Family<Labels, Counter>,
     config_loads: Family<Labels, Counter>,
+    secret_reads: Family<Labels, Counter>,
     questions: Family<Labels, Counter>,
     /// Requests being answered now.
     pub in_flight: Gauge,
@@ -120,6 +121,7 @@ impl Metrics {
         let refusals = d.counters("refusals", "Requests refused, by whose fault and why", &["side", "code"]);
         let sealed_rejected = d.counters("sealed_rejected", "Session ids and cursors refused", &["kind", "reason"]);
         let config_loads = d.counters("config_loads", "Changes of resources read", &["door", "outcome"]);
+        let secret_reads = d.counters("secret_reads", "Secrets fetched from other services", &["service", "outcome"]);
         let in_flight = d.gauge("requests_in_flight", "Requests being answered now");
         let connections = d.gauge("client_connections", "Connections of clients that are open now");
         let connections_refused =
@@ -155,6 +157,7 @@ impl Metrics {
             refusals,
             sealed_rejected,
             config_loads,
+            secret_reads,
             in_flight,
             connections,
             connections_refused,
@@ -284,6 +287,12 @@ impl Metrics {
     /// Counts a change of resources: `door` is such as `file` or `api`, `outcome` such as `applied` or `refused`.
     pub fn config_loaded(&self, door: &'static str, outcome: &'static str) {
         self.config_loads.get_or_create(&labels(&["door", "outcome"], &[door, outcome])).inc();
+    }
+
+    /// Counts a fetch of a secret from another service, such as `vault`: `ok`, also where there is no such secret, or `failed`.
+    pub fn secret_read(&self, service: &'static str, ok: bool) {
+        let outcome = if ok { "ok" } else { "failed" };
+        self.secret_reads.get_or_create(&labels(&["service", "outcome"], &[service, outcome])).inc();
     }
 }
 

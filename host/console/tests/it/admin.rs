@@ -53,7 +53,10 @@ impl House {
                 .unwrap();
         let vault = Vault::open(&KeySource::File { path: dir.path().join("key"), create: true }).unwrap();
         let secrets = Secrets::new(Arc::clone(registry.store()), Arc::new(vault));
-        let book = ConnectionBook::open(Arc::clone(&registry), secrets.clone()).await.unwrap();
+        let book =
+            ConnectionBook::open(Arc::clone(&registry), secrets.clone(), portcullis_credential::SecretSources::local())
+                .await
+                .unwrap();
         let metrics = Metrics::new();
         let admin = Admin {
             registry: Arc::clone(&registry),

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use portcullis_credential::{ConnectionBook, KeySource, Resolver, Secrets, SecretsError, Vault, VaultError};
+use portcullis_credential::{
+    ConnectionBook, KeySource, Resolver, SecretSources, Secrets, SecretsError, Vault, VaultError,
+};
 use portcullis_model::{Door, Name, Secret};
 use portcullis_store::{Registry, SledOptions, SledStore, Store, keys};
 use serde_json::json;
@@ -29,7 +31,7 @@ async fn what_somebody_connects_is_carried_by_the_next_call() {
     let store = open(dir.path());
     let registry = Registry::open(Arc::clone(&store)).await.unwrap();
     let secrets = Secrets::new(Arc::clone(&store), vault(&[1]));
-    let book = ConnectionBook::open(Arc::clone(&registry), secrets.clone()).await.unwrap();
+    let book = ConnectionBook::open(Arc::clone(&registry), secrets.clone(), SecretSources::local()).await.unwrap();
     let resolver = Resolver::new(book.clone(), 100);
     let fake = Fake::first(&book);
     let plan = plan_for(&remote(), None, &fake);
@@ -90,7 +92,7 @@ async fn records_are_bound_to_their_connection() {
         .apply([people(), vec![remote()], vec![own("alice"), own("bob")]].concat(), Door::Api, false)
         .await
         .unwrap();
-    let book = ConnectionBook::open(registry, secrets).await.unwrap();
+    let book = ConnectionBook::open(registry, secrets, SecretSources::local()).await.unwrap();
     let resolver = Resolver::new(book.clone(), 100);
     let plan = plan_for(&remote(), None, &Fake::first(&book));
     assert_eq!(bearer(&resolve(&resolver, &plan, "user:alice").await.unwrap()), "hunter2");
@@ -114,10 +116,43 @@ async fn keys_are_rotated_and_lost_ones_refuse_to_start() {
     assert!(error.to_string().contains("s/default/a") && error.to_string().contains(&vault(&[1]).key_id()), "{error}");
     let both = Secrets::new(Arc::clone(&store), vault(&[2, 1]));
     both.verify().await.unwrap();
-    assert_eq!(both.rotate().await.unwrap(), 3);
-    assert_eq!(both.rotate().await.unwrap(), 0);
+    let done = both.reseal().await.unwrap();
+    assert_eq!((done.records, &done.unneeded[..]), (3, &[vault(&[1]).key_id()][..]));
+    assert_eq!(done.key, vault(&[2]).key_id());
+    assert_eq!(both.reseal().await.unwrap().records, 0);
     lost.verify().await.unwrap();
     assert!(old.verify().await.is_err(), "the old key opens nothing any more");
+}
+
+#[tokio::test]
+async fn a_key_that_is_taken_away_too_early_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, file) = (open(&dir.path().join("store")), dir.path().join("key"));
+    let write = |keys: &[u8]| {
+        let text: Vec<_> = keys.iter().map(|k| STANDARD.encode([*k; 32])).collect();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::write(&file, text.join("\n")).unwrap();
+        std::fs::set_permissions(&file, mode).unwrap();
+    };
+    write(&[1]);
+    let source = KeySource::File { path: file.clone(), create: false };
+    let secrets = Secrets::new(Arc::clone(&store), Arc::new(Vault::open(&source).unwrap()));
+    let tenant = Name::default_tenant();
+    secrets.put(&tenant, &name("a"), &token("a")).await.unwrap();
+
+    write(&[2]);
+    let error = secrets.reseal().await.unwrap_err();
+    assert!(matches!(&error, SecretsError::Vault { source: VaultError::UnknownKey(_), .. }), "{error}");
+    secrets.verify().await.unwrap();
+    secrets.put(&tenant, &name("b"), &token("b")).await.unwrap();
+
+    write(&[2, 1]);
+    let done = secrets.reseal().await.unwrap();
+    assert_eq!((done.records, done.key), (2, vault(&[2]).key_id()));
+    write(&[2]);
+    let done = secrets.reseal().await.unwrap();
+    assert_eq!((done.records, done.unneeded.len()), (0, 0));
+    Secrets::new(store, vault(&[2])).verify().await.unwrap();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, Problem, Subject};
+use crate::{Name, Problem, Subject, spec::SecretSource};
 
 /// An installed server: whose it is and what was given at install time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -55,20 +55,13 @@ impl Owner {
     }
 }
 
-/// Where a secret's value is read from when it is not sealed in the store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum SecretSource {
-    /// An environment variable of the gateway process.
-    Env(String),
-    /// A file that the gateway process can read; a trailing newline is left out.
-    File(String),
-}
-
 impl Connection {
     pub(crate) fn check(&self, problems: &mut Vec<Problem>) {
         if self.owner == Owner::Organization(false) {
             problems.push(Problem::new("spec.owner.organization", "must be true"));
+        }
+        for (field, source) in &self.secrets {
+            source.check(&format!("spec.secrets.{field}"), problems);
         }
     }
 }

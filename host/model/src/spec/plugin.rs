@@ -158,6 +158,9 @@ impl Plugin {
                 ));
             }
         }
+        for (name, grant) in &self.grants.secrets {
+            grant.from.check(&format!("spec.grants.secrets.{name}.from"), problems);
+        }
         if self.limits.cpu.get().is_zero() || self.limits.wall.get().is_zero() || self.limits.wait.get().is_zero() {
             problems.push(Problem::new("spec.limits", "times must be above zero"));
         }

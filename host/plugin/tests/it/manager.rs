@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
-use portcullis_model::spec::{Grants, Plugin as Spec};
+use portcullis_model::{
+    Name, Secret,
+    spec::{Grants, Plugin as Spec, SecretSource},
+};
 use portcullis_plugin::{
-    Decision, Services,
+    Decision, SecretReader, Services,
     manager::{BuiltIn, InUse, Manager, Place, Resource, Trouble},
 };
 use serde_json::{Value, json};
@@ -19,7 +22,18 @@ fn manager() -> Manager {
         .iter()
         .map(|b| BuiltIn { name: b.name, wasm: b.wasm, grants: Grants::default() })
         .collect();
-    Manager::new(host(), built_ins, Services::default())
+    let services = Services { secrets: Some(Arc::new(Files)), ..Services::default() };
+    Manager::new(host(), built_ins, services)
+}
+
+/// Secrets in files.
+struct Files;
+
+impl SecretReader for Files {
+    fn read(&self, _: &Name, source: &SecretSource) -> Result<Secret, String> {
+        let SecretSource::File(path) = source else { return Err("no file".to_owned()) };
+        std::fs::read(path).map(Secret::new).map_err(|e| format!("can't read {path}: {e}"))
+    }
 }
 
 fn place(plugin: &str, config: Option<&str>) -> Place {

@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use portcullis_console::files::FileDoor;
-use portcullis_credential::ConnectionBook;
+use portcullis_credential::{ConnectionBook, SecretSources};
 use portcullis_gateway::{Condition, Gateways, Sources};
 use portcullis_model::{
     Door, Name, Resource, Spec,
@@ -60,6 +60,7 @@ pub struct Keeper {
     gateways: Arc<Gateways>,
     files: Option<Arc<FileDoor>>,
     book: Arc<ConnectionBook>,
+    sources: Arc<SecretSources>,
     orchestrator: Orchestrator,
     shortcomings: ArcSwap<Shortcomings>,
     rounds: AtomicU64,
@@ -73,7 +74,7 @@ impl Keeper {
         manager: Manager,
         gateways: Arc<Gateways>,
         files: Option<Arc<FileDoor>>,
-        book: Arc<ConnectionBook>,
+        (book, sources): (Arc<ConnectionBook>, Arc<SecretSources>),
         orchestrator: Orchestrator,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -82,6 +83,7 @@ impl Keeper {
             gateways,
             files,
             book,
+            sources,
             orchestrator,
             shortcomings: ArcSwap::default(),
             rounds: AtomicU64::new(0),
@@ -107,6 +109,7 @@ impl Keeper {
         if let Some(files) = &self.files {
             files.also_watch(resources.iter().filter_map(component_file).chain(secret_files(&fleet)).collect());
         }
+        self.sources.follow(&fleet).await;
         let places = portcullis_gateway::places(&fleet);
         let troubles = self.manager.reconcile(&resources, &places).await;
         let conditions = self.gateways.compile(&Sources { fleet: &fleet, plugins: &self.manager });
@@ -124,10 +127,17 @@ impl Keeper {
         self.rounds.fetch_add(1, Ordering::Release);
     }
 
+    async fn read_again(&self) {
+        if let Err(error) = self.book.refresh().await {
+            tracing::error!(%error, "the connections could not be read again; those that were known go on serving");
+        }
+    }
+
     /// Runs a round after each change, until `stop` is cancelled.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let mut changes = self.registry.watch();
         let mut components = self.files.as_ref().map(|f| f.referred());
+        let mut secrets = self.sources.changes();
         // The registry may have changed between the first round and this subscription.
         changes.mark_changed();
         loop {
@@ -151,9 +161,13 @@ impl Keeper {
                         return;
                     }
                     // It may have been a secret in a file: the next call carries the new one.
-                    if let Err(error) = self.book.refresh().await {
-                        tracing::error!(%error, "the connections could not be read again; those that were known go on serving");
+                    self.read_again().await;
+                }
+                changed = secrets.changed() => {
+                    if changed.is_err() {
+                        return;
                     }
+                    self.read_again().await;
                 }
                 () = retry => {}
             }
@@ -182,16 +196,12 @@ fn plugins(fleet: &Fleet) -> Vec<manager::Resource> {
         .collect()
 }
 
-/// Files that hold secrets of connections, or of plugins' grants.
+/// Files that hold secrets.
 fn secret_files(fleet: &Fleet) -> Vec<PathBuf> {
-    let sources = fleet.iter().flat_map(|(_, resource)| match &resource.spec {
-        Spec::Connection(connection) => connection.secrets.values().collect::<Vec<_>>(),
-        Spec::Plugin(plugin) => plugin.grants.secrets.values().map(|granted| &granted.from).collect(),
-        _ => Vec::new(),
-    });
+    let sources = fleet.iter().flat_map(|(_, resource)| resource.spec.secret_sources());
     let files = sources.filter_map(|source| match source {
         SecretSource::File(path) => std::path::absolute(path).ok(),
-        SecretSource::Env(_) => None,
+        SecretSource::Env(_) | SecretSource::Vault(_) | SecretSource::Kubernetes(_) => None,
     });
     files.collect()
 }
