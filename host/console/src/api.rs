@@ -182,6 +182,32 @@ pub struct Revoked {
     pub revoked: usize,
 }
 
+/// `POST /v1/signin`: makes a one-time code.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SignInRequest {
+    /// The `User` who signs in with it.
+    pub user: Name,
+}
+
+/// A one-time code, told once to whoever made it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SignInCode {
+    /// The page where it is typed.
+    pub url: String,
+    /// The code.
+    pub code: String,
+    /// When it ends, in milliseconds since 1970-01-01T00:00:00Z.
+    pub expires_ms: u64,
+}
+
+impl fmt::Debug for SignInCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignInCode").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
 /// `POST /v1/connections`: connects a server, sealing its secrets.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -18,7 +18,7 @@ use url::form_urlencoded;
 
 use crate::api::{
     ApiError, AppliedItem, ApplyAnswer, ApplyRequest, ConnectRequest, Connected, Described, Finding, GatewayStatus,
-    LogLine, NewToken, Page, Resealed, Revoked, TokenItem, TokenRequest,
+    LogLine, NewToken, Page, Resealed, Revoked, SignInCode, SignInRequest, TokenItem, TokenRequest,
 };
 
 /// How long an answer may take. A restart waits for calls in flight.
@@ -189,6 +189,14 @@ impl Client {
     /// [`ClientError`].
     pub async fn revoke_tokens(&self, owner: &str) -> Result<Revoked> {
         self.ask(Method::DELETE, "/v1/tokens", &[("owner", owner)], None::<&()>).await
+    }
+
+    /// Makes a one-time code by which a user signs in.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn sign_in_code(&self, user: &Name) -> Result<SignInCode> {
+        self.post("/v1/signin", &[], Some(&SignInRequest { user: user.clone() })).await
     }
 
     /// Connects a server.

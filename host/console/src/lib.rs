@@ -1,4 +1,4 @@
-//! The admin doors: the admin API on a Unix socket, its client, and the watched files.
+//! The admin doors: the admin API on a Unix socket, its client, and the watched files; and the web door, with pages for people.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod api;
@@ -7,6 +7,7 @@ pub mod documents;
 pub mod files;
 mod install;
 pub mod server;
+pub mod web;
 
 pub use client::{Client, ClientError};
 pub use server::{Admin, AdminSocket, View};

@@ -11,6 +11,7 @@ mod page;
 mod processes;
 pub(crate) mod reply;
 mod resources;
+mod signin;
 mod socket;
 mod store;
 mod tokens;
@@ -24,7 +25,7 @@ use axum::{
     routing::{delete, get, post},
 };
 use portcullis_credential::{ConnectionBook, Secrets};
-use portcullis_identity::{Directories, TokenService};
+use portcullis_identity::{Directories, SignIn, TokenService};
 use portcullis_model::{Name, ResourceKey, Side};
 use portcullis_orchestrator::Orchestrator;
 use portcullis_store::{BoxFuture, Registry};
@@ -46,6 +47,8 @@ pub struct Admin {
     pub tokens: Arc<TokenService>,
     /// People, as tokens see them.
     pub directories: Arc<Directories>,
+    /// Sign-in codes and sessions.
+    pub signin: Arc<SignIn>,
     /// Sealed secrets of connections.
     pub secrets: Secrets,
     /// Connections, as calls see them.
@@ -91,6 +94,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/resources/{kind}/{name}/describe", get(describe::describe))
         .route("/v1/tokens", get(tokens::list).post(tokens::create).delete(tokens::revoke_all))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
+        .route("/v1/signin", post(signin::create))
         .route("/v1/connections", post(connect::connect))
         .route("/v1/store/reseal", post(store::reseal))
         .route("/v1/servers/{name}/logs", get(processes::logs))

@@ -16,7 +16,7 @@ use portcullis_plugin::{
     Asserted, AssertedPrincipal, AuthRequest, PluginError, PluginFailure, Read, Tokens as _, Verdict,
 };
 
-pub use limit::LimitOptions;
+pub use limit::{Failures, LimitOptions};
 pub use provider::{Provider, ProviderAnswer, ProviderHook};
 pub use refusal::AuthRefusal;
 
@@ -26,7 +26,6 @@ use crate::{
     jwt::JwtService,
     token::{TokenService, Validity},
 };
-use limit::Failures;
 use verdicts::{Basis, Dependences, Entry, Verdicts, presents_credential};
 
 /// How verdicts are remembered, and failures limited.

@@ -2,7 +2,8 @@
 //!
 //! [`Directories`] knows users, teams, roles and agents; [`TokenService`] issues, revokes and looks up tokens of ours;
 //! [`JwtService`] verifies tokens of others; [`Authenticator`] asks a gateway's auth providers who is calling and remembers
-//! what they said; [`may`] says who may do what. Nothing here reads the store while a call waits.
+//! what they said; [`SignIn`] knows who has signed in to the pages; [`may`] says who may do what. Nothing here reads the store
+//! while a call waits.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod authenticator;
@@ -10,12 +11,15 @@ mod clock;
 pub mod directory;
 pub mod jwt;
 pub mod permission;
+pub mod shelf;
+pub mod signin;
 pub mod token;
 
 pub use authenticator::{
-    AuthOptions, AuthRefusal, Authenticator, LimitOptions, Presented, Provider, ProviderAnswer, ProviderHook,
+    AuthOptions, AuthRefusal, Authenticator, Failures, LimitOptions, Presented, Provider, ProviderAnswer, ProviderHook,
 };
 pub use directory::{Ambiguous, Directories, Directory};
 pub use jwt::{JwtOptions, JwtService};
 pub use permission::{Action, Whose, may};
+pub use signin::SignIn;
 pub use token::{Created, Lifetime, NewToken, TokenError, TokenOptions, TokenRecord, TokenService, TokenStatus};

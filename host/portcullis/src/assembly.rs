@@ -1,5 +1,6 @@
 //! Assembly: opens everything in the order in which it depends on each other, serves, and closes in reverse.
 
+mod entrance;
 mod health;
 mod keeper;
 mod session_key;
@@ -12,13 +13,15 @@ use axum::Router;
 use portcullis_console::{
     files::{FileDoor, FileOptions},
     server::{Admin, AdminSocket},
+    web::{self, Web, WebParts},
 };
 use portcullis_credential::{
     CACHE_ENTRIES, ConnectionBook, KeySource, Resolver, SecretServices, SecretSources, Secrets, Vault,
 };
 use portcullis_gateway::{Gateways, Parts};
 use portcullis_identity::{
-    AuthOptions, Authenticator, Directories, JwtOptions, JwtService, TokenOptions, TokenService,
+    AuthOptions, Authenticator, Directories, Failures, JwtOptions, JwtService, LimitOptions, SignIn, TokenOptions,
+    TokenService,
 };
 use portcullis_orchestrator::{Options as OrchestratorOptions, Orchestrator};
 use portcullis_plugin::{
@@ -89,6 +92,9 @@ impl Assembly {
         let tokens = TokenService::open(Arc::clone(&store), Arc::clone(&directories), TokenOptions::default())
             .await
             .context("the tokens can't be read")?;
+        let signin = SignIn::open(Arc::clone(&store), Arc::clone(&directories), Arc::clone(&metrics))
+            .await
+            .context("the sessions can't be read")?;
         let outbound = portcullis_outbound::Client::new().context("requests can't be set up")?;
         let services =
             SecretServices { vault: settings.vault.clone(), cluster: None, freshness: settings.secrets.clone() };
@@ -165,16 +171,29 @@ impl Assembly {
             most_of_one: settings.max_connections_per_address,
             trusted: settings.trusted_proxies.clone(),
         };
-        let served = Served { gateways: Some(gateways), router: health };
-        let data = Listener::bind(settings.listen, settings.tls.as_ref(), served, room, Arc::clone(&metrics)).await?;
+        let data = Listener::bind(settings.listen, settings.tls.as_ref(), room, Arc::clone(&metrics)).await?;
         let address = data.address()?;
+        let pages = Web::new(WebParts {
+            registry: Arc::clone(&registry),
+            directories: Arc::clone(&directories),
+            tokens: Arc::clone(&tokens),
+            secrets: secrets.clone(),
+            book: Arc::clone(&book),
+            signin: Arc::clone(&signin),
+            failures: Failures::new(&LimitOptions { burst: 10, every: Duration::from_secs(10), addresses: 65_536 }),
+            audit: Arc::clone(&audit),
+            metrics: Arc::clone(&metrics),
+            base_url: settings.base_url(address),
+            entrance: Arc::new(entrance::Entrance(door.clone())),
+        });
+        let data = data.serving(Served { gateways: Some(gateways), router: health.merge(web::router(pages)) });
         let metrics_listener = match settings.metrics_listen {
             None => None,
             Some(listen) => {
                 let router: Router = health::router(Arc::clone(&keeper), Arc::clone(&metrics), door.clone(), true);
                 let room = Room { most: 64, most_of_one: 64, trusted: Vec::new() };
                 let served = Served { gateways: None, router };
-                Some(Listener::bind(listen, None, served, room, Arc::clone(&metrics)).await?)
+                Some(Listener::bind(listen, None, room, Arc::clone(&metrics)).await?.serving(served))
             }
         };
         let socket = AdminSocket::bind(&settings.socket_path())?;
@@ -182,6 +201,7 @@ impl Assembly {
             registry,
             directories,
             tokens,
+            signin,
             secrets,
             book,
             orchestrator: orchestrator.clone(),

@@ -62,6 +62,15 @@ pub struct Served {
     pub router: Router,
 }
 
+/// A bound address, of which others may be told before anything is served there.
+pub struct Bound {
+    listener: TcpListener,
+    tls: Option<Arc<Certificate>>,
+    connections: Arc<Semaphore>,
+    crowd: Arc<Crowd>,
+    metrics: Arc<Metrics>,
+}
+
 /// A bound address and what is served there.
 pub struct Listener {
     listener: TcpListener,
@@ -85,32 +94,34 @@ impl Drop for Place {
     }
 }
 
-impl Listener {
-    /// Binds an address.
-    ///
-    /// # Errors
-    /// When it is taken, or the certificate can't be used.
-    pub async fn bind(
-        address: SocketAddr,
-        tls: Option<&Tls>,
-        served: Served,
-        room: Room,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self> {
-        let listener =
-            TcpListener::bind(address).await.with_context(|| format!("can't listen on {address}: is it taken?"))?;
-        let tls = tls.map(|tls| Certificate::read(tls.clone()).map(Arc::new)).transpose()?;
-        let crowd = Crowd::new(room.most_of_one, room.trusted);
-        let connections = Arc::new(Semaphore::new(room.most));
-        Ok(Self { listener, served: Arc::new(served), tls, connections, crowd, metrics })
-    }
-
+impl Bound {
     /// The address really bound.
     ///
     /// # Errors
     /// When the system does not say.
     pub fn address(&self) -> Result<SocketAddr> {
         Ok(self.listener.local_addr()?)
+    }
+
+    /// With what is served here.
+    pub fn serving(self, served: Served) -> Listener {
+        let Self { listener, tls, connections, crowd, metrics } = self;
+        Listener { listener, served: Arc::new(served), tls, connections, crowd, metrics }
+    }
+}
+
+impl Listener {
+    /// Binds an address.
+    ///
+    /// # Errors
+    /// When it is taken, or the certificate can't be used.
+    pub async fn bind(address: SocketAddr, tls: Option<&Tls>, room: Room, metrics: Arc<Metrics>) -> Result<Bound> {
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("can't listen on {address}: is it taken?"))?;
+        let tls = tls.map(|tls| Certificate::read(tls.clone()).map(Arc::new)).transpose()?;
+        let crowd = Crowd::new(room.most_of_one, room.trusted);
+        let connections = Arc::new(Semaphore::new(room.most));
+        Ok(Bound { listener, tls, connections, crowd, metrics })
     }
 
     /// Serves on `lanes` until `stop` ends; then takes no more connections and waits for requests under way, for `drain` at most.

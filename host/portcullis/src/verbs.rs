@@ -12,6 +12,7 @@ pub mod logs;
 pub mod quickstart;
 pub mod restart;
 pub mod serve;
+pub mod signin;
 pub mod store;
 pub mod token;
 

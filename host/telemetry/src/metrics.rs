@@ -48,6 +48,8 @@ pub struct Metrics {
     config_loads: Family<Labels, Counter>,
     secret_reads: Family<Labels, Counter>,
     questions: Family<Labels, Counter>,
+    signins: Family<Labels, Counter>,
+    kept: Family<Labels, Gauge>,
     /// Requests being answered now.
     pub in_flight: Gauge,
     /// Connections of clients that are open now.
@@ -134,6 +136,8 @@ impl Metrics {
         let replay_bytes = d.gauge("replay_bytes", "Bytes kept for clients that may come again to a broken stream");
         let held_calls = d.gauge("held_calls", "Calls that wait for a person now");
         let questions = d.counters("questions", "Requests of servers to clients, by how they ended", &["outcome"]);
+        let signins = d.counters("signins", "Sign-ins to the pages, by how they ended", &["method", "outcome"]);
+        let kept = d.gauges("kept_records", "Sessions, codes and other records that end by themselves", &["what"]);
         let audit_records = d.counter("audit_records", "Audit records written");
         let audit_dropped = d.counter("audit_dropped", "Audit records dropped; each run of them left a gap record");
         let audit_sync_seconds = d.histogram("audit_sync_seconds", "Time to write and sync a batch of audit records");
@@ -169,6 +173,8 @@ impl Metrics {
             replay_bytes,
             held_calls,
             questions,
+            signins,
+            kept,
             audit_records,
             audit_dropped,
             audit_sync_seconds,
@@ -282,6 +288,16 @@ impl Metrics {
     /// Counts a request of a server to a client that ended: `answered`, `unanswered`, `refused`, `late`.
     pub fn question(&self, outcome: &'static str) {
         self.questions.get_or_create(&labels(&["outcome"], &[outcome])).inc();
+    }
+
+    /// Counts a sign-in: `method` is `code` or `provider`, `outcome` is `ok`, `refused`, `limited` or `failed`.
+    pub fn signed_in(&self, method: &'static str, outcome: &'static str) {
+        self.signins.get_or_create(&labels(&["method", "outcome"], &[method, outcome])).inc();
+    }
+
+    /// Says how many records of a sort are kept that end by themselves.
+    pub fn kept(&self, what: &'static str, count: usize) {
+        self.kept.get_or_create(&labels(&["what"], &[what])).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts a change of resources: `door` is such as `file` or `api`, `outcome` such as `applied` or `refused`.

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, reason = "a failed test tells what it saw")]
 
 pub mod asker;
+pub mod browser;
 pub mod driver;
 pub mod echo;
 pub mod events;

@@ -8,7 +8,7 @@ use portcullis_console::{
     documents, server,
 };
 use portcullis_credential::{ConnectionBook, KeySource, Secrets, Vault};
-use portcullis_identity::{Directories, TokenOptions, TokenService};
+use portcullis_identity::{Directories, SignIn, TokenOptions, TokenService};
 use portcullis_model::{Kind, Name, Resource, ResourceKey, Secret};
 use portcullis_orchestrator::{Options, Orchestrator};
 use portcullis_plugin::Tokens as _;
@@ -61,6 +61,9 @@ impl House {
         let admin = Admin {
             registry: Arc::clone(&registry),
             tokens: Arc::clone(&tokens),
+            signin: SignIn::open(Arc::clone(registry.store()), Arc::clone(&directories), Arc::clone(&metrics))
+                .await
+                .unwrap(),
             directories,
             secrets,
             book,

@@ -29,15 +29,22 @@ impl Default for LimitOptions {
 }
 
 /// Counts by the generic cell rate algorithm: per address one number, the time at which its failures are forgotten.
-pub(super) struct Failures {
+pub struct Failures {
     table: Cache<IpAddr, Arc<AtomicU64>>,
     every_ms: u64,
     burst_ms: u64,
     start: Instant,
 }
 
+impl std::fmt::Debug for Failures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Failures").field("addresses", &self.table.len()).finish_non_exhaustive()
+    }
+}
+
 impl Failures {
-    pub(super) fn new(options: &LimitOptions) -> Self {
+    /// Nobody has failed yet.
+    pub fn new(options: &LimitOptions) -> Self {
         let every_ms = crate::clock::millis(options.every).max(1);
         Self {
             table: Cache::new(options.addresses.max(1)),
@@ -48,14 +55,14 @@ impl Failures {
     }
 
     /// How long an address has to wait, if it failed too often.
-    pub(super) fn wait(&self, address: IpAddr) -> Option<Duration> {
+    pub fn wait(&self, address: IpAddr) -> Option<Duration> {
         let forgotten_at = self.table.get(&network(address))?.load(Ordering::Relaxed);
         let excess = forgotten_at.saturating_sub(self.now_ms()).saturating_add(self.every_ms);
         (excess > self.burst_ms).then(|| Duration::from_millis(excess - self.burst_ms))
     }
 
     /// Notes a failure.
-    pub(super) fn note(&self, address: IpAddr) {
+    pub fn note(&self, address: IpAddr) {
         let address = network(address);
         let counter = self.table.get(&address).unwrap_or_else(|| {
             let counter = Arc::new(AtomicU64::new(0));

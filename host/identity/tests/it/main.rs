@@ -6,4 +6,5 @@ mod house;
 mod issuer;
 mod jwt;
 mod plugins;
+mod signin;
 mod tokens;

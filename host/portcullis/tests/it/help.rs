@@ -24,6 +24,7 @@ fn the_first_page_names_every_verb_and_exit_code() {
       delete       Delete a resource
       connect      Connect a server: give it an owner, values and secrets
       token        Create, list and revoke tokens
+      signin       Make a one-time code by which a person signs in to the pages
       call         Call a tool through a gateway, or list the tools
       logs         Show what a server that runs here wrote to standard error
       restart      Restart a server that runs here

@@ -127,6 +127,15 @@ impl Declarer {
         self.add(name, MetricKind::Histogram, help, &[], Histogram::new(BUCKETS))
     }
 
+    pub(crate) fn gauges(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+    ) -> Family<Labels, Gauge> {
+        self.add(name, MetricKind::Gauge, help, labels, Family::default())
+    }
+
     pub(crate) fn info(
         &mut self,
         name: &'static str,

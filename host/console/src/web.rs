@@ -1,0 +1,110 @@
+//! The web door: pages for people, and what OAuth clients ask, on the address that clients call.
+//!
+//! Server-rendered, usable without JavaScript, from one stylesheet. What each page may do is asked of
+//! `portcullis_identity`; nothing here decides who may do what.
+
+pub mod cookie;
+pub mod form;
+mod guard;
+pub mod layout;
+pub mod session;
+mod signin;
+
+use std::{net::IpAddr, ops::Deref, sync::Arc};
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    http::HeaderMap,
+    middleware,
+    routing::{get, post},
+};
+use portcullis_credential::{ConnectionBook, Secrets};
+use portcullis_identity::{Directories, Failures, SignIn, TokenService};
+use portcullis_model::Fault;
+use portcullis_store::Registry;
+use portcullis_telemetry::{Audit, Metrics};
+
+pub use session::Visitor;
+
+/// The most bytes of a form.
+pub const MAX_FORM: usize = 64 << 10;
+
+/// What the operator says about the address that we are reached at.
+pub trait Entrance: Send + Sync {
+    /// Refuses what was sent to another name than ours (DNS rebinding).
+    ///
+    /// # Errors
+    /// A fault of the caller, for HTTP status 403.
+    fn check_host(&self, authority: Option<&str>, headers: &HeaderMap) -> Result<(), Fault>;
+    /// The client's address, behind trusted proxies.
+    fn client_address(&self, peer: std::net::SocketAddr, headers: &HeaderMap) -> IpAddr;
+}
+
+/// What the pages work on.
+pub struct WebParts {
+    /// Resources.
+    pub registry: Arc<Registry>,
+    /// People.
+    pub directories: Arc<Directories>,
+    /// Tokens.
+    pub tokens: Arc<TokenService>,
+    /// Sealed secrets of connections.
+    pub secrets: Secrets,
+    /// Connections, as calls see them.
+    pub book: Arc<ConnectionBook>,
+    /// Sign-in codes and sessions.
+    pub signin: Arc<SignIn>,
+    /// Sign-ins that failed, by address.
+    pub failures: Failures,
+    /// Where changes are recorded.
+    pub audit: Arc<Audit>,
+    /// Where sign-ins are counted.
+    pub metrics: Arc<Metrics>,
+    /// Where people and clients reach us, without a slash at its end.
+    pub base_url: String,
+    /// The address that we are reached at.
+    pub entrance: Arc<dyn Entrance>,
+}
+
+/// The state of every page.
+#[derive(Clone)]
+pub struct Web(Arc<WebParts>);
+
+impl Deref for Web {
+    type Target = WebParts;
+
+    fn deref(&self) -> &WebParts {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Web {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Web").field("base_url", &self.base_url).finish_non_exhaustive()
+    }
+}
+
+impl Web {
+    /// The pages over these parts.
+    pub fn new(parts: WebParts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// Whether browsers reach us by TLS, so that cookies can say so.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.base_url.starts_with("https://")
+    }
+}
+
+/// The pages' routes.
+pub fn router(web: Web) -> Router {
+    let pages = Router::new()
+        .route("/assets/portcullis.css", get(layout::stylesheet))
+        .route("/signin", get(signin::show).post(signin::with_code))
+        .route("/signout", post(signin::sign_out));
+    pages
+        .layer(DefaultBodyLimit::max(MAX_FORM))
+        .layer(middleware::from_fn_with_state(web.clone(), guard::guard))
+        .with_state(web)
+}

@@ -1,0 +1,3 @@
+//! Who is calling, and whose credential: signing in, OAuth, connections.
+
+mod sign_in;
