@@ -137,6 +137,16 @@ async fn make(admin: &Admin, tenant: &Name, mut request: ConnectRequest) -> Resu
     Ok(Connected { connection: name, change, origin, warnings })
 }
 
+/// What is wrong with the values and secrets of a request, by field, in the order in which the server asks. Empty also where
+/// there is no such server. Quotes no value.
+pub(crate) fn wrong(admin: &Admin, tenant: &Name, request: &ConnectRequest) -> Vec<(String, String)> {
+    let fleet = admin.registry.snapshot();
+    let Some(server) = fleet.server(tenant, &request.server) else { return Vec::new() };
+    let existing = request.name.as_ref().and_then(|name| fleet.connection(tenant, name));
+    let elsewhere: Vec<String> = existing.iter().flat_map(|c| c.spec.secrets.keys().cloned()).collect();
+    problems(server.spec, request, &elsewhere)
+}
+
 /// Every field that is asked for and no other, each in its place and as the server wants it.
 fn check_fields(
     server: &McpServer,
@@ -233,4 +243,18 @@ fn of_secrets(error: SecretsError) -> ApiError {
         SecretsError::TooLarge => ApiError::new(Side::Caller, "too-large", error.to_string()),
         SecretsError::Vault { .. } => ApiError::new(Side::Gateway, "vault", error.to_string()),
     }
+}
+
+/// Removes a connection and what was sealed for it, and writes down who did it.
+///
+/// # Errors
+/// Where there is none, or it stands in a file; what the store or the audit stream says.
+pub(crate) async fn uninstall(admin: &Admin, who: &Who, tenant: &Name, name: &Name) -> Result<(), ApiError> {
+    let key = ResourceKey { tenant: tenant.clone(), kind: Kind::Connection, name: name.clone() };
+    let deleted = admin.registry.delete(&key, &Door::Api).await;
+    let outcome = if deleted.is_ok() { "done" } else { "refused" };
+    admin.settle().await;
+    admin.record(who, "delete", tenant, &key.to_string(), outcome).await?;
+    deleted?;
+    Ok(())
 }

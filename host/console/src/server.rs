@@ -14,7 +14,7 @@ mod resources;
 mod signin;
 mod socket;
 mod store;
-mod tokens;
+pub(crate) mod tokens;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

@@ -3,12 +3,21 @@
 //! Server-rendered, usable without JavaScript, from one stylesheet. What each page may do is asked of
 //! `portcullis_identity`; nothing here decides who may do what.
 
+mod connect;
+mod connections;
 pub mod cookie;
 pub mod form;
 mod guard;
+mod home;
 pub mod layout;
+mod owners;
+mod servers;
 pub mod session;
+mod setup;
 mod signin;
+mod state;
+mod tokens;
+mod view;
 
 use std::{net::IpAddr, ops::Deref, sync::Arc};
 
@@ -22,10 +31,14 @@ use axum::{
 use portcullis_credential::{ConnectionBook, Secrets};
 use portcullis_identity::{Directories, Failures, SignIn, TokenService};
 use portcullis_model::Fault;
+use portcullis_protocol::seal::Sealer;
 use portcullis_store::Registry;
 use portcullis_telemetry::{Audit, Metrics};
 
+pub use form::SignedForm;
 pub use session::Visitor;
+
+use crate::server::Admin;
 
 /// The most bytes of a form.
 pub const MAX_FORM: usize = 64 << 10;
@@ -43,6 +56,10 @@ pub trait Entrance: Send + Sync {
 
 /// What the pages work on.
 pub struct WebParts {
+    /// The services that the admin API works on: a page changes nothing in another way.
+    pub admin: Admin,
+    /// Opens connect links.
+    pub sealer: Arc<Sealer>,
     /// Resources.
     pub registry: Arc<Registry>,
     /// People.
@@ -101,6 +118,17 @@ impl Web {
 pub fn router(web: Web) -> Router {
     let pages = Router::new()
         .route("/assets/portcullis.css", get(layout::stylesheet))
+        .route("/", get(home::show))
+        .route("/servers", get(servers::list))
+        .route("/servers/{name}", get(servers::show))
+        .route("/servers/{name}/connect", get(connect::at_server).post(connect::take_at_server))
+        .route("/connect/{link}", get(connect::at_link).post(connect::take_at_link))
+        .route("/connections", get(connections::list))
+        .route("/connections/{name}", get(connections::show))
+        .route("/connections/{name}/disconnect", get(connections::confirm).post(connections::disconnect))
+        .route("/tokens", get(tokens::list).post(tokens::create))
+        .route("/tokens/{id}/revoke", post(tokens::revoke))
+        .route("/setup", get(setup::show))
         .route("/signin", get(signin::show).post(signin::with_code))
         .route("/signout", post(signin::sign_out));
     pages

@@ -18,11 +18,12 @@ use portcullis_store::{Fleet, Registry, StoreError, keys, registry::server_origi
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Secrets,
+    Secrets, Use,
     carried::Health,
     eligible::{People, named, rank},
     secrets::Opened,
     sources::SecretSources,
+    uses::Uses,
 };
 
 type Sealed = BTreeMap<(Name, Name), Opened>;
@@ -31,6 +32,7 @@ type Sealed = BTreeMap<(Name, Name), Opened>;
 pub struct ConnectionBook {
     pages: ArcSwap<Pages>,
     source: Option<(Arc<Registry>, Secrets, Arc<SecretSources>)>,
+    uses: Option<Arc<Uses>>,
     /// One compilation at a time, and what it opened last.
     sealed: tokio::sync::Mutex<Sealed>,
 }
@@ -106,6 +108,7 @@ impl ConnectionBook {
     ) -> Result<Arc<Self>, StoreError> {
         let book = Arc::new(Self {
             pages: ArcSwap::default(),
+            uses: Some(Uses::open(Arc::clone(&registry))),
             source: Some((Arc::clone(&registry), secrets.clone(), sources)),
             sealed: tokio::sync::Mutex::default(),
         });
@@ -119,7 +122,12 @@ impl ConnectionBook {
     /// A book of a fleet whose secrets all lie outside the store; it never changes. Blocks while reading files.
     pub fn of(fleet: &Fleet) -> Arc<Self> {
         let pages = Pages::compile(fleet, &Sealed::new(), &SecretSources::local(), &Pages::default());
-        Arc::new(Self { pages: ArcSwap::from_pointee(pages), source: None, sealed: tokio::sync::Mutex::default() })
+        Arc::new(Self {
+            pages: ArcSwap::from_pointee(pages),
+            source: None,
+            uses: None,
+            sealed: tokio::sync::Mutex::default(),
+        })
     }
 
     /// Compiles again from what is durable now. Changes are followed anyway; whoever answers "connected" waits for this, so
@@ -138,6 +146,23 @@ impl ConnectionBook {
         let pages = compiled.map_err(|e| StoreError::Unavailable(format!("connections were not compiled: {e}")))?;
         self.pages.store(Arc::new(pages));
         Ok(())
+    }
+
+    /// Notes that a call of somebody runs under a connection that is not theirs, without waiting. False where it could not be
+    /// noted because there were too many just now.
+    pub fn lent(&self, connection: &Name, by: &Principal, tool: &str, gateway: &Name) -> bool {
+        self.uses.as_ref().is_none_or(|uses| uses.note(&by.tenant, connection, by, tool, gateway))
+    }
+
+    /// The last uses of a connection by others than its owner, the latest first; [`crate::MAX_USES`] at most.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn uses(&self, tenant: &Name, connection: &Name) -> Result<Vec<Use>, StoreError> {
+        match &self.uses {
+            Some(uses) => uses.of(tenant, connection).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     /// How a connection is doing.

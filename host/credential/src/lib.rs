@@ -16,6 +16,7 @@ mod plan;
 mod resolver;
 mod secrets;
 mod sources;
+mod uses;
 mod vault;
 
 pub use book::{ConnectionBook, ConnectionStatus};
@@ -25,4 +26,5 @@ pub use plan::{CredentialPlan, PlanParts, Resolve};
 pub use resolver::{CACHE_ENTRIES, Resolver};
 pub use secrets::{MAX_FIELD_BYTES, MAX_FIELDS, Resealed, Secrets, SecretsError};
 pub use sources::{ClusterSecrets, Freshness, SecretSources, Services as SecretServices, VaultAuth, VaultOptions};
+pub use uses::{MAX_USES, Use};
 pub use vault::{KEY_VARIABLE, KeySource, Vault, VaultError};

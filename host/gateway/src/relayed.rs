@@ -259,6 +259,14 @@ impl<'a> Relayed<'a> {
         if let Some(record) = &mut self.record {
             record.sending().await?;
         }
+        if let Some((carried, connection)) = carried.and_then(|c| Some((c, c.connection.as_ref()?)))
+            && carried.by_another
+        {
+            let (by, gateway) = (self.asked.principal, &self.asked.view.name);
+            if !self.gateways.credentials.book().lent(connection, by, self.exposed, gateway) {
+                self.gateways.metrics.lent_uses_dropped.inc();
+            }
+        }
         let patience = Patience::new(sent.deadline);
         let deadline = if way.own { patience.until } else { sent.deadline };
         let log_level = level.filter(|_| self.asked.client.era == Era::Legacy).map(Level::as_str);

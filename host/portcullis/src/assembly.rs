@@ -145,7 +145,7 @@ impl Assembly {
             settings: door.clone(),
             metrics: Arc::clone(&metrics),
             audit: Arc::clone(&audit),
-            sealer,
+            sealer: Arc::clone(&sealer),
             upstreams: Arc::clone(&upstreams),
             authenticator: Authenticator::new(
                 Arc::clone(&directories),
@@ -173,7 +173,22 @@ impl Assembly {
         };
         let data = Listener::bind(settings.listen, settings.tls.as_ref(), room, Arc::clone(&metrics)).await?;
         let address = data.address()?;
+        let admin = Admin {
+            registry: Arc::clone(&registry),
+            directories: Arc::clone(&directories),
+            tokens: Arc::clone(&tokens),
+            signin: Arc::clone(&signin),
+            secrets: secrets.clone(),
+            book: Arc::clone(&book),
+            orchestrator: orchestrator.clone(),
+            files,
+            audit: Arc::clone(&audit),
+            metrics: Arc::clone(&metrics),
+            view: Arc::new(Assembled::new(&settings, address, Arc::clone(&keeper))),
+        };
         let pages = Web::new(WebParts {
+            admin: admin.clone(),
+            sealer,
             registry: Arc::clone(&registry),
             directories: Arc::clone(&directories),
             tokens: Arc::clone(&tokens),
@@ -197,19 +212,6 @@ impl Assembly {
             }
         };
         let socket = AdminSocket::bind(&settings.socket_path())?;
-        let admin = Admin {
-            registry,
-            directories,
-            tokens,
-            signin,
-            secrets,
-            book,
-            orchestrator: orchestrator.clone(),
-            files,
-            audit: Arc::clone(&audit),
-            metrics: Arc::clone(&metrics),
-            view: Arc::new(Assembled::new(&settings, address, Arc::clone(&keeper))),
-        };
         Ok(Self {
             settings,
             metrics,

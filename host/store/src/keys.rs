@@ -6,6 +6,8 @@ use portcullis_model::{Kind, Name, ResourceKey};
 pub const RESOURCES: &str = "r/";
 /// The prefix of all sealed connection secrets.
 pub const SECRETS: &str = "s/";
+/// The prefix of what is kept about uses of connections by others.
+const USES: &str = "cu/";
 
 /// The prefix of the host's own keys, such as the one that seals session ids.
 pub const OWN_KEYS: &str = "k/";
@@ -21,6 +23,11 @@ pub fn resource(key: &ResourceKey) -> String {
 /// The key of a connection's sealed secrets: `s/{tenant}/{connection}`.
 pub fn secret(tenant: &Name, connection: &Name) -> String {
     format!("{SECRETS}{tenant}/{connection}")
+}
+
+/// The key of the last uses of a connection by others: `cu/{tenant}/{connection}`.
+pub fn uses(tenant: &Name, connection: &Name) -> String {
+    format!("{USES}{tenant}/{connection}")
 }
 
 /// Reads [`resource`] back.

@@ -18,6 +18,7 @@ mod file;
 mod queue;
 
 pub use chain::{Verified, VerifyError, verify};
+pub(crate) use clock::rfc3339;
 use queue::Queue;
 
 /// One thing that happened. Holds no secret, and nothing that a server or plugin printed.

@@ -11,3 +11,8 @@ pub use audit::{Audit, AuditEvent};
 pub use ids::RequestId;
 pub use metrics::{CallMetrics, Metrics, Outcome, PluginMetrics};
 pub use trace::TraceContext;
+
+/// A time since 1970 as RFC 3339 text.
+pub fn rfc3339(since_1970: std::time::Duration) -> String {
+    audit::rfc3339(since_1970)
+}

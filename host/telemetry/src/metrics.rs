@@ -68,6 +68,8 @@ pub struct Metrics {
     pub sessions: Gauge,
     /// Bytes kept for legacy clients that may come again to a broken stream.
     pub replay_bytes: Gauge,
+    /// Uses of a connection by others that its owner is not shown, because there were too many in a second.
+    pub lent_uses_dropped: Counter,
     /// Calls that wait for a person now.
     pub held_calls: Gauge,
     /// Audit records written.
@@ -134,6 +136,10 @@ impl Metrics {
         let streams = d.gauge("client_streams", "Streams of events that clients have open now");
         let sessions = d.gauge("client_sessions", "Legacy sessions that hold a stream, a question or a wish");
         let replay_bytes = d.gauge("replay_bytes", "Bytes kept for clients that may come again to a broken stream");
+        let lent_uses_dropped = d.counter(
+            "lent_uses_dropped",
+            "Uses of a connection by others that its page does not show; the audit has them",
+        );
         let held_calls = d.gauge("held_calls", "Calls that wait for a person now");
         let questions = d.counters("questions", "Requests of servers to clients, by how they ended", &["outcome"]);
         let signins = d.counters("signins", "Sign-ins to the pages, by how they ended", &["method", "outcome"]);
@@ -171,6 +177,7 @@ impl Metrics {
             streams,
             sessions,
             replay_bytes,
+            lent_uses_dropped,
             held_calls,
             questions,
             signins,

@@ -5,6 +5,7 @@
 
 pub mod asker;
 pub mod browser;
+pub mod chromium;
 pub mod driver;
 pub mod echo;
 pub mod events;

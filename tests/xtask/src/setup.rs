@@ -84,7 +84,13 @@ pub fn install() -> anyhow::Result<Parts> {
 }
 
 fn debian() -> anyhow::Result<()> {
-    let needs = [("nginx", "nginx-light"), ("git", "git"), ("npm", "npm"), ("python3", "python3-venv")];
+    let needs = [
+        ("nginx", "nginx-light"),
+        ("git", "git"),
+        ("npm", "npm"),
+        ("python3", "python3-venv"),
+        ("chromium", "chromium"),
+    ];
     let missing: Vec<&str> =
         needs.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
     if missing.is_empty() {

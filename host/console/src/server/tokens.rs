@@ -6,8 +6,8 @@ use axum::{
     Json,
     extract::{Path, Query, State, rejection::QueryRejection},
 };
-use portcullis_identity::{Lifetime, NewToken as Wanted, TokenRecord};
-use portcullis_model::{Side, Subject};
+use portcullis_identity::{Created, Lifetime, NewToken as Wanted, TokenRecord};
+use portcullis_model::{Name, Side, Subject};
 use serde::Deserialize;
 
 use super::{
@@ -52,15 +52,7 @@ pub(super) async fn create(
         gateways: request.gateways,
         lifetime: request.expires_in_s.map(|s| Lifetime::For(Duration::from_secs(s))),
     };
-    let created = match admin.tokens.create(wanted).await {
-        Ok(created) => created,
-        Err(error) => {
-            admin.record(&who, "token.create", &tenant, &request.owner, "refused").await?;
-            return Err(ApiError::from(error).into());
-        }
-    };
-    let what = format!("{} for {}", created.record.id, request.owner);
-    admin.record(&who, "token.create", &tenant, &what, "done").await?;
+    let created = make(&admin, &who, wanted).await?;
     // A named exit: the text is told once, to whoever made it, over the owner's own socket.
     let token = String::from_utf8_lossy(created.text.expose()).into_owned();
     Ok(Json(NewToken { token, item: item(&admin, &created.record) }))
@@ -72,11 +64,35 @@ pub(super) async fn revoke(
     who: Who,
     Path(id): Path<String>,
 ) -> Answer<TokenItem> {
-    let revoked = admin.tokens.revoke(&tenant, &id).await;
+    let revoked = end(&admin, &who, &tenant, &id).await?;
+    Ok(Json(item(&admin, &revoked)))
+}
+
+/// Makes a token and writes down who did: the one way of page and API.
+///
+/// # Errors
+/// Those of [`portcullis_identity::TokenService::create`], and of the audit stream.
+pub(crate) async fn make(admin: &Admin, who: &Who, wanted: Wanted) -> Result<Created, ApiError> {
+    let (tenant, owner) = (wanted.tenant.clone(), wanted.owner.to_string());
+    let created = admin.tokens.create(wanted).await;
+    let (what, outcome) = match &created {
+        Ok(created) => (format!("{} for {owner}", created.record.id), "done"),
+        Err(_) => (owner, "refused"),
+    };
+    admin.record(who, "token.create", &tenant, &what, outcome).await?;
+    Ok(created?)
+}
+
+/// Revokes a token and writes down who did: the one way of page and API.
+///
+/// # Errors
+/// Those of [`portcullis_identity::TokenService::revoke`], and of the audit stream.
+pub(crate) async fn end(admin: &Admin, who: &Who, tenant: &Name, id: &str) -> Result<TokenRecord, ApiError> {
+    let revoked = admin.tokens.revoke(tenant, id).await;
     let outcome = if revoked.is_ok() { "done" } else { "refused" };
     let id: String = id.chars().take(80).collect();
-    admin.record(&who, "token.revoke", &tenant, &id, outcome).await?;
-    Ok(Json(item(&admin, &revoked.map_err(ApiError::from)?)))
+    admin.record(who, "token.revoke", tenant, &id, outcome).await?;
+    Ok(revoked?)
 }
 
 #[derive(Deserialize)]

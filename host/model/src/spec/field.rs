@@ -57,6 +57,8 @@ pub enum FieldType {
     /// Any text.
     #[default]
     String,
+    /// A text that may have several lines, such as a private key.
+    Text,
     /// A decimal number, such as `8080` or `-0.5`.
     Number,
     /// `true` or `false`.
@@ -76,6 +78,7 @@ impl FieldType {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::String => "string",
+            Self::Text => "text",
             Self::Number => "number",
             Self::Boolean => "boolean",
             Self::Url => "url",
@@ -103,7 +106,7 @@ impl Field {
             return Err("holds a character that no value may hold".to_owned());
         }
         let right = match self.kind {
-            FieldType::String => true,
+            FieldType::String | FieldType::Text => true,
             FieldType::Number => is_number(value),
             FieldType::Boolean => matches!(value, "true" | "false"),
             FieldType::Url => is_url(value),
@@ -111,7 +114,7 @@ impl Field {
         };
         if !right {
             return Err(match self.kind {
-                FieldType::String => "has to be a text",
+                FieldType::String | FieldType::Text => "has to be a text",
                 FieldType::Number => "has to be a number, such as 8080 or -0.5",
                 FieldType::Boolean => "has to be true or false",
                 FieldType::Url => "has to be a URL such as https://example.com, without a user or password in it",

@@ -132,6 +132,7 @@ impl Plan {
         if key.kind == Kind::Connection {
             // A later connection of that name must not come with somebody else's secrets.
             self.writes.push(Write::Delete { key: keys::secret(&key.tenant, &key.name), expect: Expect::Any });
+            self.writes.push(Write::Delete { key: keys::uses(&key.tenant, &key.name), expect: Expect::Any });
         }
         let warnings = checks::left_dangling(next, key);
         self.applied.push(Applied { key: key.clone(), change: Outcome::Deleted, revision: None, warnings });

@@ -1,3 +1,4 @@
 //! Who is calling, and whose credential: signing in, OAuth, connections.
 
+mod pages;
 mod sign_in;

@@ -1,0 +1,73 @@
+//! How a connection is doing, in one word and one sentence.
+
+use maud::{Markup, html};
+use portcullis_model::Name;
+
+use super::Web;
+
+/// How a connection is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It works, as far as anybody knows.
+    Ok,
+    /// The server refused it the last time it was used.
+    Refused,
+    /// The server moved to another origin since it was made (security.md 4).
+    Suspended,
+    /// Its secrets can't be read: why, in sentences.
+    Unreadable(Vec<String>),
+    /// Its server does not exist.
+    NoServer,
+}
+
+impl State {
+    /// Of a connection, now.
+    pub fn of(web: &Web, tenant: &Name, connection: &Name, server: &Name) -> Self {
+        if web.registry.snapshot().server(tenant, server).is_none() {
+            return Self::NoServer;
+        }
+        match web.book.status(tenant, connection) {
+            None => Self::NoServer,
+            Some(now) if now.suspended => Self::Suspended,
+            Some(now) if !now.unreadable.is_empty() => Self::Unreadable(now.unreadable),
+            Some(now) if !now.healthy => Self::Refused,
+            Some(_) => Self::Ok,
+        }
+    }
+
+    /// One word, for lists.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Ok => "Works",
+            Self::Refused => "Refused",
+            Self::Suspended => "Suspended",
+            Self::Unreadable(_) => "Unreadable",
+            Self::NoServer => "Server gone",
+        }
+    }
+
+    /// What that means, and what to do about it.
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Ok => "Calls can run under it.".to_owned(),
+            Self::Refused => {
+                "The server refused it the last time it was used. If that goes on, connect again.".to_owned()
+            }
+            Self::Suspended => "The server moved to another address since this was connected. If the new address is \
+                                right, connect again to approve it; until then nothing is sent there."
+                .to_owned(),
+            Self::Unreadable(why) => format!("Its secrets can't be read: {}.", why.join("; ")),
+            Self::NoServer => "The server that it connects does not exist any more.".to_owned(),
+        }
+    }
+
+    /// The word as a mark whose colour says nothing that the word does not.
+    pub fn mark(&self) -> Markup {
+        let class = match self {
+            Self::Ok => "state good",
+            Self::Refused | Self::Suspended => "state warn",
+            Self::Unreadable(_) | Self::NoServer => "state bad",
+        };
+        html! { span class=(class) { (self.word()) } }
+    }
+}
