@@ -246,6 +246,122 @@ impl fmt::Debug for ConnectRequest {
     }
 }
 
+/// `POST /v1/connections/oauth`: begins to connect a server with OAuth.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OAuthBegin {
+    /// The `McpServer`.
+    pub server: Name,
+    /// `user:NAME`, `team:NAME`, `agent:NAME` or `organization`.
+    pub owner: String,
+    /// The connection's name; made of server and owner where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// Values of fields that are not sensitive.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, String>,
+    /// Values of sensitive fields.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, String>,
+    /// Whether it serves its owner only. Asked on the page where the answer is a link.
+    #[serde(default)]
+    pub owner_only: bool,
+    /// Whether whoever asks brings the browser's answer back here themselves ([`OAuthFinish`]); else the answer is the link
+    /// of the page.
+    #[serde(default)]
+    pub direct: bool,
+}
+
+impl Drop for OAuthBegin {
+    fn drop(&mut self) {
+        for secret in self.secrets.values_mut() {
+            zeroize::Zeroize::zeroize(secret);
+        }
+    }
+}
+
+impl fmt::Debug for OAuthBegin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OAuthBegin").field("server", &self.server).field("owner", &self.owner).finish_non_exhaustive()
+    }
+}
+
+/// The answer to [`OAuthBegin`].
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OAuthBegun {
+    /// The page that connects it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
+    /// Where the person signs in, where the sign-in is direct.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// What [`OAuthFinish`] and [`OAuthSave`] have to bring.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// The connection's name.
+    pub connection: Name,
+    /// When it is too late, in milliseconds since 1970-01-01T00:00:00Z.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
+}
+
+/// `POST /v1/connections/oauth/finish`: what the authorization server sent the browser back with.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OAuthFinish {
+    /// Of [`OAuthBegun`].
+    pub session: String,
+    /// The parameter `state`.
+    pub state: String,
+    /// The parameter `code`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// The parameter `error`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The parameter `iss`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iss: Option<String>,
+}
+
+/// The answer to [`OAuthFinish`]: whose account it is, before anything is saved.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OAuthAccount {
+    /// What saves it, once.
+    pub ticket: String,
+    /// The server.
+    pub server: Name,
+    /// The connection's name.
+    pub connection: Name,
+    /// Whose it will be.
+    pub owner: String,
+    /// Whether there is a connection of that name, which is connected again.
+    pub again: bool,
+    /// The account, as far as the authorization server says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// The authorization server.
+    pub issuer: String,
+    /// The scopes that were granted.
+    pub scopes: Vec<String>,
+    /// Scopes that were asked for and not granted.
+    pub refused_scopes: Vec<String>,
+    /// Whether it is renewed by itself.
+    pub renews: bool,
+}
+
+/// `POST /v1/connections/oauth/save`: the account is the right one. Answered with [`Connected`].
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OAuthSave {
+    /// Of [`OAuthBegun`].
+    pub session: String,
+    /// Of [`OAuthAccount`].
+    pub ticket: String,
+}
+
 /// The answer to [`ConnectRequest`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

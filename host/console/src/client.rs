@@ -18,7 +18,8 @@ use url::form_urlencoded;
 
 use crate::api::{
     ApiError, AppliedItem, ApplyAnswer, ApplyRequest, ConnectRequest, Connected, Described, Finding, GatewayStatus,
-    LogLine, NewToken, Page, Resealed, Revoked, SignInCode, SignInRequest, TokenItem, TokenRequest,
+    LogLine, NewToken, OAuthAccount, OAuthBegin, OAuthBegun, OAuthFinish, OAuthSave, Page, Resealed, Revoked,
+    SignInCode, SignInRequest, TokenItem, TokenRequest,
 };
 
 /// How long an answer may take. A restart waits for calls in flight.
@@ -205,6 +206,30 @@ impl Client {
     /// [`ClientError`].
     pub async fn connect(&self, request: &ConnectRequest) -> Result<Connected> {
         self.post("/v1/connections", &[], Some(request)).await
+    }
+
+    /// Begins to connect a server with OAuth.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn oauth_begin(&self, request: &OAuthBegin) -> Result<OAuthBegun> {
+        self.post("/v1/connections/oauth", &[], Some(request)).await
+    }
+
+    /// Brings what the authorization server sent the browser back with.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn oauth_finish(&self, request: &OAuthFinish) -> Result<OAuthAccount> {
+        self.post("/v1/connections/oauth/finish", &[], Some(request)).await
+    }
+
+    /// Saves an account that was connected.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn oauth_save(&self, request: &OAuthSave) -> Result<Connected> {
+        self.post("/v1/connections/oauth/save", &[], Some(request)).await
     }
 
     /// Ends a server's processes after their calls in flight; the next call starts it anew.

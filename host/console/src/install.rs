@@ -56,6 +56,11 @@ async fn make(admin: &Admin, tenant: &Name, mut request: ConnectRequest) -> Resu
     let server_key = key(Kind::McpServer, &request.server);
     let fleet = admin.registry.snapshot();
     let server = fleet.server(tenant, &request.server).ok_or_else(|| not_found(&server_key))?;
+    if server.spec.oauth().is_some() {
+        let message = format!("{server_key} is connected by signing in at its authorization server");
+        return Err(ApiError::new(Side::Caller, "needs-sign-in", message)
+            .next(format!("Open the link of `portcullis connect {} --owner {}`.", request.server, request.owner)));
+    }
     if server.spec.fields.is_empty() {
         let message = format!("{server_key} asks for nothing, so there is nothing to connect: its calls work without");
         return Err(ApiError::new(Side::Caller, "nothing-to-connect", message).next(
@@ -67,15 +72,7 @@ async fn make(admin: &Admin, tenant: &Name, mut request: ConnectRequest) -> Resu
         ApiError::new(Side::Caller, "invalid-owner", e.to_string())
     })?;
     let owner = owner(&subject)?;
-    let missing = match &owner {
-        Owner::User(n) => fleet.user(tenant, n).is_none().then(|| key(Kind::User, n)),
-        Owner::Team(n) => fleet.team(tenant, n).is_none().then(|| key(Kind::Team, n)),
-        Owner::Agent(n) => fleet.agent(tenant, n).is_none().then(|| key(Kind::Agent, n)),
-        Owner::Organization(_) => None,
-    };
-    if let Some(missing) = missing {
-        return Err(not_found(&missing));
-    }
+    exists(&fleet, tenant, &owner)?;
     let name = match request.name.take() {
         Some(name) => name,
         None => default_name(&fleet, tenant, &request.server, &owner)?,
@@ -145,6 +142,21 @@ pub(crate) fn wrong(admin: &Admin, tenant: &Name, request: &ConnectRequest) -> V
     let existing = request.name.as_ref().and_then(|name| fleet.connection(tenant, name));
     let elsewhere: Vec<String> = existing.iter().flat_map(|c| c.spec.secrets.keys().cloned()).collect();
     problems(server.spec, request, &elsewhere)
+}
+
+/// Whether an owner is there.
+///
+/// # Errors
+/// Where there is none of that name.
+pub(crate) fn exists(fleet: &Fleet, tenant: &Name, owner: &Owner) -> Result<(), ApiError> {
+    let key = |kind, name: &Name| ResourceKey { tenant: tenant.clone(), kind, name: name.clone() };
+    let missing = match owner {
+        Owner::User(n) => fleet.user(tenant, n).is_none().then(|| key(Kind::User, n)),
+        Owner::Team(n) => fleet.team(tenant, n).is_none().then(|| key(Kind::Team, n)),
+        Owner::Agent(n) => fleet.agent(tenant, n).is_none().then(|| key(Kind::Agent, n)),
+        Owner::Organization(_) => None,
+    };
+    missing.map_or(Ok(()), |missing| Err(not_found(&missing)))
 }
 
 /// Every field that is asked for and no other, each in its place and as the server wants it.
@@ -221,7 +233,7 @@ pub(crate) fn owner(subject: &Subject) -> Result<Owner, ApiError> {
 
 /// `github-alice`, `github-team-blue`, `github-organization`: one connection of a server for each owner. With a number
 /// where that is another connection's name already: the user `team-blue` and the team `blue` may both come.
-fn default_name(fleet: &Fleet, tenant: &Name, server: &Name, owner: &Owner) -> Result<Name, ApiError> {
+pub(crate) fn default_name(fleet: &Fleet, tenant: &Name, server: &Name, owner: &Owner) -> Result<Name, ApiError> {
     let text = match owner {
         Owner::User(name) => format!("{server}-{name}"),
         other => format!("{server}-{}", other.subject().to_string().replace(':', "-")),

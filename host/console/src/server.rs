@@ -6,6 +6,7 @@
 mod connect;
 mod describe;
 mod doctor;
+mod oauth;
 mod overview;
 mod page;
 mod processes;
@@ -24,9 +25,9 @@ use axum::{
     http::request::Parts,
     routing::{delete, get, post},
 };
-use portcullis_credential::{ConnectionBook, Secrets};
+use portcullis_credential::{ConnectionBook, Secrets, UpstreamOAuth};
 use portcullis_identity::{Directories, SignIn, TokenService};
-use portcullis_model::{Name, ResourceKey, Side};
+use portcullis_model::{Name, ResourceKey, Side, Subject};
 use portcullis_orchestrator::Orchestrator;
 use portcullis_store::{BoxFuture, Registry};
 use portcullis_telemetry::{Audit, AuditEvent, Metrics};
@@ -53,6 +54,8 @@ pub struct Admin {
     pub secrets: Secrets,
     /// Connections, as calls see them.
     pub book: Arc<ConnectionBook>,
+    /// Who connects servers with OAuth, where there is anybody.
+    pub oauth: Option<Arc<UpstreamOAuth>>,
     /// Servers that run here.
     pub orchestrator: Orchestrator,
     /// Watched files, where there are some.
@@ -73,6 +76,9 @@ pub trait View: Send + Sync {
     fn conditions(&self, key: &ResourceKey) -> Vec<Condition>;
     /// What is not as it should be, by the resource or the built-in plugin that it is true of.
     fn findings(&self) -> Vec<Finding>;
+    /// The link of the page that connects a server for somebody, or mends a connection; none where none can be made.
+    fn connect_link(&self, tenant: &Name, server: &Name, wanted: &Subject, connection: Option<&Name>)
+    -> Option<String>;
     /// Waits until calls see what the store holds now, but not for long.
     fn settle(&self) -> BoxFuture<'_, ()>;
 }
@@ -97,6 +103,9 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/signin", post(signin::create))
         .route("/v1/connections", post(connect::connect))
         .route("/v1/store/reseal", post(store::reseal))
+        .route("/v1/connections/oauth", post(oauth::begin))
+        .route("/v1/connections/oauth/finish", post(oauth::finish))
+        .route("/v1/connections/oauth/save", post(oauth::save))
         .route("/v1/servers/{name}/logs", get(processes::logs))
         .route("/v1/servers/{name}/restart", post(processes::restart))
         .fallback(|| async {

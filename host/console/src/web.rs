@@ -10,6 +10,7 @@ pub mod form;
 mod guard;
 mod home;
 pub mod layout;
+mod oauth_client;
 mod owners;
 mod servers;
 pub mod session;
@@ -28,7 +29,7 @@ use axum::{
     middleware,
     routing::{get, post},
 };
-use portcullis_credential::{ConnectionBook, Secrets};
+use portcullis_credential::{ConnectionBook, METADATA_PATH, Secrets, UpstreamOAuth};
 use portcullis_identity::{Directories, Failures, SignIn, TokenService};
 use portcullis_model::Fault;
 use portcullis_protocol::seal::Sealer;
@@ -70,6 +71,8 @@ pub struct WebParts {
     pub secrets: Secrets,
     /// Connections, as calls see them.
     pub book: Arc<ConnectionBook>,
+    /// Who connects servers with OAuth.
+    pub oauth: Arc<UpstreamOAuth>,
     /// Sign-in codes and sessions.
     pub signin: Arc<SignIn>,
     /// Sign-ins that failed, by address.
@@ -129,6 +132,8 @@ pub fn router(web: Web) -> Router {
         .route("/tokens", get(tokens::list).post(tokens::create))
         .route("/tokens/{id}/revoke", post(tokens::revoke))
         .route("/setup", get(setup::show))
+        .route(METADATA_PATH, get(oauth_client::metadata))
+        .route("/oauth-client/jwks.json", get(oauth_client::keys))
         .route("/signin", get(signin::show).post(signin::with_code))
         .route("/signout", post(signin::sign_out));
     pages

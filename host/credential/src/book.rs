@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -21,6 +21,7 @@ use crate::{
     Secrets, Use,
     carried::Health,
     eligible::{People, named, rank},
+    oauth::{Grant, GrantStatus, Grants},
     secrets::Opened,
     sources::SecretSources,
     uses::Uses,
@@ -35,6 +36,8 @@ pub struct ConnectionBook {
     uses: Option<Arc<Uses>>,
     /// One compilation at a time, and what it opened last.
     sealed: tokio::sync::Mutex<Sealed>,
+    /// Tokens of connections with OAuth, where there is anybody who keeps them.
+    grants: OnceLock<Arc<Grants>>,
 }
 
 #[derive(Default)]
@@ -87,6 +90,8 @@ pub struct ConnectionStatus {
     pub suspended: bool,
     /// Why its secrets can't be read.
     pub unreadable: Vec<String>,
+    /// How its access to an authorization server is, where it has one.
+    pub grant: Option<GrantStatus>,
 }
 
 /// Where a caller stands with a server: what belongs into the key of whatever is remembered about it.
@@ -111,6 +116,7 @@ impl ConnectionBook {
             uses: Some(Uses::open(Arc::clone(&registry))),
             source: Some((Arc::clone(&registry), secrets.clone(), sources)),
             sealed: tokio::sync::Mutex::default(),
+            grants: OnceLock::new(),
         });
         let fleet_changes = registry.watch();
         let from = secrets.store().revision();
@@ -127,7 +133,27 @@ impl ConnectionBook {
             source: None,
             uses: None,
             sealed: tokio::sync::Mutex::default(),
+            grants: OnceLock::new(),
         })
+    }
+
+    /// Says who keeps the tokens of connections with OAuth. Once; later ones are not heard.
+    pub fn keep_grants(&self, grants: Arc<Grants>) {
+        let _ = self.grants.set(grants);
+    }
+
+    /// A connection's tokens.
+    pub(crate) fn grant(&self, tenant: &Name, connection: &Name) -> Option<Arc<Grant>> {
+        self.grants.get()?.get(tenant, connection)
+    }
+
+    /// A connection was connected again: whatever was refused before says nothing any more.
+    pub(crate) fn reconnected(&self, tenant: &Name, connection: &Name) {
+        let pages = self.pages.load();
+        let Some(page) = pages.tenants.get(tenant) else { return };
+        for entry in page.shelves.values().flat_map(|shelf| &shelf.entries).filter(|e| e.name == *connection) {
+            entry.health.mark(true);
+        }
     }
 
     /// Compiles again from what is durable now. Changes are followed anyway; whoever answers "connected" waits for this, so
@@ -174,6 +200,7 @@ impl ConnectionBook {
             healthy: entry.health.is_healthy(),
             suspended: entry.suspended,
             unreadable: entry.unreadable.clone(),
+            grant: self.grants.get().and_then(|grants| grants.status(tenant, connection)),
         })
     }
 

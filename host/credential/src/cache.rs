@@ -138,13 +138,16 @@ pub(crate) struct Slot {
 impl Slot {
     pub(crate) fn find(&self, principal: &Principal, headers: &HeaderMap, now_ms: u64) -> Option<Arc<Carried>> {
         let variants = self.variants.load();
-        let found = variants.iter().find(|v| now_ms < v.until_ms && v.facts.hold(principal, headers))?;
+        let found = variants
+            .iter()
+            .find(|v| now_ms < v.until_ms && v.carried.is_current() && v.facts.hold(principal, headers))?;
         Some(Arc::clone(&found.carried))
     }
 
     /// Keeps an answer. Called by whoever holds the flight.
     pub(crate) fn keep(&self, facts: Facts, until_ms: u64, carried: &Arc<Carried>, now_ms: u64) {
-        let mut variants: Vec<Variant> = self.variants.load().iter().filter(|v| now_ms < v.until_ms).cloned().collect();
+        let holds = |v: &&Variant| now_ms < v.until_ms && v.carried.is_current();
+        let mut variants: Vec<Variant> = self.variants.load().iter().filter(holds).cloned().collect();
         if variants.len() >= VARIANTS {
             variants.remove(0);
         }

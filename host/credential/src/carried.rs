@@ -9,12 +9,17 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue, header};
-use portcullis_model::{Name, Secret, spec::Placement};
+use portcullis_model::{
+    Name, Secret, Subject,
+    spec::{Placement, TokenHeader},
+};
 use portcullis_plugin::Guarded;
 use zeroize::Zeroizing;
 
+use crate::oauth::Lent;
+
 /// A credential, ready to be carried by calls of one principal to one server. Shared by the calls that use it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Carried {
     /// The connection that the call runs under; none where only headers are carried, or nothing.
     pub connection: Option<Name>,
@@ -38,6 +43,10 @@ pub struct Carried {
     /// Until when it may be used, milliseconds since 1970; none where it does not expire.
     pub expires_ms: Option<u64>,
     pub(crate) health: Option<Arc<Health>>,
+    /// The token of a connection with OAuth, which is renewed.
+    pub(crate) lent: Option<Lent>,
+    /// Whose connection it is; none without one.
+    pub(crate) lent_by: Option<Subject>,
 }
 
 /// Whether a connection's last use was refused by its server.
@@ -79,7 +88,21 @@ impl Carried {
             files: Vec::new(),
             expires_ms: None,
             health: None,
+            lent: None,
+            lent_by: None,
         }
+    }
+
+    /// Whether what it holds is what the connection holds now.
+    pub(crate) fn is_current(&self) -> bool {
+        self.lent.as_ref().is_none_or(Lent::is_current)
+    }
+
+    /// Puts an access token into its header.
+    pub(crate) fn place_token(&mut self, header: &TokenHeader, token: &Secret) -> Result<(), String> {
+        let name = HeaderName::from_bytes(header.name.as_bytes())
+            .map_err(|_| format!("\"{}\" is no header name", header.name))?;
+        self.set_header(name, &join(&[header.prefix.as_bytes(), token.expose()]))
     }
 
     /// Puts a value where the placement says. The error is a sentence for operators.

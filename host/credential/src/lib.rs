@@ -12,6 +12,7 @@ mod carried;
 mod eligible;
 pub mod link;
 mod missing;
+mod oauth;
 mod plan;
 mod resolver;
 mod secrets;
@@ -22,8 +23,12 @@ mod vault;
 pub use book::{ConnectionBook, ConnectionStatus};
 pub use carried::Carried;
 pub use link::ConnectLink;
+pub use oauth::{
+    Account, Begin, Begun, CALLBACK_PATH, Callback, Challenge, Connected, GrantState, GrantStatus, Grants,
+    METADATA_PATH, OAuthError, Saved, UpstreamOAuth, insufficient_scope,
+};
 pub use plan::{CredentialPlan, PlanParts, Resolve};
-pub use resolver::{CACHE_ENTRIES, Resolver};
+pub use resolver::{CACHE_ENTRIES, Rejection, Resolver};
 pub use secrets::{MAX_FIELD_BYTES, MAX_FIELDS, Resealed, Secrets, SecretsError};
 pub use sources::{ClusterSecrets, Freshness, SecretSources, Services as SecretServices, VaultAuth, VaultOptions};
 pub use uses::{MAX_USES, Use};

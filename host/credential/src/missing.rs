@@ -3,7 +3,7 @@
 use portcullis_model::{DEFAULT_TENANT, Fault, Principal, Side, Subject, text::deceives};
 use portcullis_plugin::{PluginError, PluginFailure};
 
-use crate::{CredentialPlan, book::Entry};
+use crate::{Carried, CredentialPlan, book::Entry};
 
 /// The most characters of a plugin's own words.
 const MAX_WORDS: usize = 300;
@@ -100,6 +100,49 @@ pub(crate) fn incomplete(plan: &CredentialPlan, entry: &Entry, fields: &[&str]) 
         entry.name
     );
     fault(plan, Side::Gateway, "missing-credential", message).next(command)
+}
+
+/// A connection of a server with OAuth, without an account.
+pub(crate) fn unconnected(plan: &CredentialPlan, entry: &Entry) -> Fault {
+    let message = format!("the connection {} to {} has no account signed in", entry.name, plan.server);
+    fault(plan, Side::Caller, "missing-credential", message).next(again(plan, &entry.owner.subject(), &entry.name))
+}
+
+/// A connection whose access can't be renewed any more.
+pub(crate) fn reconnect(plan: &CredentialPlan, carried: &Carried, why: &str) -> Fault {
+    let message = format!("{} to {} has to be connected again: {why}", carried.executed_as, plan.server);
+    owned(plan, carried, fault(plan, Side::Caller, "missing-credential", message))
+}
+
+/// A server that wants more than its connection was granted.
+pub(crate) fn scopes(plan: &CredentialPlan, carried: &Carried, wanted: &[String]) -> Fault {
+    let wanted = words(&wanted.join(" "));
+    let message = format!("{} wants more for this than {} was granted: {wanted}", plan.server, carried.executed_as);
+    owned(plan, carried, fault(plan, Side::Caller, "missing-credential", message))
+}
+
+/// A token that could not be renewed this time.
+pub(crate) fn renewal(plan: &CredentialPlan, why: &str, retry_after_ms: u64) -> Fault {
+    let message = format!("the access to {} ended and could not be renewed yet: {why}", plan.server);
+    fault(plan, Side::Server, "credential-renewal-failed", message)
+        .retry_after_ms(retry_after_ms)
+        .next("Try again in a moment; it is tried again by itself as well")
+}
+
+/// How the owner of what was carried connects it again.
+fn owned(plan: &CredentialPlan, carried: &Carried, fault: Fault) -> Fault {
+    match (&carried.lent_by, &carried.connection) {
+        (Some(owner), Some(name)) => fault.next(again(plan, owner, name)),
+        _ => fault,
+    }
+}
+
+fn again(plan: &CredentialPlan, owner: &Subject, name: &portcullis_model::Name) -> String {
+    let tenant = match plan.tenant.as_str() {
+        DEFAULT_TENANT => String::new(),
+        tenant => format!(" --tenant {tenant}"),
+    };
+    format!("Run `portcullis connect {} --owner {owner} --name {name}{tenant}`, then retry", plan.server)
 }
 
 /// A resolver without an answer.

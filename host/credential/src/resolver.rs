@@ -16,6 +16,7 @@ use crate::{
     book::Entry,
     cache::{Facts, Key, KeyRef, Slot},
     missing,
+    oauth::{Due, Grant, Lent, Renewal, insufficient_scope},
 };
 
 /// How many callers' credentials are remembered where the assembly does not say otherwise.
@@ -24,6 +25,15 @@ pub const CACHE_ENTRIES: usize = 10_000;
 const MAX_AGE_MS: u64 = 3_600_000;
 /// The same where the plugin did not say. Changes of connections, people or plugins end it at once.
 const DEFAULT_AGE_MS: u64 = 600_000;
+
+/// How a server refused what a call carried.
+#[derive(Clone, Copy, Debug)]
+pub struct Rejection<'a> {
+    /// The HTTP status.
+    pub status: u16,
+    /// `WWW-Authenticate`.
+    pub www_authenticate: Option<&'a str>,
+}
 
 /// Finds the credential of a call.
 pub struct Resolver {
@@ -42,11 +52,123 @@ impl Resolver {
         &self.book
     }
 
-    /// What calls of this caller carry. Without a read of the store; where the answer is known, without asking the plugin.
+    /// What calls of this caller carry. Without a read of the store; where the answer is known, without asking the plugin. A
+    /// token that nears its end is renewed beside the call; for one that has ended the call waits.
     ///
     /// # Errors
     /// A fault that says what is missing, for whom, and what to do.
     pub async fn resolve(
+        &self,
+        plan: &CredentialPlan,
+        principal: &Arc<Principal>,
+        headers: &Arc<HeaderMap>,
+    ) -> Result<Arc<Carried>, Fault> {
+        let carried = self.find(plan, principal, headers).await?;
+        let Some(lent) = &carried.lent else { return Ok(carried) };
+        match lent.due(now_ms()) {
+            Due::Fresh => Ok(carried),
+            Due::Soon => {
+                // Where it can't begin just now, a later call will try.
+                let _ = lent.grant.begin(false);
+                Ok(carried)
+            }
+            Due::Over => {
+                let ended = lent.grant.renewed(lent.stamp).await;
+                self.another(plan, principal, headers, &carried, ended).await
+            }
+        }
+    }
+
+    /// The server refused what the call carried, and did not carry the call out. Gives what the call may carry instead, once;
+    /// none where there is nothing else. This is the one place that hears of refusals.
+    ///
+    /// # Errors
+    /// A fault, where it is known what the owner of the connection has to do.
+    pub async fn refused(
+        &self,
+        plan: &CredentialPlan,
+        principal: &Arc<Principal>,
+        headers: &Arc<HeaderMap>,
+        carried: &Arc<Carried>,
+        rejection: Rejection<'_>,
+    ) -> Result<Option<Arc<Carried>>, Fault> {
+        if rejection.status == 401 && carried.lent.is_none() {
+            self.rejected(carried);
+            return Ok(None);
+        }
+        let Some(lent) = &carried.lent else { return Ok(None) };
+        if let Some(scopes) = insufficient_scope(rejection.status, rejection.www_authenticate) {
+            // Where they were asked for already, asking once more would go on for ever.
+            if lent.grant.want(&scopes) {
+                return Err(missing::scopes(plan, carried, &scopes));
+            }
+            return Ok(None);
+        }
+        if rejection.status != 401 {
+            return Ok(None);
+        }
+        let ended = lent.grant.rejected(lent.stamp).await;
+        if ended == Renewal::TooSoon {
+            self.rejected(carried);
+            return Ok(None);
+        }
+        let another = self.another(plan, principal, headers, carried, ended).await?;
+        let same = another.lent.as_ref().is_some_and(|a| a.stamp == lent.stamp);
+        if same {
+            self.rejected(carried);
+        }
+        Ok((!same).then_some(another))
+    }
+
+    /// The same where no call is at hand, such as for a list: what is carried with another token, where a refused one could be
+    /// renewed.
+    pub async fn renewed(&self, carried: &Arc<Carried>) -> Option<Arc<Carried>> {
+        let lent = carried.lent.as_ref()?;
+        match lent.grant.rejected(lent.stamp).await {
+            Renewal::Renewed => {}
+            Renewal::Refused(_) | Renewal::TooSoon => {
+                self.rejected(carried);
+                return None;
+            }
+            Renewal::Failed { .. } | Renewal::Gone => return None,
+        }
+        let held = lent.grant.held();
+        if held.broken.is_some() || held.account_mark() != lent.mark {
+            return None;
+        }
+        let mut another = Carried::clone(carried);
+        another.place_token(&lent.header, &held.access).ok()?;
+        another.lent = Some(Lent { stamp: held.stamp, ..lent.clone() });
+        Some(Arc::new(another))
+    }
+
+    /// What a renewal means for a call that needs another token.
+    async fn another(
+        &self,
+        plan: &CredentialPlan,
+        principal: &Arc<Principal>,
+        headers: &Arc<HeaderMap>,
+        carried: &Arc<Carried>,
+        ended: Renewal,
+    ) -> Result<Arc<Carried>, Fault> {
+        match ended {
+            Renewal::Renewed | Renewal::Gone => {
+                let again = self.find(plan, principal, headers).await?;
+                let over = again.lent.as_ref().is_some_and(|lent| lent.due(now_ms()) == Due::Over);
+                if over { Err(missing::renewal(plan, "its access ended again", 1000)) } else { Ok(again) }
+            }
+            Renewal::Refused(why) => {
+                // Another connection of the same rank comes first from now on.
+                self.rejected(carried);
+                Err(missing::reconnect(plan, carried, &why))
+            }
+            Renewal::Failed { why, retry_after_ms } => Err(missing::renewal(plan, &why, retry_after_ms)),
+            Renewal::TooSoon => Err(missing::renewal(plan, "it was renewed a moment ago", 1000)),
+        }
+    }
+
+    /// What is remembered, or what the plugin says now.
+    async fn find(
         &self,
         plan: &CredentialPlan,
         principal: &Arc<Principal>,
@@ -156,7 +278,8 @@ impl Resolver {
                     let exists = self.book.find(&plan.tenant, &plan.server, connection).is_some();
                     return Err(missing::named(plan, principal, connection.as_str(), exists));
                 };
-                under(plan, principal, &entry)?
+                let grant = self.book.grant(&plan.tenant, &entry.name);
+                under(plan, principal, &entry, grant)?
             }
         };
         for (name, value) in &answer.headers {
@@ -178,7 +301,12 @@ impl std::fmt::Debug for Resolver {
 }
 
 /// What a call under this connection carries.
-fn under(plan: &CredentialPlan, principal: &Principal, entry: &Entry) -> Result<Carried, Fault> {
+fn under(
+    plan: &CredentialPlan,
+    principal: &Principal,
+    entry: &Entry,
+    grant: Option<Arc<Grant>>,
+) -> Result<Carried, Fault> {
     // Book and plan may have been compiled from different revisions: the address that the call goes to is the plan's.
     if entry.origin.as_deref() != Some(&*plan.origin) {
         return Err(missing::invalid(plan, "the server's address is just being changed; retry"));
@@ -189,6 +317,7 @@ fn under(plan: &CredentialPlan, principal: &Principal, entry: &Entry) -> Result<
         connection_revision: entry.revision,
         executed_as: format!("connection {} of {owner}", entry.name).into(),
         by_another: owner != principal.subject,
+        lent_by: Some(owner),
         health: Some(Arc::clone(&entry.health)),
         ..Carried::nothing()
     };
@@ -217,6 +346,19 @@ fn under(plan: &CredentialPlan, principal: &Principal, entry: &Entry) -> Result<
             None => {}
         }
     }
+    if let Some(oauth) = plan.spec.oauth() {
+        let Some(grant) = grant else { return Err(missing::unconnected(plan, entry)) };
+        let held = grant.held();
+        if let Some(why) = &held.broken {
+            entry.health.mark(false);
+            return Err(missing::reconnect(plan, &carried, why));
+        }
+        carried.place_token(&oauth.header, &held.access).map_err(|why| missing::invalid(plan, &why))?;
+        // Another account behind the same connection: sessions and lists of the one are not the other's.
+        carried.connection_revision ^= held.account_mark();
+        let (mark, header) = (held.account_mark(), oauth.header.clone());
+        carried.lent = Some(Lent { stamp: held.stamp, grant, mark, header });
+    }
     lacking.dedup();
     if lacking.is_empty() { Ok(carried) } else { Err(missing::incomplete(plan, entry, &lacking)) }
 }
@@ -231,6 +373,7 @@ fn allowed(plan: &CredentialPlan, header: &str, value: &Guarded) -> Result<(), S
     Err(format!("the secret {} was not granted for the header \"{header}\" at {}", value.label(), plan.origin))
 }
 
-fn now_ms() -> u64 {
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
 use portcullis_model::{Name, Secret};
 use portcullis_store::{Expect, Record, Revision, Store, StoreError, Write, keys, scan_all};
 use zeroize::Zeroizing;
@@ -83,11 +84,20 @@ impl Secrets {
     ) -> Result<Write, SecretsError> {
         let key = keys::secret(tenant, connection);
         let plain = pack(fields).ok_or(SecretsError::TooLarge)?;
-        let value = self
-            .vault
-            .seal(key.as_bytes(), &plain)
-            .map_err(|source| SecretsError::Vault { record: key.clone(), source })?;
+        let value = self.seal(&key, &plain)?;
         Ok(Write::Put { key, value, expect: Expect::Any })
+    }
+
+    /// Seals what is kept under a key.
+    pub(crate) fn seal(&self, key: &str, plain: &Secret) -> Result<Bytes, SecretsError> {
+        let sealed = self.vault.seal(key.as_bytes(), plain);
+        sealed.map_err(|source| SecretsError::Vault { record: key.to_owned(), source })
+    }
+
+    /// Opens what is kept under a key.
+    pub(crate) fn unseal(&self, key: &str, sealed: &[u8]) -> Result<Secret, SecretsError> {
+        let plain = self.vault.unseal(key.as_bytes(), sealed);
+        plain.map_err(|source| SecretsError::Vault { record: key.to_owned(), source })
     }
 
     /// Seals and writes a connection's secrets. Replaces all earlier ones.

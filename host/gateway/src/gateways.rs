@@ -190,9 +190,18 @@ impl Gateways {
             self.catalogue.refresh(&key, &entry, *kind, ttl, || {
                 let peer = self.upstreams.peer(&targets::target(view, assigned, carried.map(Arc::as_ref)));
                 let (fetch, entry, carried) = (Fetch::new(assigned, *kind), Arc::clone(&entry), carried.cloned());
+                let credentials = Arc::clone(&self.credentials);
                 async move {
+                    let peer = peer?;
                     let headers = carried.as_ref().map_or(&[][..], |c| &c.headers);
-                    fetch.run(&*peer?, &entry, headers).await
+                    let fetched = fetch.run(&peer, &entry, headers).await;
+                    let (Err(UpstreamError::Status { code: 401, .. }), Some(carried)) = (&fetched, &carried) else {
+                        return fetched;
+                    };
+                    match credentials.renewed(carried).await {
+                        Some(another) => fetch.run(&peer, &entry, &another.headers).await,
+                        None => fetched,
+                    }
                 }
             });
         }
@@ -234,7 +243,7 @@ impl Fetch {
     }
 
     async fn run(
-        self,
+        &self,
         peer: &Peer,
         entry: &Entry,
         headers: &[(HeaderName, HeaderValue)],

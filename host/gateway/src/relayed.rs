@@ -9,7 +9,7 @@ use std::{
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
-use portcullis_credential::{Carried, CredentialPlan};
+use portcullis_credential::{Carried, CredentialPlan, Rejection};
 use portcullis_model::Fault;
 use portcullis_protocol::{
     Era, headers, mirror, rpc,
@@ -18,18 +18,19 @@ use portcullis_protocol::{
 use portcullis_upstream::{Incoming, LetGo, Message, MessageKind, Outgoing, Spliced, UpstreamError};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio_util::sync::DropGuard;
 
 use crate::{
     answer,
     asked::Asked,
     catalogue::Kind,
-    conversation::{follow::Patience, rounds::Again},
+    conversation::{follow::Patience, line::Line, pick::Way, rounds::Again},
     gateways::Gateways,
     in_flight::Underway,
     reads::Keep,
     record::Record,
     relay::{Links, Relay, Rewrite, event},
-    session::Level,
+    session::{Level, Live},
     tasks::TaskIds,
     view::Assigned,
 };
@@ -183,6 +184,42 @@ pub struct Sent<'s> {
     pub deadline: Instant,
 }
 
+/// Why a request has no answer, and whether the server refused what it carried.
+pub(crate) struct Failed {
+    pub(crate) fault: Fault,
+    refusal: Option<Refusal>,
+}
+
+/// A server's refusal of a credential, before it did anything.
+struct Refusal {
+    status: u16,
+    www_authenticate: Option<String>,
+}
+
+impl Failed {
+    pub(crate) fn of(error: &UpstreamError, fault: Fault) -> Self {
+        let refusal = match error {
+            UpstreamError::Status { code: status @ (401 | 403), www_authenticate, .. } => {
+                Some(Refusal { status: *status, www_authenticate: www_authenticate.clone() })
+            }
+            _ => None,
+        };
+        Self { fault, refusal }
+    }
+}
+
+impl From<Fault> for Failed {
+    fn from(fault: Fault) -> Self {
+        Self { fault, refusal: None }
+    }
+}
+
+impl From<Failed> for Fault {
+    fn from(failed: Failed) -> Self {
+        failed.fault
+    }
+}
+
 /// Somebody who sees results before the client does.
 pub trait Review: Sync {
     /// The result as it may go out.
@@ -245,33 +282,22 @@ impl<'a> Relayed<'a> {
             return Ok(response);
         }
         let line = self.underway.as_ref().and_then(|u| u.line.clone());
-        let mut way = self.way(carried, line.is_some(), sent.deadline).await?;
-        let mut _attended = None;
-        if let Some(line) = &line {
-            line.serves(&self.assigned.server);
-            _attended = self.attend(&way, line, carried).await?;
-        }
         let live = self.live();
         let level = self.level(live.as_deref());
-        if level.is_some() {
-            self.tell_level(&way, level, live.as_deref(), carried).await;
-        }
-        if let Some(record) = &mut self.record {
-            record.sending().await?;
-        }
-        if let Some((carried, connection)) = carried.and_then(|c| Some((c, c.connection.as_ref()?)))
-            && carried.by_another
-        {
-            let (by, gateway) = (self.asked.principal, &self.asked.view.name);
-            if !self.gateways.credentials.book().lent(connection, by, self.exposed, gateway) {
-                self.gateways.metrics.lent_uses_dropped.inc();
-            }
-        }
-        let patience = Patience::new(sent.deadline);
-        let deadline = if way.own { patience.until } else { sent.deadline };
         let log_level = level.filter(|_| self.asked.client.era == Era::Legacy).map(Level::as_str);
+        let patience = Patience::new(sent.deadline);
+        let mut another = None;
+        let (mut way, _attended, mut incoming) = loop {
+            let carried = another.as_ref().or(carried);
+            match self.attempt(sent, carried, line.as_ref(), (level, live.as_deref()), &patience).await {
+                Ok(reached) => break reached,
+                // It refused what the call carried and did nothing: once, it is sent again with what may be carried instead.
+                Err(failed) => another = Some(self.instead(failed, carried, another.is_some()).await?),
+            }
+        };
+        let carried = another.as_ref().or(carried);
+        let deadline = if way.own { patience.until } else { sent.deadline };
         let trip = Trip { way: &way, log_level, members: "", deadline, line: line.as_ref() };
-        let mut incoming = self.ask_own(trip, sent, carried, line.as_ref(), &patience).await?;
         if sent.arguments.is_some() && says_headers_differ(&incoming) {
             // The definition has changed since it was fetched (2026-07-28, transports: "Client Behavior").
             self.fetch_definition(carried).await;
@@ -330,6 +356,69 @@ impl<'a> Relayed<'a> {
         Ok(answer::events(axum::body::Body::from(events.concat())))
     }
 
+    /// The way to the server, and its first word.
+    async fn attempt(
+        &mut self,
+        sent: &Sent<'_>,
+        carried: Option<&Arc<Carried>>,
+        line: Option<&Arc<Line>>,
+        (level, live): (Option<Level>, Option<&Live>),
+        patience: &Patience,
+    ) -> Result<(Way<'a>, Option<DropGuard>, Incoming), Failed> {
+        let way = self.way(carried, line.is_some(), sent.deadline).await?;
+        let mut attended = None;
+        if let Some(line) = line {
+            line.serves(&self.assigned.server);
+            attended = self.attend(&way, line, carried).await?;
+        }
+        if level.is_some() {
+            self.tell_level(&way, level, live, carried).await;
+        }
+        if let Some(record) = &mut self.record {
+            record.sending().await?;
+        }
+        if let Some((carried, connection)) = carried.and_then(|c| Some((c, c.connection.as_ref()?)))
+            && carried.by_another
+        {
+            let (by, gateway) = (self.asked.principal, &self.asked.view.name);
+            if !self.gateways.credentials.book().lent(connection, by, self.exposed, gateway) {
+                self.gateways.metrics.lent_uses_dropped.inc();
+            }
+        }
+        let deadline = if way.own { patience.until } else { sent.deadline };
+        let log_level = level.filter(|_| self.asked.client.era == Era::Legacy).map(Level::as_str);
+        let trip = Trip { way: &way, log_level, members: "", deadline, line };
+        let incoming = self.ask_own(trip, sent, carried, line, patience).await?;
+        Ok((way, attended, incoming))
+    }
+
+    /// What a call carries after the server refused what it carried: another credential, once.
+    ///
+    /// # Errors
+    /// Where there is nothing else, the refusal, or what the connection's owner has to do.
+    async fn instead(
+        &self,
+        failed: Failed,
+        carried: Option<&Arc<Carried>>,
+        already: bool,
+    ) -> Result<Arc<Carried>, Fault> {
+        let plan = match self.what {
+            What::Tool => self.assigned.plan_for(self.own),
+            _ => self.assigned.plan.as_ref(),
+        };
+        let (Some(refusal), Some(carried), Some(plan)) = (failed.refusal, carried, plan) else {
+            return Err(failed.fault);
+        };
+        let credentials = &self.gateways.credentials;
+        if already && refusal.status == 401 {
+            credentials.rejected(carried);
+            return Err(failed.fault);
+        }
+        let rejection = Rejection { status: refusal.status, www_authenticate: refusal.www_authenticate.as_deref() };
+        let refused = credentials.refused(plan, self.asked.principal, self.asked.headers, carried, rejection).await;
+        refused.map_err(|fault| self.fault(fault))?.ok_or(failed.fault)
+    }
+
     /// How answers of a server of this era are written for the client.
     fn rewrite(&mut self, server: Era, level: Option<Level>) -> Rewrite {
         let asked = self.asked;
@@ -365,7 +454,7 @@ impl<'a> Relayed<'a> {
     }
 
     /// Sends it once.
-    async fn ask(&self, trip: Trip<'_>, sent: &Sent<'_>, carried: Option<&Arc<Carried>>) -> Result<Incoming, Fault> {
+    async fn ask(&self, trip: Trip<'_>, sent: &Sent<'_>, carried: Option<&Arc<Carried>>) -> Result<Incoming, Failed> {
         let body = Again { spliced: Spliced { message: sent.message, edit: sent.edit }, members: trip.members };
         let credential: &[(HeaderName, HeaderValue)] = carried.map_or(&[], |c| &c.headers);
         let mirrored = sent.arguments.map(|arguments| self.mirrored(arguments)).unwrap_or_default();
@@ -382,12 +471,8 @@ impl<'a> Relayed<'a> {
             watcher: trip.line.map(|line| Arc::clone(line) as Arc<dyn LetGo>),
             ..Outgoing::new(self.asked.message.method(), &body, trip.deadline)
         };
-        trip.way.peer.send(outgoing).await.map_err(|error| {
-            if let (UpstreamError::Status { code: 401, .. }, Some(carried)) = (&error, carried) {
-                self.gateways.credentials.rejected(carried);
-            }
-            self.upstream_fault(&error)
-        })
+        let answer = trip.way.peer.send(outgoing).await;
+        answer.map_err(|error| Failed::of(&error, self.upstream_fault(&error)))
     }
 
     /// The headers that go with a tool's arguments: by its definition, as far as that is known, and what else the client

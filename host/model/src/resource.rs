@@ -208,9 +208,8 @@ impl Spec {
         match self {
             Self::Connection(connection) => connection.secrets.values().collect(),
             Self::Plugin(plugin) => plugin.grants.secrets.values().map(|granted| &granted.from).collect(),
-            Self::McpServer(_) | Self::Gateway(_) | Self::Agent(_) | Self::Team(_) | Self::User(_) | Self::Role(_) => {
-                Vec::new()
-            }
+            Self::McpServer(server) => server.oauth().and_then(|o| o.client_secret.as_ref()).into_iter().collect(),
+            Self::Gateway(_) | Self::Agent(_) | Self::Team(_) | Self::User(_) | Self::Role(_) => Vec::new(),
         }
     }
 
@@ -219,9 +218,11 @@ impl Spec {
         match self {
             Self::Connection(connection) => connection.secrets.values_mut().collect(),
             Self::Plugin(plugin) => plugin.grants.secrets.values_mut().map(|granted| &mut granted.from).collect(),
-            Self::McpServer(_) | Self::Gateway(_) | Self::Agent(_) | Self::Team(_) | Self::User(_) | Self::Role(_) => {
-                Vec::new()
+            Self::McpServer(server) => {
+                let need = server.credential.as_mut().and_then(|need| need.oauth.as_mut());
+                need.and_then(|o| o.client_secret.as_mut()).into_iter().collect()
             }
+            Self::Gateway(_) | Self::Agent(_) | Self::Team(_) | Self::User(_) | Self::Role(_) => Vec::new(),
         }
     }
 }

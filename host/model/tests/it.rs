@@ -98,6 +98,46 @@ fn gateways() {
 }
 
 #[test]
+fn oauth_of_servers() {
+    let remote =
+        |oauth: Value| json!({ "remote": { "url": "https://x.example/mcp" }, "credential": { "oauth": oauth } });
+    check("McpServer", remote(json!({})), &[]);
+    let all = json!({ "authorizationServer": { "issuer": "https://as.example" }, "clientId": "c",
+        "clientSecret": { "env": "S" }, "registration": "given", "scopes": ["a", "b:c"], "resource": "",
+        "extraParameters": { "audience": "x" }, "header": { "name": "X-Token", "prefix": "" } });
+    check("McpServer", remote(all), &[]);
+    let wrong = [
+        (json!({ "registration": "given" }), "needs"),
+        (json!({ "registration": "dynamic", "clientId": "c" }), "no meaning"),
+        (
+            json!({ "registration": "metadata-document", "clientId": "http://x.example/c.json" }),
+            "must be the https URL",
+        ),
+        (json!({ "clientSecret": { "env": "S" } }), "needs a clientId"),
+        (json!({ "scopes": ["a b"] }), "one word"),
+        (json!({ "resource": "/mcp" }), "absolute URI"),
+        (json!({ "resource": "https://x.example/#f" }), "absolute URI"),
+        (json!({ "extraParameters": { "state": "x" } }), "is set by Portcullis"),
+        (json!({ "authorizationServer": {} }), "say the issuer"),
+        (json!({ "authorizationServer": { "issuer": "https://as.example?x=1" } }), "without query"),
+        (
+            json!({ "authorizationServer": { "issuer": "https://a.example", "tokenEndpoint": "https://a.example/t" } }),
+            "say both",
+        ),
+        (json!({ "header": { "name": "a b" } }), "not a header name"),
+        (json!({ "header": { "prefix": "a\n" } }), "visible ASCII"),
+    ];
+    for (oauth, what) in wrong {
+        check("McpServer", remote(oauth), &[what]);
+    }
+    let process = json!({ "process": { "command": "x" }, "credential": { "oauth": {} } });
+    check("McpServer", process, &["only a remote server"]);
+    let twice = json!({ "remote": { "url": "https://x.example/mcp" }, "fields": [{ "name": "f" }],
+        "credential": { "oauth": {}, "place": [{ "field": "f", "header": "authorization" }] } });
+    check("McpServer", twice, &["carries the OAuth token"]);
+}
+
+#[test]
 fn connections_say_whom_they_serve() {
     let owner = |owner: Value| json!({ "server": "s", "owner": owner, "ownerOnly": true });
     for good in

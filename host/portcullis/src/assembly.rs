@@ -16,7 +16,8 @@ use portcullis_console::{
     web::{self, Web, WebParts},
 };
 use portcullis_credential::{
-    CACHE_ENTRIES, ConnectionBook, KeySource, Resolver, SecretServices, SecretSources, Secrets, Vault,
+    CACHE_ENTRIES, ConnectionBook, Grants, KeySource, Resolver, SecretServices, SecretSources, Secrets, UpstreamOAuth,
+    Vault,
 };
 use portcullis_gateway::{Gateways, Parts};
 use portcullis_identity::{
@@ -80,6 +81,7 @@ impl Assembly {
             .context("the audit stream can't be opened")?;
         let vault = Arc::new(Vault::open(&key_source(&settings)).context("the vault can't be opened")?);
         let sealer = Arc::new(session_key::sealer(&*store, &vault).await?);
+        let links = Arc::clone(&sealer);
         let secrets = Secrets::new(Arc::clone(&store), vault);
         secrets.verify().await.context("the vault can't open what is sealed in the store")?;
         let registry = Registry::open(Arc::clone(&store)).await.context("the resources can't be read")?;
@@ -103,6 +105,17 @@ impl Assembly {
         let book = ConnectionBook::open(Arc::clone(&registry), secrets.clone(), Arc::clone(&sources))
             .await
             .context("the connections can't be read")?;
+        let grants = Grants::open(
+            Arc::clone(&registry),
+            secrets.clone(),
+            Arc::clone(&sources),
+            Arc::clone(&outbound),
+            Arc::clone(&metrics),
+        )
+        .await
+        .context("the connections' tokens can't be read")?;
+        book.keep_grants(Arc::clone(&grants));
+        let oauth = UpstreamOAuth::new(Arc::clone(&registry), grants, Arc::clone(&book));
         let jwt = JwtService::new(JwtOptions {
             allow_private: settings.allow_private_issuers,
             ..JwtOptions::new(Arc::clone(&outbound))
@@ -180,11 +193,12 @@ impl Assembly {
             signin: Arc::clone(&signin),
             secrets: secrets.clone(),
             book: Arc::clone(&book),
+            oauth: Some(Arc::clone(&oauth)),
             orchestrator: orchestrator.clone(),
             files,
             audit: Arc::clone(&audit),
             metrics: Arc::clone(&metrics),
-            view: Arc::new(Assembled::new(&settings, address, Arc::clone(&keeper))),
+            view: Arc::new(Assembled::new(&settings, address, Arc::clone(&keeper), links)),
         };
         let pages = Web::new(WebParts {
             admin: admin.clone(),
@@ -194,6 +208,7 @@ impl Assembly {
             tokens: Arc::clone(&tokens),
             secrets: secrets.clone(),
             book: Arc::clone(&book),
+            oauth: Arc::clone(&oauth),
             signin: Arc::clone(&signin),
             failures: Failures::new(&LimitOptions { burst: 10, every: Duration::from_secs(10), addresses: 65_536 }),
             audit: Arc::clone(&audit),

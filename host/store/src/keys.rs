@@ -9,11 +9,17 @@ pub const SECRETS: &str = "s/";
 /// The prefix of what is kept about uses of connections by others.
 const USES: &str = "cu/";
 
+/// The prefix of everything sealed that has to do with OAuth towards servers.
+pub const UPSTREAM: &str = "u/";
+/// The prefix of connections' sealed tokens.
+pub const UPSTREAM_GRANTS: &str = "u/t/";
+/// The sealed key by which the gateway signs as a client of authorization servers.
+pub const UPSTREAM_KEY: &str = "u/k";
 /// The prefix of the host's own keys, such as the one that seals session ids.
 pub const OWN_KEYS: &str = "k/";
 /// Prefixes under which every record is sealed, each for its own key. Whoever keeps sealed records elsewhere adds the place
 /// here: what is not here is neither checked at start nor sealed again with a new key.
-pub const SEALED: [&str; 2] = [SECRETS, OWN_KEYS];
+pub const SEALED: [&str; 3] = [SECRETS, OWN_KEYS, UPSTREAM];
 
 /// The key of a resource: `r/{tenant}/{Kind}/{name}`.
 pub fn resource(key: &ResourceKey) -> String {
@@ -28,6 +34,27 @@ pub fn secret(tenant: &Name, connection: &Name) -> String {
 /// The key of the last uses of a connection by others: `cu/{tenant}/{connection}`.
 pub fn uses(tenant: &Name, connection: &Name) -> String {
     format!("{USES}{tenant}/{connection}")
+}
+
+/// The key of a connection's sealed tokens: `u/t/{tenant}/{connection}`.
+pub fn upstream_grant(tenant: &Name, connection: &Name) -> String {
+    format!("{UPSTREAM_GRANTS}{tenant}/{connection}")
+}
+
+/// The key of a client that an authorization server registered: `u/c/{tenant}/{digest}` of issuer and redirect URI.
+pub fn upstream_client(tenant: &Name, digest: &str) -> String {
+    format!("{UPSTREAM}c/{tenant}/{digest}")
+}
+
+/// The key of the issuer that a given client belongs to: `u/p/{tenant}/{server}/{digest}` of its id.
+pub fn upstream_pin(tenant: &Name, server: &Name, digest: &str) -> String {
+    format!("{UPSTREAM}p/{tenant}/{server}/{digest}")
+}
+
+/// Reads [`upstream_grant`] back: tenant and connection.
+pub fn parse_upstream_grant(key: &str) -> Option<(Name, Name)> {
+    let (tenant, name) = key.strip_prefix(UPSTREAM_GRANTS)?.split_once('/')?;
+    Some((tenant.parse().ok()?, name.parse().ok()?))
 }
 
 /// Reads [`resource`] back.
@@ -55,6 +82,8 @@ mod tests {
         assert_eq!(resource(&key), "r/t/Gateway/g");
         assert_eq!(parse_resource("r/t/Gateway/g"), Some(key));
         assert_eq!(parse_secret("s/t/c"), Some(("t".parse().unwrap(), "c".parse().unwrap())));
+        assert_eq!(parse_upstream_grant("u/t/t/c"), Some(("t".parse().unwrap(), "c".parse().unwrap())));
+        assert_eq!(parse_upstream_grant("u/c/t/c"), None);
         for bad in ["r/t/Gateway", "r/t/gateway/g", "r/t/Gateway/g/h", "s/t/Gateway/g", ""] {
             assert_eq!(parse_resource(bad), None, "{bad}");
         }

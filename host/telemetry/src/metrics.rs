@@ -50,6 +50,7 @@ pub struct Metrics {
     questions: Family<Labels, Counter>,
     signins: Family<Labels, Counter>,
     kept: Family<Labels, Gauge>,
+    oauth_renewals: Family<Labels, Counter>,
     /// Requests being answered now.
     pub in_flight: Gauge,
     /// Connections of clients that are open now.
@@ -72,6 +73,10 @@ pub struct Metrics {
     pub lent_uses_dropped: Counter,
     /// Calls that wait for a person now.
     pub held_calls: Gauge,
+    /// Connections that hold tokens of their server's authorization server.
+    pub oauth_grants: Gauge,
+    /// Sign-ins at servers' authorization servers that are under way now.
+    pub oauth_pending: Gauge,
     /// Audit records written.
     pub audit_records: Counter,
     /// Audit records dropped because the queue was full or the file could not be written; each run of them left a gap record.
@@ -144,6 +149,11 @@ impl Metrics {
         let questions = d.counters("questions", "Requests of servers to clients, by how they ended", &["outcome"]);
         let signins = d.counters("signins", "Sign-ins to the pages, by how they ended", &["method", "outcome"]);
         let kept = d.gauges("kept_records", "Sessions, codes and other records that end by themselves", &["what"]);
+        let oauth_renewals =
+            d.counters("upstream_oauth_renewals", "Renewals of connections' tokens, by how they ended", &["outcome"]);
+        let oauth_grants = d.gauge("upstream_oauth_grants", "Connections that hold tokens of an authorization server");
+        let oauth_pending =
+            d.gauge("upstream_oauth_pending", "Sign-ins at servers' authorization servers that are under way now");
         let audit_records = d.counter("audit_records", "Audit records written");
         let audit_dropped = d.counter("audit_dropped", "Audit records dropped; each run of them left a gap record");
         let audit_sync_seconds = d.histogram("audit_sync_seconds", "Time to write and sync a batch of audit records");
@@ -182,6 +192,9 @@ impl Metrics {
             questions,
             signins,
             kept,
+            oauth_renewals,
+            oauth_grants,
+            oauth_pending,
             audit_records,
             audit_dropped,
             audit_sync_seconds,
@@ -305,6 +318,11 @@ impl Metrics {
     /// Says how many records of a sort are kept that end by themselves.
     pub fn kept(&self, what: &'static str, count: usize) {
         self.kept.get_or_create(&labels(&["what"], &[what])).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a renewal of a connection's token that ended: `renewed`, `refused`, `failed`, `gone`.
+    pub fn oauth_renewal(&self, outcome: &'static str) {
+        self.oauth_renewals.get_or_create(&labels(&["outcome"], &[outcome])).inc();
     }
 
     /// Counts a change of resources: `door` is such as `file` or `api`, `outcome` such as `applied` or `refused`.

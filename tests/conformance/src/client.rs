@@ -5,11 +5,12 @@ use std::{env, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context, ensure};
 use portcullis_e2e::{
-    http::{LEGACY, MODERN},
+    granting,
+    http::{self, LEGACY, MODERN},
     parts::{Parts, binary, root},
     product::{Product, resource},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{process::Command, time::timeout};
 
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
 /// The name of these scenarios in reports.
 pub const CLIENT: &str = "client";
 
-/// Every scenario that is not about authorization, by revision.
+/// Every scored scenario, and those beside that need nothing which the gateway has not, by revision.
 const SCENARIOS: [(&str, &[&str]); 2] = [
     (
         LEGACY,
@@ -31,6 +32,20 @@ const SCENARIOS: [(&str, &[&str]); 2] = [
             "elicitation-sep1034-client-defaults",
             "sse-retry",
             "json-schema-2020-12-preservation",
+            "auth/metadata-default",
+            "auth/metadata-var1",
+            "auth/metadata-var2",
+            "auth/metadata-var3",
+            "auth/basic-cimd",
+            "auth/scope-from-www-authenticate",
+            "auth/scope-from-scopes-supported",
+            "auth/scope-omitted-when-undefined",
+            "auth/scope-step-up",
+            "auth/scope-retry-limit",
+            "auth/token-endpoint-auth-basic",
+            "auth/token-endpoint-auth-post",
+            "auth/token-endpoint-auth-none",
+            "auth/pre-registration",
         ],
     ),
     (
@@ -44,12 +59,43 @@ const SCENARIOS: [(&str, &[&str]); 2] = [
             "json-schema-ref-no-deref",
             "json-schema-2020-12-preservation",
             "sep-2322-client-request-state",
+            "auth/metadata-default",
+            "auth/metadata-var1",
+            "auth/metadata-var2",
+            "auth/metadata-var3",
+            "auth/basic-cimd",
+            "auth/scope-from-www-authenticate",
+            "auth/scope-from-scopes-supported",
+            "auth/scope-omitted-when-undefined",
+            "auth/scope-step-up",
+            "auth/scope-retry-limit",
+            "auth/token-endpoint-auth-basic",
+            "auth/token-endpoint-auth-post",
+            "auth/token-endpoint-auth-none",
+            "auth/pre-registration",
+            "auth/resource-mismatch",
+            "auth/offline-access-scope",
+            "auth/offline-access-not-supported",
+            "auth/authorization-server-migration",
+            "auth/iss-supported",
+            "auth/iss-not-advertised",
+            "auth/iss-supported-missing",
+            "auth/iss-wrong-issuer",
+            "auth/iss-unexpected",
+            "auth/iss-normalized",
+            "auth/metadata-issuer-mismatch",
         ],
     ),
 ];
 
 /// How many scenarios are run side by side.
 const AT_ONCE: usize = 3;
+
+/// The client-id metadata document that the suite knows.
+const DOCUMENT: &str = "https://conformance-test.local/client-metadata.json";
+
+/// How often a person would sign in before giving up.
+const MOST_SIGN_INS: usize = 3;
 
 /// How long a driven client may take for everything.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -109,6 +155,10 @@ fn driver(program: &Path) -> anyhow::Result<String> {
 /// # Errors
 /// Where the gateway or the client does not work.
 pub async fn drive(url: &str) -> anyhow::Result<()> {
+    let scenario = env::var("MCP_CONFORMANCE_SCENARIO").unwrap_or_default();
+    if scenario.starts_with("auth/") {
+        return authorize(url, &scenario).await;
+    }
     let product = Product::start(&[
         resource("McpServer", "tested", json!({"remote": {"url": url, "allowPrivate": true}})),
         resource("Gateway", "tested", json!({"anonymous": true, "servers": [{"server": "tested", "bareNames": true}]})),
@@ -128,6 +178,49 @@ pub async fn drive(url: &str) -> anyhow::Result<()> {
     product.stop().await;
     ensure!(ended.success(), "the client ended with {ended}");
     Ok(())
+}
+
+/// Connects a server with OAuth as a person does, and calls it; where it wants more, or its access is over, the person
+/// connects it again, a few times.
+async fn authorize(url: &str, scenario: &str) -> anyhow::Result<()> {
+    let told: Value =
+        serde_json::from_str(&env::var("MCP_CONFORMANCE_CONTEXT").unwrap_or_default()).unwrap_or_default();
+    let oauth = match (scenario, told["client_id"].as_str()) {
+        // Our own document would have another address; an operator may keep one elsewhere.
+        ("auth/basic-cimd", _) => json!({"clientId": DOCUMENT}),
+        (_, Some(id)) => json!({"clientId": id, "clientSecret": {"env": "GIVEN_SECRET"}}),
+        _ => json!({}),
+    };
+    let secret = told["client_secret"].as_str().unwrap_or_default();
+    let resources = [
+        resource("User", "alice", json!({})),
+        resource("McpServer", "tested", json!({"remote": {"url": url}, "credential": {"oauth": oauth}})),
+        resource(
+            "Gateway",
+            "tested",
+            json!({"auth": [{"plugin": "bearer-token"}], "servers": [{"server": "tested", "bareNames": true}]}),
+        ),
+    ];
+    let product = Product::start_with(&resources, &[("GIVEN_SECRET", secret)], json!({})).await?;
+    let (_, token) = product.token("user:alice")?;
+    let mut refusal = String::new();
+    for _ in 0..MOST_SIGN_INS {
+        if let Err(error) = granting::connect(&product, "tested", "user:alice", "").await {
+            // What is not right is refused, which may be what the scenario is about.
+            product.stop().await;
+            return Err(error);
+        }
+        let gateway = product.url("tested");
+        http::ask(&gateway, Some(&token), "tools/list", json!({})).await?;
+        let answer = http::call(&gateway, Some(&token), "test-tool", json!({})).await?.message();
+        if answer["result"]["isError"] != json!(true) && answer["error"].is_null() {
+            product.stop().await;
+            return Ok(());
+        }
+        refusal = answer.to_string();
+    }
+    product.stop().await;
+    anyhow::bail!("it is refused again and again: {refusal}")
 }
 
 /// Every check that failed. There is nothing to compare with: the suite has one right answer.

@@ -9,6 +9,7 @@ pub mod chromium;
 pub mod driver;
 pub mod echo;
 pub mod events;
+pub mod granting;
 pub mod http;
 pub mod oidc;
 pub mod parts;

@@ -4,6 +4,7 @@ use axum::{
     Json,
     extract::{Path, State},
 };
+use portcullis_credential::GrantState;
 use portcullis_model::{Kind, Resource, ResourceKey, Spec, Subject};
 use portcullis_orchestrator::State as Process;
 use portcullis_store::Fleet;
@@ -46,6 +47,12 @@ pub(super) fn status(admin: &Admin, fleet: &Fleet, key: &ResourceKey, resource: 
         }
         Spec::Connection(connection) => {
             fact("owner", connection.owner.subject().to_string());
+            if let Some(grant) = admin.book.status(tenant, &key.name).and_then(|now| now.grant) {
+                let title = grant.account.title().map(|t| format!("{t} at ")).unwrap_or_default();
+                fact("account", format!("{title}{}", grant.account.issuer));
+                fact("scopes", grant.scopes.join(" "));
+                fact("renewed by itself", if grant.renews { "yes" } else { "no" }.to_owned());
+            }
             status.conditions.extend(connection_conditions(admin, key));
         }
         Spec::Gateway(_) => {
@@ -133,6 +140,18 @@ fn connection_conditions(admin: &Admin, key: &ResourceKey) -> Vec<Condition> {
         found.push(condition(false, "Suspended", message));
     }
     found.extend(now.unreadable.into_iter().map(|why| condition(false, "Unreadable", why)));
+    if let Some(grant) = now.grant {
+        let why = grant.why.unwrap_or_default();
+        match grant.state {
+            GrantState::Reconnect => found.push(condition(false, "Reconnect", why)),
+            GrantState::Failing => found.push(condition(false, "NotRenewed", why)),
+            GrantState::Ok if !grant.wanted.is_empty() => {
+                let message = format!("the server wants more than was granted: {}", grant.wanted.join(" "));
+                found.push(condition(false, "MoreScopes", message));
+            }
+            GrantState::Ok => {}
+        }
+    }
     if !now.healthy {
         found.push(condition(false, "Rejected", "the server refused it the last time it was used".to_owned()));
     }

@@ -9,7 +9,7 @@ use portcullis_console::{
 };
 use portcullis_credential::{ConnectionBook, KeySource, Secrets, Vault};
 use portcullis_identity::{Directories, SignIn, TokenOptions, TokenService};
-use portcullis_model::{Kind, Name, Resource, ResourceKey, Secret};
+use portcullis_model::{Kind, Name, Resource, ResourceKey, Secret, Subject};
 use portcullis_orchestrator::{Options, Orchestrator};
 use portcullis_plugin::Tokens as _;
 use portcullis_store::{BoxFuture, Registry, keys};
@@ -27,6 +27,9 @@ impl View for Still {
     }
     fn findings(&self) -> Vec<Finding> {
         Vec::new()
+    }
+    fn connect_link(&self, _: &Name, server: &Name, _: &Subject, _: Option<&Name>) -> Option<String> {
+        Some(format!("http://127.0.0.1:7777/connect/{server}"))
     }
     fn settle(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
@@ -67,6 +70,7 @@ impl House {
             directories,
             secrets,
             book,
+            oauth: None,
             orchestrator: Orchestrator::new(Options::new(dir.path().join("run"))).unwrap(),
             files: None,
             audit: Audit::open(AuditOptions::new(dir.path()), Arc::clone(&metrics)).unwrap(),

@@ -8,7 +8,7 @@ use portcullis_protocol::Era;
 use portcullis_upstream::{Incoming, Message, MessageStream, Outgoing, Params, UpstreamError};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Relayed, Sent, What};
+use super::{Failed, Relayed, Sent, What};
 use crate::{
     conversation::{
         Who,
@@ -45,11 +45,11 @@ impl<'a> Relayed<'a> {
         carried: Option<&Arc<Carried>>,
         talks: bool,
         deadline: Instant,
-    ) -> Result<Way<'a>, Fault> {
+    ) -> Result<Way<'a>, Failed> {
         let carried = carried.map(Arc::as_ref);
         pick::way(self.gateways, self.asked, self.assigned, carried, talks, deadline).await.map_err(|why| match why {
-            Blocked::Upstream(error) => self.upstream_fault(&error),
-            Blocked::Fault(fault) => self.fault(fault),
+            Blocked::Upstream(error) => Failed::of(&error, self.upstream_fault(&error)),
+            Blocked::Fault(fault) => self.fault(fault).into(),
         })
     }
 
@@ -153,7 +153,7 @@ impl<'a> Relayed<'a> {
         carried: Option<&Arc<Carried>>,
         line: Option<&Arc<Line>>,
         patience: &Patience,
-    ) -> Result<Incoming, Fault> {
+    ) -> Result<Incoming, Failed> {
         let Some(line) = line.filter(|_| trip.way.own) else { return self.ask(trip, sent, carried).await };
         let ask = self.ask(trip, sent, carried);
         tokio::pin!(ask);
@@ -162,7 +162,8 @@ impl<'a> Relayed<'a> {
                 incoming = &mut ask => return incoming,
                 () = tokio::time::sleep(patience.timeout) => {
                     if !line.is_asking() {
-                        return Err(self.upstream_fault(&UpstreamError::Timeout { sent: portcullis_upstream::Sent::Maybe }));
+                        let late = UpstreamError::Timeout { sent: portcullis_upstream::Sent::Maybe };
+                        return Err(self.upstream_fault(&late).into());
                     }
                 }
             }

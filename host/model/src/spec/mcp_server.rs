@@ -12,6 +12,10 @@ use crate::{
     spec::{CredentialMode, Field},
 };
 
+mod oauth;
+
+pub use oauth::{AuthorizationServer, OAuth, Registration, TokenHeader};
+
 /// A registry entry. Exactly one of `remote` and `process` says what the server is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -136,6 +140,9 @@ pub struct CredentialNeed {
     /// Where the connection's values go.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub place: Vec<Placement>,
+    /// Tokens of an authorization server, which whoever connects the server signs in at. `{}` discovers everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oauth: Option<OAuth>,
     /// Whether every connection of this server serves its owner only, whatever the owner said.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub owner_only: bool,
@@ -228,6 +235,11 @@ impl McpServer {
         self.fields.iter().find(|f| f.name == name)
     }
 
+    /// How a connection gets its tokens, where the server wants OAuth.
+    pub fn oauth(&self) -> Option<&OAuth> {
+        self.credential.as_ref().and_then(|need| need.oauth.as_ref())
+    }
+
     /// Whether a child holds a connection's values, so that it may not be shared beyond that connection.
     pub fn child_per_connection(&self) -> bool {
         let Some(process) = &self.process else { return false };
@@ -275,6 +287,21 @@ impl McpServer {
         }
         for (i, place) in self.credential.iter().flat_map(|c| &c.place).enumerate() {
             self.check_placement(&format!("spec.credential.place[{i}]"), place, problems);
+        }
+        if let Some(oauth) = self.oauth() {
+            oauth.check(self.remote.is_some(), problems);
+            let header = &oauth.header.name;
+            let placed = self
+                .credential
+                .iter()
+                .flat_map(|c| &c.place)
+                .any(|p| p.header.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(header)));
+            if placed {
+                problems.push(Problem::new(
+                    "spec.credential.place",
+                    format!("the header {header} carries the OAuth token"),
+                ));
+            }
         }
         if self.traffic.max_concurrent == 0 {
             problems.push(Problem::new("spec.traffic.maxConcurrent", "must be at least 1"));

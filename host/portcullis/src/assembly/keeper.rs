@@ -96,6 +96,13 @@ impl Keeper {
         self.shortcomings.load_full()
     }
 
+    /// A gateway of the tenant that has the server, where there is one.
+    pub fn gateway_with(&self, tenant: &Name, server: &Name) -> Option<Name> {
+        let fleet = self.registry.snapshot();
+        let mut gateways = fleet.gateways(tenant);
+        gateways.find(|g| g.spec.servers.iter().any(|s| s.server == *server)).map(|g| g.metadata.name.clone())
+    }
+
     /// How many rounds there were; nothing is served before the first.
     pub fn rounds(&self) -> u64 {
         self.rounds.load(Ordering::Acquire)

@@ -11,8 +11,10 @@ use portcullis_console::{
     api::{Condition, Finding, GatewayStatus, Grade},
     server::View,
 };
-use portcullis_model::{Kind, Name, ResourceKey};
+use portcullis_credential::{ConnectLink, link::LIFETIME_MS};
+use portcullis_model::{Kind, Name, ResourceKey, Subject};
 use portcullis_plugin::RevealAudit;
+use portcullis_protocol::seal::Sealer;
 use portcullis_telemetry::{Audit, AuditEvent};
 
 use super::keeper::Keeper;
@@ -36,12 +38,12 @@ pub fn missing(keeper: &Keeper) -> Vec<String> {
 pub struct Assembled {
     status: GatewayStatus,
     keeper: Arc<Keeper>,
+    links: Arc<Sealer>,
 }
 
 impl Assembled {
-    /// Started now.
-    pub fn new(settings: &Settings, address: SocketAddr, keeper: Arc<Keeper>) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    /// Started now; `links` seals those of the connect page.
+    pub fn new(settings: &Settings, address: SocketAddr, keeper: Arc<Keeper>, links: Arc<Sealer>) -> Self {
         let metrics = match settings.metrics_listen {
             Some(listen) => format!("http://{listen}/metrics"),
             None => format!("{}/metrics", settings.base_url(address)),
@@ -49,15 +51,20 @@ impl Assembled {
         let status = GatewayStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            started_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            started_ms: now_ms(),
             url: settings.base_url(address),
             local_url: local_url(settings, address),
             metrics_url: Some(metrics),
             data_dir: settings.data_dir.display().to_string(),
             ..GatewayStatus::default()
         };
-        Self { status, keeper }
+        Self { status, keeper, links }
     }
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Where commands on this machine reach the gateway; nothing with TLS, whose certificate names the public name.
@@ -70,6 +77,25 @@ fn local_url(settings: &Settings, address: SocketAddr) -> String {
 }
 
 impl View for Assembled {
+    fn connect_link(
+        &self,
+        tenant: &Name,
+        server: &Name,
+        wanted: &Subject,
+        connection: Option<&Name>,
+    ) -> Option<String> {
+        let link = ConnectLink {
+            tenant: tenant.clone(),
+            server: server.clone(),
+            wanted: wanted.clone(),
+            connection: connection.cloned(),
+            // No call came by a gateway; any that has the server would do as a place to go on.
+            gateway: self.keeper.gateway_with(tenant, server).unwrap_or_else(|| server.clone()),
+            expires_ms: now_ms().saturating_add(LIFETIME_MS),
+        };
+        link.url(self.status.url.trim_end_matches('/'), &self.links).ok()
+    }
+
     fn settle(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let keeper = Arc::clone(&self.keeper);
         Box::pin(async move { keeper.round().await })

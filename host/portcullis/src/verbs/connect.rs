@@ -1,4 +1,6 @@
-//! `connect`: a server's values and secrets, sealed by the gateway.
+//! `connect`: a server's values and secrets, sealed by the gateway; or an account at its authorization server.
+
+mod oauth;
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +10,7 @@ use std::{
 use clap::{ArgAction, Args};
 use portcullis_console::{
     Client,
-    api::{ConnectRequest, Connected},
+    api::{ConnectRequest, Connected, OAuthBegin},
 };
 use portcullis_model::{
     Kind, Name, Resource, Spec, Subject,
@@ -28,7 +30,8 @@ const MAX_SECRET: u64 = 64 << 10;
 /// Connect a server: give it an owner, values and secrets
 ///
 /// Secrets are asked for without echo, or read from standard input; they are never arguments, because arguments show in
-/// process lists and shell histories. The gateway seals them and never shows them again.
+/// process lists and shell histories. The gateway seals them and never shows them again. A server with OAuth is connected by
+/// signing in: the answer is the link of the page for that.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -55,6 +58,9 @@ pub struct Connect {
     /// Whether it serves its owner only: with false, tokens of the owner's teams and of the organization may run under it
     #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
     owner_only: Option<bool>,
+    /// For a server with OAuth: sign in with a browser on any machine, and paste the address that it ends at
+    #[arg(long)]
+    paste: bool,
 }
 
 impl Connect {
@@ -66,7 +72,23 @@ impl Connect {
         };
         // Before anybody is asked for a secret.
         owner_exists(&client, &self.owner).await?;
-        if server.fields.is_empty() {
+        let signs_in = server.oauth().is_some();
+        if self.paste && !signs_in {
+            return Err(Failure::usage(format!("{} has no OAuth, so there is nothing to sign in at", self.server)));
+        }
+        if signs_in && !self.paste {
+            let request = OAuthBegin {
+                server: self.server,
+                owner: self.owner.to_string(),
+                name: self.name,
+                values: BTreeMap::new(),
+                secrets: BTreeMap::new(),
+                owner_only: false,
+                direct: false,
+            };
+            return oauth::link(&client, global, &request).await;
+        }
+        if server.fields.is_empty() && !signs_in {
             let message =
                 format!("{} asks for nothing, so there is nothing to connect: its calls work without", self.server);
             return Err(Failure::new(Exit::Failure, "nothing-to-connect", message).next(
@@ -93,6 +115,9 @@ impl Connect {
             from_json()?
         } else if terminal {
             ask_secrets(&server)?
+        } else if signs_in {
+            // Standard input is for the address.
+            BTreeMap::new()
         } else {
             from_input(&server)?
         };
@@ -108,6 +133,11 @@ impl Connect {
             }
         };
         let owner = self.owner.to_string();
+        if signs_in {
+            let request =
+                OAuthBegin { server: self.server, owner, name: self.name, values, secrets, owner_only, direct: true };
+            return oauth::paste(&client, global, &request).await;
+        }
         let request = ConnectRequest { server: self.server, owner, name: self.name, values, secrets, owner_only };
         let connected = client.connect(&request).await?;
         output::one(global.output, &connected, show)

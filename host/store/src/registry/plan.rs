@@ -130,9 +130,11 @@ impl Plan {
     fn remove(&mut self, fleet: &Fleet, next: &Fleet, key: &ResourceKey) {
         self.writes.push(Write::Delete { key: keys::resource(key), expect: expect(fleet.get(key)) });
         if key.kind == Kind::Connection {
-            // A later connection of that name must not come with somebody else's secrets.
-            self.writes.push(Write::Delete { key: keys::secret(&key.tenant, &key.name), expect: Expect::Any });
-            self.writes.push(Write::Delete { key: keys::uses(&key.tenant, &key.name), expect: Expect::Any });
+            // A later connection of that name must not come with somebody else's secrets or tokens.
+            let (tenant, name) = (&key.tenant, &key.name);
+            for own in [keys::secret(tenant, name), keys::upstream_grant(tenant, name), keys::uses(tenant, name)] {
+                self.writes.push(Write::Delete { key: own, expect: Expect::Any });
+            }
         }
         let warnings = checks::left_dangling(next, key);
         self.applied.push(Applied { key: key.clone(), change: Outcome::Deleted, revision: None, warnings });

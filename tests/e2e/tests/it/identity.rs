@@ -2,3 +2,4 @@
 
 mod pages;
 mod sign_in;
+mod upstream_oauth;

@@ -1,0 +1,295 @@
+//! Becoming a client of an authorization server: the one that is given, else a client-id metadata document, else dynamic
+//! registration (MCP 2026-07-28, "Client Registration"). What an authorization server gave is used at that one only
+//! (SEP-2352).
+
+use http::{HeaderValue, Method, StatusCode, header::CONTENT_TYPE};
+use portcullis_model::{
+    Name, Secret,
+    spec::{OAuth, Registration},
+};
+use portcullis_store::{Expect, Write, keys};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use url::Url;
+
+use super::{
+    discover::ServerMetadata,
+    error::OAuthError,
+    grants::Grants,
+    token::{Authentication, Client, word},
+    web::{Bounds, is_loopback},
+};
+use crate::{SecretsError, resolver::now_ms};
+
+/// Where the gateway's own client-id metadata document stands, below its public URL.
+pub const METADATA_PATH: &str = "/oauth-client/metadata.json";
+/// What people are told that they let in.
+const NAME: &str = "Portcullis";
+
+/// A client that an authorization server registered, as it is sealed.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Registered {
+    client_id: String,
+    #[serde(default)]
+    client_secret: Option<String>,
+    authentication: Authentication,
+    /// When the secret ends, milliseconds since 1970; none where it does not.
+    #[serde(default)]
+    secret_expires_ms: Option<u64>,
+}
+
+/// The answer of a registration endpoint (RFC 7591 section 3.2).
+#[derive(Deserialize)]
+struct Answer {
+    client_id: Option<String>,
+    client_secret: Option<String>,
+    client_secret_expires_at: Option<u64>,
+    token_endpoint_auth_method: Option<String>,
+    error: Option<String>,
+}
+
+/// For whom a client is wanted.
+pub(super) struct Wish<'a> {
+    pub(super) tenant: &'a Name,
+    pub(super) server_name: &'a Name,
+    pub(super) oauth: &'a OAuth,
+    pub(super) server: &'a ServerMetadata,
+    pub(super) bounds: &'a Bounds,
+    pub(super) redirect_uri: &'a Url,
+}
+
+impl Grants {
+    /// What the gateway is at an authorization server, and whether the operator said so.
+    pub(super) async fn client(&self, wish: &Wish<'_>) -> Result<(Client, bool), OAuthError> {
+        let Wish { oauth, server, redirect_uri, .. } = wish;
+        let document = match (&oauth.client_id, oauth.registration) {
+            (Some(id), Registration::MetadataDocument) => Some(id.clone()),
+            (Some(id), Registration::Auto) if OAuth::is_document(id) && oauth.client_secret.is_none() => {
+                Some(id.clone())
+            }
+            (Some(id), _) => {
+                let client = self.given(id, wish).await?;
+                return Ok((client, true));
+            }
+            (None, Registration::MetadataDocument | Registration::Auto) => own_document(redirect_uri),
+            (None, _) => None,
+        };
+        if let Some(id) = document
+            && (server.reads_documents || oauth.registration == Registration::MetadataDocument)
+        {
+            // The document says `none`: whoever knows its URL can say that they are this client, but the code comes here.
+            return Ok((Client { id, secret: None, method: Authentication::None }, false));
+        }
+        if matches!(oauth.registration, Registration::Auto | Registration::Dynamic)
+            && let Some(endpoint) = &server.registration_endpoint
+        {
+            return Ok((self.registered(endpoint, wish).await?, false));
+        }
+        Err(OAuthError::NoClient { issuer: server.issuer.clone(), redirect_uri: redirect_uri.to_string() })
+    }
+
+    /// The client that the operator gave, with its secret, at the authorization server that it belongs to.
+    async fn given(&self, id: &str, wish: &Wish<'_>) -> Result<Client, OAuthError> {
+        let Wish { tenant, server_name, oauth, server, .. } = wish;
+        let named = oauth.authorization_server.is_some();
+        let Some(source) = oauth.client_secret.clone() else {
+            let takes = |method: &str| server.auth_methods.iter().any(|m| m == method);
+            let signs = takes("private_key_jwt") && !takes("none");
+            let method = if signs { Authentication::Key } else { Authentication::None };
+            return Ok(Client { id: id.to_owned(), secret: None, method });
+        };
+        if !named {
+            self.pin(tenant, server_name, id, &server.issuer).await?;
+        }
+        let secret = self.read(tenant, source).await;
+        let secret = secret.map_err(|why| OAuthError::Discovery(format!("the client's secret: {why}")))?;
+        let post = !server.auth_methods.is_empty()
+            && !server.auth_methods.iter().any(|m| m == "client_secret_basic")
+            && server.auth_methods.iter().any(|m| m == "client_secret_post");
+        let method = if post { Authentication::Post } else { Authentication::Basic };
+        Ok(Client { id: id.to_owned(), secret: Some(secret), method })
+    }
+
+    /// A client's secret goes to the authorization server that it was first used at and to no other, whatever the server says
+    /// later: otherwise a server could have it sent to whom it likes.
+    async fn pin(&self, tenant: &Name, server: &Name, client: &str, issuer: &str) -> Result<(), OAuthError> {
+        let key = keys::upstream_pin(tenant, server, &digest(&[client]));
+        let store = self.secrets.store();
+        if let Some(record) = store.get(&key).await.map_err(SecretsError::from)? {
+            let plain = self.secrets.unseal(&key, &record.value)?;
+            if plain.expose() == issuer.as_bytes() {
+                return Ok(());
+            }
+            let before = String::from_utf8_lossy(plain.expose()).into_owned();
+            return Err(OAuthError::OtherIssuer { now: issuer.to_owned(), before });
+        }
+        let value = self.secrets.seal(&key, &Secret::new(issuer))?;
+        store.write(vec![Write::Put { key, value, expect: Expect::Absent }]).await.map_err(SecretsError::from)?;
+        Ok(())
+    }
+
+    /// The client that this authorization server registered for this redirect URI, now or before.
+    async fn registered(&self, endpoint: &Url, wish: &Wish<'_>) -> Result<Client, OAuthError> {
+        let Wish { tenant, server, redirect_uri, bounds, .. } = wish;
+        let key = keys::upstream_client(tenant, &digest(&[&server.issuer, redirect_uri.as_str()]));
+        let store = self.secrets.store();
+        if let Some(record) = store.get(&key).await.map_err(SecretsError::from)? {
+            let plain = self.secrets.unseal(&key, &record.value)?;
+            if let Ok(known) = serde_json::from_slice::<Registered>(plain.expose())
+                && known.secret_expires_ms.is_none_or(|at| now_ms() + 60_000 < at)
+            {
+                return Ok(known.client());
+            }
+        }
+        let method = preferred(&server.auth_methods);
+        let mut request = document(redirect_uri, method);
+        // SEP-837: loopback redirect URIs are those of native applications (OpenID Connect Registration 1.0 section 2).
+        request["application_type"] = json!(if is_loopback(redirect_uri) { "native" } else { "web" });
+        if method == Authentication::Key {
+            request["jwks"] = self.key.set();
+        }
+        let headers = vec![(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        let body = Secret::new(request.to_string());
+        let answer = self.web.send(Method::POST, endpoint, bounds, headers, body).await;
+        let answer = answer.map_err(|error| OAuthError::Registration(error.why))?;
+        let read: Option<Answer> = serde_json::from_slice(&answer.body).ok();
+        if let Some(code) = read.as_ref().and_then(|a| a.error.as_deref()) {
+            return Err(OAuthError::Registration(word(code)));
+        }
+        let status = answer.status;
+        // 201 is what the standard says; some say 200.
+        let read = read.filter(|_| matches!(status, StatusCode::CREATED | StatusCode::OK));
+        let unfit = || OAuthError::Registration(format!("it answered {}", status.as_u16()));
+        let read = read.ok_or_else(unfit)?;
+        let client_id = read.client_id.filter(|id| !id.is_empty() && id.len() <= 2048).ok_or_else(unfit)?;
+        let told = read.token_endpoint_auth_method.as_deref();
+        let authentication = match told {
+            Some(told) => Authentication::of(told).ok_or_else(|| {
+                OAuthError::Registration(format!("it wants the client authentication {}", word(told)))
+            })?,
+            None => method,
+        };
+        let registered = Registered {
+            client_id,
+            client_secret: read
+                .client_secret
+                .filter(|_| matches!(authentication, Authentication::Basic | Authentication::Post)),
+            authentication,
+            secret_expires_ms: read.client_secret_expires_at.filter(|at| *at > 0).map(|at| at.saturating_mul(1000)),
+        };
+        let plain =
+            serde_json::to_vec(&registered).map_err(|_| OAuthError::Internal("the client can't be written down"))?;
+        let value = self.secrets.seal(&key, &Secret::new(plain))?;
+        store.write(vec![Write::Put { key, value, expect: Expect::Any }]).await.map_err(SecretsError::from)?;
+        Ok(registered.client())
+    }
+
+    /// Forgets a client that its authorization server does not know any more, so that the next sign-in registers another.
+    pub(super) async fn forget_client(&self, tenant: &Name, issuer: &str, redirect_uri: &Url) {
+        let key = keys::upstream_client(tenant, &digest(&[issuer, redirect_uri.as_str()]));
+        let forgotten = self.secrets.store().write(vec![Write::Delete { key, expect: Expect::Any }]).await;
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, "a client that is not known any more could not be forgotten");
+        }
+    }
+}
+
+impl Registered {
+    fn client(self) -> Client {
+        let secret = self.client_secret.map(|s| Secret::new(s.into_bytes()));
+        Client { id: self.client_id, secret, method: self.authentication }
+    }
+}
+
+/// The gateway's own document, where its public URL is one that others can reach by https.
+fn own_document(redirect_uri: &Url) -> Option<String> {
+    (redirect_uri.scheme() == "https" && !is_loopback(redirect_uri)).then(|| beside(redirect_uri).to_string())
+}
+
+/// The document's URL, beside the redirect URI.
+fn beside(redirect_uri: &Url) -> Url {
+    let mut url = redirect_uri.clone();
+    let base = redirect_uri.path().strip_suffix(super::CALLBACK_PATH).unwrap_or_default().to_owned();
+    url.set_path(&format!("{base}{METADATA_PATH}"));
+    url.set_query(None);
+    url
+}
+
+/// What is said of the gateway as a client (RFC 7591 section 2).
+fn document(redirect_uri: &Url, method: Authentication) -> Value {
+    json!({
+        "client_name": NAME,
+        "redirect_uris": [redirect_uri.as_str()],
+        "grant_types": ["authorization_code", "refresh_token"],
+        "response_types": ["code"],
+        "token_endpoint_auth_method": method.as_str(),
+    })
+}
+
+/// The client-id metadata document of a gateway with this redirect URI.
+pub(super) fn metadata_document(redirect_uri: &Url) -> Value {
+    let mut document = document(redirect_uri, Authentication::None);
+    let mut home = beside(redirect_uri);
+    document["client_id"] = json!(home.as_str());
+    let base = home.path().strip_suffix(METADATA_PATH).unwrap_or_default().to_owned();
+    home.set_path(&format!("{base}/"));
+    document["client_uri"] = json!(home.as_str());
+    document["application_type"] = json!("web");
+    document
+}
+
+/// The strongest authentication that is common; a signature only where there is nothing else, since few take one at
+/// registration.
+fn preferred(supported: &[String]) -> Authentication {
+    let order = [Authentication::Basic, Authentication::Post, Authentication::Key, Authentication::None];
+    let takes = |method: &Authentication| supported.iter().any(|m| m == method.as_str());
+    order.into_iter().find(takes).unwrap_or(if supported.is_empty() {
+        Authentication::None
+    } else {
+        Authentication::Basic
+    })
+}
+
+/// Tells keys of the store apart.
+fn digest(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.len().to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().iter().take(16).fold(String::new(), |mut text, byte| {
+        use std::fmt::Write as _;
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_stands_beside_the_redirect_uri() {
+        let own = |url: &str| own_document(&url.parse().unwrap());
+        let wanted = "https://mcp.corp.example/gw/oauth-client/metadata.json";
+        assert_eq!(own("https://mcp.corp.example/gw/oauth-client/callback").as_deref(), Some(wanted));
+        assert_eq!(own("http://127.0.0.1:7777/oauth-client/callback"), None);
+        assert_eq!(own("https://localhost/oauth-client/callback"), None);
+        let document = metadata_document(&"https://mcp.corp.example/gw/oauth-client/callback".parse().unwrap());
+        assert_eq!(document["client_id"], wanted);
+        assert_eq!(document["client_uri"], "https://mcp.corp.example/gw/");
+        assert_eq!(document["redirect_uris"], json!(["https://mcp.corp.example/gw/oauth-client/callback"]));
+    }
+
+    #[test]
+    fn the_authentication_is_one_that_is_taken() {
+        let of = |all: &[&str]| preferred(&all.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
+        assert_eq!(of(&["none"]), Authentication::None);
+        assert_eq!(of(&["private_key_jwt", "none"]), Authentication::Key);
+        assert_eq!(of(&["none", "client_secret_post"]), Authentication::Post);
+        assert_eq!(of(&["client_secret_jwt"]), Authentication::Basic);
+        assert_eq!(of(&[]), Authentication::None);
+    }
+}
