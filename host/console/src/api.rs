@@ -1,6 +1,7 @@
 //! What the admin API says: one set of types for the server, its client and `-o json`.
 //!
-//! Paths are `/v1/...`; every request names its tenant by `?tenant=`, the default one where left out. Lists are paged by an
+//! Paths are `/v1/...`; every request names its tenant by `?tenant=`. Where left out it is the token's own, or at the socket the
+//! default one. Lists are paged by an
 //! opaque `next`. Whatever goes wrong is an [`ApiError`].
 
 use std::{collections::BTreeMap, fmt};
@@ -124,6 +125,9 @@ pub struct TokenRequest {
     /// Gateways that take it; all of the tenant where empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<Name>,
+    /// Whether it is for the admin API, and then for no gateway.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub admin: bool,
     /// How long it lives, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_in_s: Option<u64>,
@@ -143,6 +147,9 @@ pub struct TokenItem {
     /// Gateways that take it; all of the tenant where empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<Name>,
+    /// Whether it is for the admin API, and for no gateway.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub admin: bool,
     /// `active`, `expired`, `revoked`, or `orphaned` where its owner is gone.
     pub state: String,
     /// When it was made, in milliseconds since 1970-01-01T00:00:00Z.

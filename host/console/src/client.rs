@@ -1,20 +1,22 @@
 //! The admin API's client: a typed method for each thing that the API does.
 
+mod transport;
+
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
-use portcullis_model::{Kind, Name, Resource};
+use portcullis_model::{Kind, Name, Resource, Secret};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::net::UnixStream;
-use url::form_urlencoded;
+use url::{Url, form_urlencoded};
+use zeroize::Zeroizing;
 
 use crate::api::{
     ApiError, AppliedItem, ApplyAnswer, ApplyRequest, ConnectRequest, Connected, Described, Finding, GatewayStatus,
@@ -22,19 +24,20 @@ use crate::api::{
     SignInCode, SignInRequest, TokenItem, TokenRequest,
 };
 
+use transport::Place;
+
 /// How long an answer may take. A restart waits for calls in flight.
 const PATIENCE: Duration = Duration::from_secs(330);
-const CONNECT: Duration = Duration::from_secs(5);
 const MAX_ANSWER: usize = 64 << 20;
 
 /// Why there is no answer, or not the wanted one.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody answers at the socket.
-    #[error("can't reach a gateway at {}: {source}", socket.display())]
+    /// Nobody answers there.
+    #[error("can't reach a gateway at {place}: {source}")]
     Unreachable {
-        /// The socket.
-        socket: PathBuf,
+        /// The socket, or the admin listener's URL.
+        place: String,
         /// Why.
         source: io::Error,
     },
@@ -46,10 +49,10 @@ pub enum ClientError {
     Answer(String),
 }
 
-/// A client of one gateway's admin socket, for one tenant.
+/// A client of one gateway's admin API, for one tenant.
 #[derive(Clone, Debug)]
 pub struct Client {
-    socket: PathBuf,
+    place: Place,
     tenant: Name,
 }
 
@@ -58,12 +61,21 @@ type Result<T> = std::result::Result<T, ClientError>;
 impl Client {
     /// A client of the gateway that serves this socket. Nothing is connected yet.
     pub fn new(socket: impl Into<PathBuf>, tenant: Name) -> Self {
-        Self { socket: socket.into(), tenant }
+        Self { place: Place::Socket(socket.into()), tenant }
     }
 
-    /// The socket.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// A client of an admin listener (`http://` or `https://`), which proves by `token` who asks. `tls` says whose certificates
+    /// are believed. With the default tenant, requests are about the token's own.
+    pub fn remote(url: Url, token: Secret, tls: Arc<rustls::ClientConfig>, tenant: Name) -> Self {
+        Self { place: Place::Listener { url, token, tls }, tenant }
+    }
+
+    /// The socket, where it is one.
+    pub fn socket(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Socket(path) => Some(path),
+            Place::Listener { .. } => None,
+        }
     }
 
     /// The tenant that requests are about.
@@ -329,7 +341,11 @@ impl Client {
     /// Not in the future below: a serializer can't be sent between threads.
     fn query(&self, further: &[(&str, &str)]) -> String {
         let mut pairs = form_urlencoded::Serializer::new(String::new());
-        pairs.append_pair("tenant", self.tenant.as_str()).extend_pairs(further);
+        let own = matches!(self.place, Place::Listener { .. }) && self.tenant == Name::default_tenant();
+        if !own {
+            pairs.append_pair("tenant", self.tenant.as_str());
+        }
+        pairs.extend_pairs(further);
         pairs.finish()
     }
 
@@ -340,15 +356,13 @@ impl Client {
         query: &[(&str, &str)],
         body: Option<&impl Serialize>,
     ) -> Result<Response<Incoming>> {
-        let unreachable = |source| ClientError::Unreachable { socket: self.socket.clone(), source };
         let odd = |e: &dyn std::fmt::Display| ClientError::Answer(e.to_string());
-        let connecting = UnixStream::connect(&self.socket);
-        let stream = tokio::time::timeout(CONNECT, connecting)
+        let stream = self
+            .place
+            .connect()
             .await
-            .map_err(|_| unreachable(io::ErrorKind::TimedOut.into()))?
-            .map_err(unreachable)?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| odd(&e))?;
+            .map_err(|source| ClientError::Unreachable { place: self.place.shown(), source })?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(|e| odd(&e))?;
         // Ends with the answer's body.
         tokio::spawn(async move {
             let _ = connection.await;
@@ -358,13 +372,18 @@ impl Client {
             Some(body) => serde_json::to_vec(body).map_err(|e| odd(&e))?,
             None => Vec::new(),
         };
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(format!("{path}?{query}"))
-            .header(header::HOST, "portcullis")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(bytes)))
-            .map_err(|e| odd(&e))?;
+            .header(header::HOST, self.place.host())
+            .header(header::CONTENT_TYPE, "application/json");
+        if let Place::Listener { token, .. } = &self.place {
+            let bearer = Zeroizing::new([b"Bearer ", token.expose()].concat());
+            let mut value = HeaderValue::from_bytes(&bearer).map_err(|_| odd(&"the token can't be sent"))?;
+            value.set_sensitive(true);
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        let request = request.body(Full::new(Bytes::from(bytes))).map_err(|e| odd(&e))?;
         sender.send_request(request).await.map_err(|e| odd(&e))
     }
 }

@@ -1,11 +1,12 @@
 //! Installing a server for somebody: the one way in which pages, admin API and command line make a connection.
 //!
 //! Values are checked against what the server asks for before anything is stored; secrets are sealed, and come together
-//! with the connection or not at all. Whether whoever asks may do it for that owner is asked before (`permission`).
+//! with the connection or not at all. Whoever asks has to be one who may do it for that owner (`permission`).
 
 use std::collections::BTreeMap;
 
 use portcullis_credential::SecretsError;
+use portcullis_identity::Action;
 use portcullis_model::{
     Door, Kind, Metadata, Name, Resource, ResourceKey, Secret, Side, Spec, Subject,
     spec::{Connection, Field, McpServer, Owner},
@@ -40,6 +41,11 @@ pub(crate) async fn install(
     tenant: &Name,
     request: ConnectRequest,
 ) -> Result<Connected, ApiError> {
+    if let Ok(owner) = request.owner.parse::<Subject>() {
+        // Here, so that no door forgets it.
+        let whose = admin.whose(tenant, &owner);
+        who.must(&Action::Install(&whose), &format!("connect {} for {owner}", request.server))?;
+    }
     let what = format!("McpServer/{} for {}", request.server, request.owner.chars().take(200).collect::<String>());
     let done = {
         let _turn = TURN.lock().await;

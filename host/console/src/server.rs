@@ -1,14 +1,17 @@
 //! The admin API: HTTP over a Unix socket that only its owner and root may use.
 //!
 //! Whoever holds the store serves it; the command line's verbs are its clients (security.md 27). Every change is in the
-//! audit stream before it is answered.
+//! audit stream before it is answered. `door` serves the same routes over TCP where the operator asks for that, to whoever
+//! brings a token and may do what is asked (`permit`).
 
 mod connect;
 mod describe;
 mod doctor;
+mod door;
 mod oauth;
 mod overview;
 mod page;
+mod permit;
 mod processes;
 pub(crate) mod reply;
 mod resources;
@@ -16,13 +19,13 @@ mod signin;
 mod socket;
 mod store;
 pub(crate) mod tokens;
+mod who;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{ConnectInfo, DefaultBodyLimit, FromRequestParts},
-    http::request::Parts,
+    extract::DefaultBodyLimit,
     routing::{delete, get, post},
 };
 use portcullis_credential::{ConnectionBook, Secrets, UpstreamOAuth};
@@ -32,11 +35,14 @@ use portcullis_orchestrator::Orchestrator;
 use portcullis_store::{BoxFuture, Registry};
 use portcullis_telemetry::{Audit, AuditEvent, Metrics};
 
+pub(crate) use who::{Tenant, Who};
+
 use crate::{
     api::{ApiError, Condition, Finding, GatewayStatus, MAX_BODY},
     files::FileDoor,
 };
 
+pub use door::http_router;
 pub use socket::{AdminSocket, Peer, SocketError};
 
 /// What the admin API works on.
@@ -153,37 +159,6 @@ fn remove(path: &Path) {
     }
 }
 
-/// The tenant that a request names.
-struct Tenant(Name);
-
-impl<S: Send + Sync> FromRequestParts<S> for Tenant {
-    type Rejection = axum::response::Response;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        let query = parts.uri.query().unwrap_or("");
-        let named = url::form_urlencoded::parse(query.as_bytes()).find(|(k, _)| k == "tenant").map(|(_, v)| v);
-        match named {
-            None => Ok(Self(Name::default_tenant())),
-            Some(text) => text
-                .parse()
-                .map(Self)
-                .map_err(|e| reply::error(ApiError::new(Side::Caller, "invalid-tenant", format!("tenant: {e}")))),
-        }
-    }
-}
-
-/// Who asks, for the audit stream.
-pub(crate) struct Who(pub(crate) Arc<str>);
-
-impl<S: Send + Sync> FromRequestParts<S> for Who {
-    type Rejection = std::convert::Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
-        let peer = ConnectInfo::<Peer>::from_request_parts(parts, state).await.ok();
-        Ok(Self(peer.map_or_else(|| "local".into(), |ConnectInfo(p)| format!("local:uid={}", p.uid).into())))
-    }
-}
-
 impl Admin {
     /// Makes what was just written visible to tokens, connections and calls, so that whoever is answered "done" finds it
     /// done.
@@ -206,7 +181,8 @@ impl Admin {
     ) -> Result<(), ApiError> {
         let event = AuditEvent {
             tenant: Some(tenant.as_str().into()),
-            caller: Some(Arc::clone(&who.0)),
+            caller: Some(who.text()),
+            token: who.token(),
             method: Some(verb.into()),
             tool: Some(what.into()),
             outcome: Some(outcome.into()),

@@ -38,6 +38,10 @@ pub struct ConnectionBook {
     sealed: tokio::sync::Mutex<Sealed>,
     /// Tokens of connections with OAuth, where there is anybody who keeps them.
     grants: OnceLock<Arc<Grants>>,
+    /// Counts compilations.
+    changes: tokio::sync::watch::Sender<u64>,
+    /// Whether no connection serves anybody but its owner, whatever it says: the operator's rule.
+    owner_only: bool,
 }
 
 #[derive(Default)]
@@ -111,12 +115,27 @@ impl ConnectionBook {
         secrets: Secrets,
         sources: Arc<SecretSources>,
     ) -> Result<Arc<Self>, StoreError> {
+        Self::open_with(registry, secrets, sources, false).await
+    }
+
+    /// The same; with `owner_only`, every connection serves its owner only (security.md 20): the operator's rule.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn open_with(
+        registry: Arc<Registry>,
+        secrets: Secrets,
+        sources: Arc<SecretSources>,
+        owner_only: bool,
+    ) -> Result<Arc<Self>, StoreError> {
         let book = Arc::new(Self {
             pages: ArcSwap::default(),
             uses: Some(Uses::open(Arc::clone(&registry))),
             source: Some((Arc::clone(&registry), secrets.clone(), sources)),
             sealed: tokio::sync::Mutex::default(),
             grants: OnceLock::new(),
+            changes: tokio::sync::watch::Sender::new(0),
+            owner_only,
         });
         let fleet_changes = registry.watch();
         let from = secrets.store().revision();
@@ -127,14 +146,26 @@ impl ConnectionBook {
 
     /// A book of a fleet whose secrets all lie outside the store; it never changes. Blocks while reading files.
     pub fn of(fleet: &Fleet) -> Arc<Self> {
-        let pages = Pages::compile(fleet, &Sealed::new(), &SecretSources::local(), &Pages::default());
+        let pages = Pages::compile(fleet, &Sealed::new(), &SecretSources::local(), &Pages::default(), false);
         Arc::new(Self {
             pages: ArcSwap::from_pointee(pages),
             source: None,
             uses: None,
             sealed: tokio::sync::Mutex::default(),
             grants: OnceLock::new(),
+            changes: tokio::sync::watch::Sender::new(0),
+            owner_only: false,
         })
+    }
+
+    /// Hears of every compilation from now on: a connection or somebody's teams may have changed.
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Whether the operator's rule is that every connection serves its owner only.
+    pub fn is_owner_only(&self) -> bool {
+        self.owner_only
     }
 
     /// Says who keeps the tokens of connections with OAuth. Once; later ones are not heard.
@@ -154,6 +185,7 @@ impl ConnectionBook {
         for entry in page.shelves.values().flat_map(|shelf| &shelf.entries).filter(|e| e.name == *connection) {
             entry.health.mark(true);
         }
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Compiles again from what is durable now. Changes are followed anyway; whoever answers "connected" waits for this, so
@@ -167,10 +199,12 @@ impl ConnectionBook {
         *sealed = secrets.all(&sealed).await?;
         let (fleet, opened, before) = (registry.snapshot(), sealed.clone(), self.pages.load_full());
         sources.follow(&fleet).await;
-        let sources = Arc::clone(sources);
-        let compiled = tokio::task::spawn_blocking(move || Pages::compile(&fleet, &opened, &sources, &before)).await;
+        let (sources, owner_only) = (Arc::clone(sources), self.owner_only);
+        let compile = move || Pages::compile(&fleet, &opened, &sources, &before, owner_only);
+        let compiled = tokio::task::spawn_blocking(compile).await;
         let pages = compiled.map_err(|e| StoreError::Unavailable(format!("connections were not compiled: {e}")))?;
         self.pages.store(Arc::new(pages));
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
         Ok(())
     }
 
@@ -301,7 +335,7 @@ impl Entry {
 }
 
 impl Pages {
-    fn compile(fleet: &Fleet, sealed: &Sealed, sources: &SecretSources, before: &Self) -> Self {
+    fn compile(fleet: &Fleet, sealed: &Sealed, sources: &SecretSources, before: &Self, owner_only: bool) -> Self {
         let mut stamps = before.stamps;
         let mut tenants = HashMap::new();
         for tenant in fleet.tenants() {
@@ -322,7 +356,8 @@ impl Pages {
                     stamp: 0,
                     epoch: known.map_or_else(Arc::default, |k| Arc::clone(&k.epoch)),
                 });
-                let entry = entry(fleet, &tenant, &connection, (sealed, sources), shelf, known);
+                let mut entry = entry(fleet, &tenant, &connection, (sealed, sources), shelf, known);
+                entry.owner_only |= owner_only;
                 shelf.entries.push(Arc::new(entry));
             }
             for (server, shelf) in &mut shelves {

@@ -1,4 +1,5 @@
-//! Refusals for want of a credential: what is missing, for whom, and the exact command.
+//! Refusals for want of a credential: what is missing, for whom, and the exact command. Where connecting an account would
+//! help, the fault says so by its `need`, of which whoever answers makes a link.
 
 use portcullis_model::{DEFAULT_TENANT, Fault, Principal, Side, Subject, text::deceives};
 use portcullis_plugin::{PluginError, PluginFailure};
@@ -49,17 +50,23 @@ pub(crate) fn no_connection(
             entry.origin.as_deref().unwrap_or("a server that did not exist yet"),
             plan.origin
         );
-        return fault(plan, Side::Gateway, "connection-suspended", message).next(format!(
-            "If the new address is right, approve it: {}",
-            command(plan, &entry.owner.subject().to_string())
-        ));
+        return fault(plan, Side::Gateway, "connection-suspended", message)
+            .next(format!(
+                "If the new address is right, approve it: {}",
+                command(plan, &entry.owner.subject().to_string())
+            ))
+            .need(&plan.server, &principal.subject, Some(&entry.name));
     }
     let need = words(need);
     let about = if need.is_empty() { String::new() } else { format!(" ({need})") };
     let message =
         format!("{} has no connected account for {principal}{about}", plan.server, principal = principal.subject_text);
     match owner(principal) {
-        Some(owner) => fault(plan, Side::Caller, "missing-credential", message).next(command(plan, &owner)),
+        Some(owner) => fault(plan, Side::Caller, "missing-credential", message).next(command(plan, &owner)).need(
+            &plan.server,
+            &principal.subject,
+            None,
+        ),
         None => fault(plan, Side::Caller, "missing-credential", message)
             .next("Authenticate: nobody in particular can have an account connected".to_owned()),
     }
@@ -86,7 +93,7 @@ pub(crate) fn named(plan: &CredentialPlan, principal: &Principal, name: &str, ex
 }
 
 /// A connection without what the server needs.
-pub(crate) fn incomplete(plan: &CredentialPlan, entry: &Entry, fields: &[&str]) -> Fault {
+pub(crate) fn incomplete(plan: &CredentialPlan, principal: &Principal, entry: &Entry, fields: &[&str]) -> Fault {
     let why = if entry.unreadable.is_empty() { String::new() } else { format!(" ({})", entry.unreadable.join("; ")) };
     let message = format!("the connection {} to {} lacks {}{why}", entry.name, plan.server, fields.join(", "));
     let tenant = match plan.tenant.as_str() {
@@ -99,7 +106,10 @@ pub(crate) fn incomplete(plan: &CredentialPlan, entry: &Entry, fields: &[&str]) 
         entry.owner.subject(),
         entry.name
     );
-    fault(plan, Side::Gateway, "missing-credential", message).next(command)
+    let fault = fault(plan, Side::Gateway, "missing-credential", message).next(command);
+    // What stands in a variable or a file is mended there.
+    let page_helps = entry.unreadable.is_empty();
+    if page_helps { fault.need(&plan.server, &principal.subject, Some(&entry.name)) } else { fault }
 }
 
 /// A connection of a server with OAuth, without an account.

@@ -209,6 +209,32 @@ impl Resolver {
         }
     }
 
+    /// Resolves again whenever a connection changes, until that works or the time is up: a person is connecting an account.
+    ///
+    /// # Errors
+    /// As [`Resolver::resolve`]: what is still missing.
+    pub async fn resolve_until(
+        &self,
+        plan: &CredentialPlan,
+        principal: &Arc<Principal>,
+        headers: &Arc<HeaderMap>,
+        deadline: Instant,
+    ) -> Result<Arc<Carried>, Fault> {
+        let mut changes = self.book.changes();
+        loop {
+            changes.mark_unchanged();
+            match self.resolve(plan, principal, headers).await {
+                Err(fault) if fault.need.is_some() => {
+                    let changed = tokio::time::timeout_at(deadline.into(), changes.changed()).await;
+                    if !matches!(changed, Ok(Ok(()))) {
+                        return Err(fault);
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
     async fn ask(
         &self,
         slot: &Slot,
@@ -360,7 +386,7 @@ fn under(
         carried.lent = Some(Lent { stamp: held.stamp, grant, mark, header });
     }
     lacking.dedup();
-    if lacking.is_empty() { Ok(carried) } else { Err(missing::incomplete(plan, entry, &lacking)) }
+    if lacking.is_empty() { Ok(carried) } else { Err(missing::incomplete(plan, principal, entry, &lacking)) }
 }
 
 /// A resolver's secret may go only where it was granted to go. The plugin host checks this as well.

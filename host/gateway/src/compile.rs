@@ -20,6 +20,7 @@ use quick_cache::sync::Cache;
 use crate::{
     admit::PrincipalRate,
     catalogue,
+    enrich::Enrich,
     gateways::Gateways,
     naming,
     pinned::Pinned,
@@ -75,6 +76,11 @@ pub fn places(fleet: &Fleet) -> BTreeSet<Place> {
 
 fn config_of(used: &PluginUse) -> Option<String> {
     used.config.as_ref().map(ToString::to_string)
+}
+
+/// The header that an auth provider is configured to read callers' credentials from, where its configuration says so.
+fn credential_header(used: &PluginUse) -> Option<HeaderName> {
+    used.config.as_ref()?.get("header")?.as_str()?.parse().ok()
 }
 
 /// All resources, and the plugins that they name.
@@ -183,6 +189,7 @@ impl Gateways {
             }
         }
 
+        let own_headers: Vec<HeaderName> = gateway.auth.iter().filter_map(credential_header).collect();
         let mut servers = Vec::new();
         let mut exposures = Vec::new();
         for assignment in &gateway.servers {
@@ -193,7 +200,7 @@ impl Gateways {
                     continue;
                 }
             };
-            match self.assigned(sources, tenant, assignment, &mut note) {
+            match self.assigned(sources, tenant, assignment, &own_headers, &mut note) {
                 Ok(assigned) => {
                     servers.push(assigned);
                     exposures.push(exposure);
@@ -243,6 +250,7 @@ impl Gateways {
         sources: &Sources<'_>,
         tenant: &Name,
         assignment: &spec::ServerAssignment,
+        own_headers: &[HeaderName],
         note: &mut impl FnMut(String, bool),
     ) -> Result<Assigned, String> {
         let key = ResourceKey { tenant: tenant.clone(), kind: Kind::McpServer, name: assignment.server.clone() };
@@ -303,7 +311,11 @@ impl Gateways {
                 }
             }
         }
-        let pinned = Pinned::new(&server.traffic.pinned_arguments).map_err(|e| format!("pinnedArguments: {e}"))?;
+        let pinned = Pinned::of(&server.traffic, assignment).map_err(|e| format!("pinnedArguments: {e}"))?;
+        let enrich = Enrich::of(assignment, own_headers)?;
+        if enrich.is_some() && matches!(reach, Reach::Process(_)) {
+            return Err("a process takes no headers".to_owned());
+        }
         if whole.is_none() && !tool_plans.is_empty() {
             note(
                 format!("servers: {}: some tools have a credential and the server has none", assignment.server),
@@ -317,6 +329,7 @@ impl Gateways {
             child_per_connection: server.child_per_connection(),
             traffic: Arc::new(server.traffic.clone()),
             pinned,
+            enrich,
             plan: whole,
             tool_plans,
             metrics: Cache::new(METRICS_AT_HAND),

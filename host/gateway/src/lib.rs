@@ -27,6 +27,7 @@ mod asked;
 mod call;
 mod catalogue;
 mod conversation;
+mod enrich;
 mod failure;
 mod forward;
 mod held;

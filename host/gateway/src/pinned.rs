@@ -4,6 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
 use globset::{GlobBuilder, GlobMatcher};
+use portcullis_model::spec::{ServerAssignment, Traffic};
 use serde_json::{Value, value::RawValue};
 
 /// Pinned arguments of one server, by tool glob.
@@ -11,11 +12,20 @@ use serde_json::{Value, value::RawValue};
 pub struct Pinned(Vec<(GlobMatcher, Vec<(String, String)>)>);
 
 impl Pinned {
-    /// Compiles `spec.traffic.pinnedArguments`.
+    /// What a server's traffic, its assignment and single tools of that pin: the later wins.
     ///
     /// # Errors
     /// In words, for a glob that is none.
-    pub fn new(spec: &BTreeMap<String, BTreeMap<String, Value>>) -> Result<Self, String> {
+    pub fn of(traffic: &Traffic, assignment: &ServerAssignment) -> Result<Self, String> {
+        let mut all = Self::new(&traffic.pinned_arguments)?;
+        all.0.extend(Self::new(&assignment.pinned_arguments)?.0);
+        let own = assignment.tools.iter().filter(|(_, how)| !how.pinned_arguments.is_empty());
+        let own = own.map(|(tool, how)| (globset::escape(tool), how.pinned_arguments.clone())).collect();
+        all.0.extend(Self::new(&own)?.0);
+        Ok(all)
+    }
+
+    fn new(spec: &BTreeMap<String, BTreeMap<String, Value>>) -> Result<Self, String> {
         spec.iter()
             .map(|(glob, values)| {
                 let matcher = GlobBuilder::new(glob).build().map_err(|e| e.to_string())?.compile_matcher();
@@ -50,6 +60,7 @@ impl Pinned {
         if !self.any(tool) {
             return Ok(Cow::Borrowed(arguments));
         }
+        // Where two pin the same, the later one stays.
         let pins: BTreeMap<&str, &str> = self
             .0
             .iter()
@@ -118,6 +129,14 @@ mod tests {
         assert_eq!(again("get", "{}").unwrap(), r#"{"x":true}"#, "nor leave it out");
         assert_eq!(again("other", "[ 1]").unwrap(), "[ 1]", "byte for byte where nothing is pinned");
         assert!(again("get", "null").is_err());
+        // The assignment's win over the server's, and a tool's own over both.
+        let traffic: Traffic = serde_json::from_str(r#"{"pinnedArguments":{"*":{"a":1,"b":1,"c":1}}}"#).unwrap();
+        let assignment =
+            r#"{"server":"s","pinnedArguments":{"l*":{"b":2,"c":2}},"tools":{"l[1]":{"pinnedArguments":{"c":3}}}}"#;
+        let all = Pinned::of(&traffic, &serde_json::from_str(assignment).unwrap()).unwrap();
+        assert_eq!(all.apply("l[1]", r#"{"c":9}"#).unwrap(), r#"{"a":1,"b":2,"c":3}"#);
+        assert_eq!(all.apply("l1", "{}").unwrap(), r#"{"a":1,"b":2,"c":2}"#, "a tool's name is no glob");
+        assert_eq!(all.apply("other", "{}").unwrap(), r#"{"a":1,"b":1,"c":1}"#);
         // A key written with an escape is the same key.
         assert_eq!(apply("get", r#"{"\u0078":false}"#).unwrap(), r#"{"x":true}"#);
     }

@@ -48,7 +48,8 @@ impl Key {
     pub fn of(asked: &Asked<'_>, assigned: &Assigned, carried: Option<&Carried>, own: &str) -> Option<Self> {
         let params = asked.message.params.as_ref()?;
         let members: HashMap<&str, IgnoredAny> = serde_json::from_str(params.piece.raw).ok()?;
-        if !members.keys().all(|key| matches!(*key, "uri" | "_meta")) {
+        // What a server makes of headers, nobody here knows.
+        if assigned.enrich.is_some() || !members.keys().all(|key| matches!(*key, "uri" | "_meta")) {
             return None;
         }
         let account = carried.map(|c| match &c.connection {

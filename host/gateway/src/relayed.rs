@@ -25,6 +25,7 @@ use crate::{
     asked::Asked,
     catalogue::Kind,
     conversation::{follow::Patience, line::Line, pick::Way, rounds::Again},
+    enrich::layered,
     gateways::Gateways,
     in_flight::Underway,
     reads::Keep,
@@ -458,10 +459,14 @@ impl<'a> Relayed<'a> {
         let body = Again { spliced: Spliced { message: sent.message, edit: sent.edit }, members: trip.members };
         let credential: &[(HeaderName, HeaderValue)] = carried.map_or(&[], |c| &c.headers);
         let mirrored = sent.arguments.map(|arguments| self.mirrored(arguments)).unwrap_or_default();
-        let headers = match mirrored.is_empty() {
+        let mut headers = match mirrored.is_empty() {
             true => Cow::Borrowed(credential),
             false => Cow::Owned([credential, &mirrored].concat()),
         };
+        if let Some(enrich) = &self.assigned.enrich {
+            let tool = (self.what == What::Tool).then_some(self.own);
+            headers = Cow::Owned(layered(enrich.headers(tool, self.asked.headers), &headers));
+        }
         let outgoing = Outgoing {
             name: sent.name,
             headers: &headers,

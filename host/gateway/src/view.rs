@@ -20,6 +20,7 @@ use quick_cache::sync::Cache;
 use crate::{
     admit::PrincipalRate,
     catalogue::{Catalogue, Entry, Key, Kind},
+    enrich::Enrich,
     pinned::Pinned,
     routes::{Exposure, Known, Route, Routes},
     uris::Labels,
@@ -108,6 +109,8 @@ pub struct Assigned {
     pub traffic: Arc<Traffic>,
     /// Arguments that are set whatever the caller sends.
     pub pinned: Pinned,
+    /// Headers that its requests carry besides the credential; none where nothing is said of them.
+    pub enrich: Option<Enrich>,
     /// How the credential of its calls is chosen; none where it needs none.
     pub plan: Option<Arc<CredentialPlan>>,
     /// Tools whose credential is chosen otherwise.

@@ -309,7 +309,7 @@ fn request(presented: &Presented<'_>) -> AuthRequest {
 
 /// The token of `Authorization: Bearer` (RFC 6750 section 2.1); none where there are several such headers, because a
 /// proxy in front may have believed another one.
-fn bearer(headers: &HeaderMap) -> Option<Secret> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<Secret> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next()?.as_bytes();
     if values.next().is_some() {

@@ -22,4 +22,7 @@ pub use directory::{Ambiguous, Directories, Directory};
 pub use jwt::{JwtOptions, JwtService};
 pub use permission::{Action, Whose, may};
 pub use signin::SignIn;
-pub use token::{Created, Lifetime, NewToken, TokenError, TokenOptions, TokenRecord, TokenService, TokenStatus};
+pub use token::{
+    AdminDoor, AdminRefusal, Created, Lifetime, NewToken, TokenError, TokenOptions, TokenRecord, TokenService,
+    TokenStatus,
+};

@@ -56,6 +56,9 @@ pub enum Action<'a> {
     ChangeMembers(&'a Whose),
     /// Change who is believed and what plugins may do beyond deciding: a gateway's auth providers, a plugin's grants.
     Trust,
+    /// Name programs, files, variables or other providers' secrets, all of which the gateway uses under its own rights. Only the
+    /// default tenant's admins: whoever runs a program on the machine reaches every tenant.
+    Machine,
     /// See how the gateway and its servers do, read their logs, restart them.
     Operate,
 }
@@ -110,6 +113,7 @@ pub fn may(principal: &Principal, action: &Action<'_>) -> bool {
         }
         Action::SeeTokens(whose) => own(whose) || leads(whose) || operator || admin,
         Action::SignInCode(_) | Action::Trust => admin,
+        Action::Machine => admin && principal.tenant == Name::default_tenant(),
         Action::See(kind, whose) => {
             let open = match (kind, whose) {
                 (Kind::McpServer, _) => true,

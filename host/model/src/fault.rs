@@ -4,6 +4,8 @@ use std::{borrow::Cow, fmt};
 
 use serde::Serialize;
 
+use crate::{Name, Subject};
+
 /// Whose fault it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -53,12 +55,35 @@ pub struct Fault {
     /// Whether the same request may work later, and after how many milliseconds to try.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
+    /// The account that is missing, where connecting one would help: whoever answers makes a link of it.
+    #[serde(skip)]
+    pub need: Option<Box<Need>>,
+}
+
+/// An account that somebody has to connect before a call can run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// The `McpServer`.
+    pub server: Name,
+    /// Whose call it is.
+    pub wanted: Subject,
+    /// The connection that is there and has to be mended; none where there is none.
+    pub connection: Option<Name>,
 }
 
 impl Fault {
     /// A fault with nothing but its essentials.
     pub fn new(side: Side, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { side, code, message: message.into(), next: None, server: None, tool: None, retry_after_ms: None }
+        Self {
+            side,
+            code,
+            message: message.into(),
+            next: None,
+            server: None,
+            tool: None,
+            retry_after_ms: None,
+            need: None,
+        }
     }
 
     /// Adds the next step.
@@ -86,6 +111,16 @@ impl Fault {
     #[must_use]
     pub fn retry_after_ms(mut self, millis: u64) -> Self {
         self.retry_after_ms = Some(millis);
+        self
+    }
+
+    /// Says which account is missing. Nothing for nobody in particular, who can have none.
+    #[must_use]
+    pub fn need(mut self, server: &Name, wanted: &Subject, connection: Option<&Name>) -> Self {
+        if *wanted != Subject::Anonymous {
+            let need = Need { server: server.clone(), wanted: wanted.clone(), connection: connection.cloned() };
+            self.need = Some(Box::new(need));
+        }
         self
     }
 }

@@ -3,6 +3,7 @@
 pub mod connection;
 pub mod field;
 pub mod gateway;
+pub mod headers;
 pub mod mcp_server;
 pub mod people;
 pub mod plugin;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use axum::Router;
 use portcullis_console::{
     files::{FileDoor, FileOptions},
-    server::{Admin, AdminSocket},
+    server::{Admin, AdminSocket, http_router},
     web::{self, Web, WebParts},
 };
 use portcullis_credential::{
@@ -21,8 +21,8 @@ use portcullis_credential::{
 };
 use portcullis_gateway::{Gateways, Parts};
 use portcullis_identity::{
-    AuthOptions, Authenticator, Directories, Failures, JwtOptions, JwtService, LimitOptions, SignIn, TokenOptions,
-    TokenService,
+    AdminDoor, AuthOptions, Authenticator, Directories, Failures, JwtOptions, JwtService, LimitOptions, SignIn,
+    TokenOptions, TokenService,
 };
 use portcullis_orchestrator::{Options as OrchestratorOptions, Orchestrator};
 use portcullis_plugin::{
@@ -54,10 +54,13 @@ pub struct Assembly {
     socket: AdminSocket,
     data: Listener,
     metrics_listener: Option<Listener>,
+    admin_listener: Option<Listener>,
     address: SocketAddr,
     lanes: Arc<Lanes>,
 }
 
+/// How long requests to the admin listener may take to end; whoever follows a log is cut off then.
+const ADMIN_DRAIN: Duration = Duration::from_secs(2);
 /// How long lanes may take to end what was under way beyond the time to drain.
 const LANES_END: Duration = Duration::from_secs(1);
 
@@ -102,9 +105,13 @@ impl Assembly {
             SecretServices { vault: settings.vault.clone(), cluster: None, freshness: settings.secrets.clone() };
         let sources = SecretSources::new(services, &outbound, Arc::clone(&metrics))
             .map_err(|why| anyhow::anyhow!("secrets of other services: {why}"))?;
-        let book = ConnectionBook::open(Arc::clone(&registry), secrets.clone(), Arc::clone(&sources))
-            .await
-            .context("the connections can't be read")?;
+        let open = ConnectionBook::open_with(
+            Arc::clone(&registry),
+            secrets.clone(),
+            Arc::clone(&sources),
+            settings.owner_only,
+        );
+        let book = open.await.context("the connections can't be read")?;
         let grants = Grants::open(
             Arc::clone(&registry),
             secrets.clone(),
@@ -227,6 +234,7 @@ impl Assembly {
             }
         };
         let socket = AdminSocket::bind(&settings.socket_path())?;
+        let admin_listener = admin_listener(&settings, &admin, &metrics).await?;
         Ok(Self {
             settings,
             metrics,
@@ -238,6 +246,7 @@ impl Assembly {
             socket,
             data,
             metrics_listener,
+            admin_listener,
             address,
             lanes,
         })
@@ -266,6 +275,9 @@ impl Assembly {
         let metrics = self
             .metrics_listener
             .map(|l| tokio::spawn(l.serve(Arc::clone(&self.lanes), stop.clone().cancelled_owned(), drain)));
+        let admin_listener = self
+            .admin_listener
+            .map(|l| tokio::spawn(l.serve(Arc::clone(&self.lanes), stop.clone().cancelled_owned(), ADMIN_DRAIN)));
         let admin =
             tokio::spawn(portcullis_console::server::serve(self.socket, self.admin, stop.clone().cancelled_owned()));
         tracing::info!(url = self.settings.base_url(self.address), "serving");
@@ -275,8 +287,8 @@ impl Assembly {
         stop.cancel();
         let _ = keeping.await;
         let _ = fetching.await;
-        if let Some(metrics) = metrics {
-            let _ = metrics.await;
+        for listener in metrics.into_iter().chain(admin_listener) {
+            let _ = listener.await;
         }
         self.orchestrator.shutdown(drain).await;
         let admin = admin.await;
@@ -290,6 +302,19 @@ impl Assembly {
         drop(self.metrics);
         admin?.context("the admin socket failed")
     }
+}
+
+/// The admin API over TCP, where the operator asks for it.
+async fn admin_listener(settings: &Settings, admin: &Admin, metrics: &Arc<Metrics>) -> Result<Option<Listener>> {
+    let Some(listen) = settings.admin_listen else { return Ok(None) };
+    // A person tries a few tokens, a guesser many.
+    let limit = LimitOptions { burst: 20, every: Duration::from_secs(5), addresses: 65_536 };
+    let door = AdminDoor::new(Arc::clone(&admin.tokens), Arc::clone(&admin.directories), &limit);
+    let router = http_router(admin.clone(), Arc::new(door));
+    let room = Room { most: 256, most_of_one: 64, trusted: Vec::new() };
+    let listener = Listener::bind(listen, settings.tls.as_ref(), room, Arc::clone(metrics)).await?;
+    tracing::info!(address = %listener.address()?, "the admin API is served to callers with tokens");
+    Ok(Some(listener.serving(Served { gateways: None, router })))
 }
 
 fn key_source(settings: &Settings) -> KeySource {

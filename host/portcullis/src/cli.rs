@@ -5,8 +5,9 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use portcullis_console::Client;
 use portcullis_model::Name;
+use url::Url;
 
-use crate::{exit::Failure, home, output::Format, verbs};
+use crate::{exit::Failure, home, output::Format, remote, verbs};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -38,6 +39,12 @@ pub struct Global {
     /// The admin socket of the gateway [default: admin.sock in the data directory]
     #[arg(long, global = true, env = "PORTCULLIS_SOCKET", value_name = "PATH", help_heading = "Gateway")]
     pub socket: Option<PathBuf>,
+    /// The admin listener of a gateway elsewhere, in place of the socket
+    #[arg(long, global = true, env = "PORTCULLIS_ADMIN_URL", value_name = "URL", help_heading = "Gateway")]
+    pub admin_url: Option<Url>,
+    /// A file with the token for it; without one, PORTCULLIS_ADMIN_TOKEN holds the token
+    #[arg(long, global = true, env = "PORTCULLIS_ADMIN_TOKEN_FILE", value_name = "PATH", help_heading = "Gateway")]
+    pub admin_token_file: Option<PathBuf>,
     /// The tenant
     #[arg(
         long,
@@ -68,9 +75,12 @@ impl Global {
     /// A client of the gateway.
     ///
     /// # Errors
-    /// Where nothing says which socket.
+    /// Where nothing says which socket, or there is no token for the URL.
     pub fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::new(self.socket()?, self.tenant.clone()))
+        match &self.admin_url {
+            None => Ok(Client::new(self.socket()?, self.tenant.clone())),
+            Some(url) => remote::client(url, self.admin_token_file.as_deref(), &self.tenant),
+        }
     }
 }
 

@@ -86,12 +86,12 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         match error {
             ClientError::Unreachable { .. } => Self::new(Exit::Unreachable, "unreachable", error.to_string())
-                .next("Is it running? Start one with `portcullis serve`, or name its socket with --socket or PORTCULLIS_SOCKET."),
+                .next("Is it running? Start one with `portcullis serve`, or name its socket with --socket or PORTCULLIS_SOCKET, or its admin listener with --admin-url."),
             ClientError::Answer(_) => Self::new(Exit::Failure, "answer", error.to_string()),
             ClientError::Api(error) => {
                 let exit = match &*error.code {
                     "not-found" => Exit::NotFound,
-                    "refused" | "conflict" => Exit::Refused,
+                    "refused" | "conflict" | "forbidden" | "unauthenticated" | "too-many-failures" => Exit::Refused,
                     _ if error.side == Side::Policy.as_str() => Exit::Refused,
                     _ => Exit::Failure,
                 };

@@ -14,6 +14,7 @@ mod listener;
 mod mcp;
 mod opening;
 mod output;
+mod remote;
 mod settings;
 mod verbs;
 

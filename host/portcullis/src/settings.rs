@@ -19,7 +19,9 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Where `/metrics` is served besides; without it, `/metrics` stands on `listen`, for loopback clients only.
     pub metrics_listen: Option<SocketAddr>,
-    /// TLS on `listen`.
+    /// Where the admin API is served besides the socket, for tokens made for it; nowhere where left out.
+    pub admin_listen: Option<SocketAddr>,
+    /// TLS on `listen` and `adminListen`.
     pub tls: Option<Tls>,
     /// Where clients reach us, where that is not `listen`.
     pub public_url: Option<Url>,
@@ -55,6 +57,8 @@ pub struct Settings {
     pub drain: Span,
     /// Lets issuers of tokens have loopback, private and link-local addresses.
     pub allow_private_issuers: bool,
+    /// Makes every connection serve its owner only, whatever its owner says.
+    pub owner_only: bool,
     /// How logs look and what they hold.
     pub log: Log,
 }
@@ -100,6 +104,7 @@ impl Default for Settings {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7777)),
             metrics_listen: None,
+            admin_listen: None,
             tls: None,
             public_url: None,
             trusted_proxies: Vec::new(),
@@ -118,6 +123,7 @@ impl Default for Settings {
             plugin_instances: 256,
             drain: Span::seconds(30),
             allow_private_issuers: false,
+            owner_only: false,
             log: Log::default(),
         }
     }
@@ -150,6 +156,9 @@ impl Settings {
     fn check(&self) -> Result<()> {
         if self.threads == Some(0) || self.max_connections == 0 {
             bail!("threads and maxConnections must be at least 1");
+        }
+        if self.admin_listen.is_some_and(|listen| !listen.ip().is_loopback()) && self.tls.is_none() {
+            bail!("adminListen: beyond this machine it needs tls, since tokens for it may do much");
         }
         if self.max_body.get() > 256 << 20 {
             bail!("maxBody: 256MiB is the most");

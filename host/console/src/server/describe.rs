@@ -10,7 +10,7 @@ use portcullis_orchestrator::State as Process;
 use portcullis_store::Fleet;
 
 use super::{
-    Admin, Tenant,
+    Admin, Tenant, Who,
     reply::{Answer, not_found},
     resources::key,
 };
@@ -19,11 +19,13 @@ use crate::api::{Condition, Described, Status};
 pub(super) async fn describe(
     State(admin): State<Admin>,
     Tenant(tenant): Tenant,
+    who: Who,
     Path((kind, name)): Path<(String, String)>,
 ) -> Answer<Described> {
     let key = key(tenant, &kind, &name)?;
     let fleet = admin.registry.snapshot();
-    let resource = fleet.get(&key).ok_or_else(|| not_found(&key))?;
+    let found = fleet.get(&key).filter(|resource| admin.shows(&who, resource));
+    let resource = found.ok_or_else(|| not_found(&key))?;
     let status = status(&admin, &fleet, &key, resource);
     Ok(Json(Described { resource: Resource::clone(resource), status }))
 }

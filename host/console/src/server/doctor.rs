@@ -3,15 +3,19 @@
 mod names;
 
 use axum::{Json, extract::State};
+use portcullis_identity::Action;
 use portcullis_model::{Door, Resource, ResourceKey, Spec};
 
-use super::{Admin, Tenant, describe, reply::Answer};
+use super::{Admin, Tenant, Who, describe, reply::Answer};
 use crate::api::{Condition, Finding, Grade, Page};
 
-pub(super) async fn doctor(State(admin): State<Admin>, Tenant(tenant): Tenant) -> Answer<Page<Finding>> {
+pub(super) async fn doctor(State(admin): State<Admin>, Tenant(tenant): Tenant, who: Who) -> Answer<Page<Finding>> {
+    who.must(&Action::Operate, "see what is wrong with the gateway")?;
     let fleet = admin.registry.snapshot();
-    let mut items = vec![gateway(&admin)];
-    for file in admin.files.iter().flat_map(|f| f.status()) {
+    // What is on the machine, and what other tenants lack, is not another tenant's to know.
+    let whole = who.is_of_the_machine();
+    let mut items = if whole { vec![gateway(&admin)] } else { Vec::new() };
+    for file in admin.files.iter().filter(|_| whole).flat_map(|f| f.status()) {
         let (errors, warnings) = (file.errors.iter(), file.warnings.iter());
         let found = errors.map(|e| (Grade::Error, e)).chain(warnings.map(|w| (Grade::Warning, w)));
         for (grade, error) in found {
@@ -33,10 +37,11 @@ pub(super) async fn doctor(State(admin): State<Admin>, Tenant(tenant): Tenant) -
         );
     }
     // What stands in a resource was told with it; built-in plugins stand in none.
-    items.extend(
-        admin.view.findings().into_iter().filter(|f| !fleet.iter().any(|(key, _)| key.to_string() == f.subject)),
-    );
-    items.extend(dangling(&admin).await);
+    if whole {
+        let told = |f: &Finding| fleet.iter().any(|(key, _)| key.to_string() == f.subject);
+        items.extend(admin.view.findings().into_iter().filter(|f| !told(f)));
+        items.extend(dangling(&admin).await);
+    }
     if admin.tokens.list(&tenant, None).is_empty() {
         let message = "there is no token, so only other auth providers let anybody in";
         let next = "Make one with `portcullis token create --owner user:NAME`.";

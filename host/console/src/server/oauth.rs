@@ -143,7 +143,7 @@ fn redirect_uri(admin: &Admin) -> Result<Url, ApiError> {
 
 /// Somebody at the socket, who is no person of a tenant.
 fn user(who: &Who) -> String {
-    format!("admin {}", who.0)
+    format!("admin {}", who.text())
 }
 
 fn binding(text: &str) -> Result<[u8; BINDING], ApiError> {

@@ -13,6 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::{StreamExt as _, stream};
+use portcullis_identity::Action;
 use portcullis_model::{Kind, Name, ResourceKey, Side};
 use serde::Deserialize;
 
@@ -41,9 +42,11 @@ pub(super) struct LogsQuery {
 pub(super) async fn logs(
     State(admin): State<Admin>,
     Tenant(tenant): Tenant,
+    who: Who,
     Path(name): Path<String>,
     query: Result<Query<LogsQuery>, QueryRejection>,
 ) -> Result<Response, Refused> {
+    who.must(&Action::Operate, "read logs of servers")?;
     let Query(query) = query.map_err(ApiError::from)?;
     let server = process(&admin, &tenant, &name)?;
     let ring = admin.orchestrator.logs(&tenant, &server);
@@ -96,6 +99,7 @@ pub(super) async fn restart(
     Path(name): Path<String>,
     query: Result<Query<RestartQuery>, QueryRejection>,
 ) -> Answer<serde_json::Value> {
+    who.must(&Action::Operate, "restart servers")?;
     let Query(query) = query.map_err(ApiError::from)?;
     let server = process(&admin, &tenant, &name)?;
     let drain = query.drain_s.map_or(DRAIN, Duration::from_secs).min(MAX_DRAIN);

@@ -41,6 +41,9 @@ impl IntoResponse for Refused {
 pub(super) fn error(error: ApiError) -> Response {
     let status = match &*error.code {
         "not-found" | "unknown-path" => StatusCode::NOT_FOUND,
+        "unauthenticated" => StatusCode::UNAUTHORIZED,
+        "forbidden" => StatusCode::FORBIDDEN,
+        "too-many-failures" => StatusCode::TOO_MANY_REQUESTS,
         "refused" | "conflict" => StatusCode::CONFLICT,
         "store-full" => StatusCode::INSUFFICIENT_STORAGE,
         _ if error.side == Side::Caller.as_str() => StatusCode::BAD_REQUEST,

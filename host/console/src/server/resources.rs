@@ -30,12 +30,14 @@ pub(super) struct ListQuery {
 pub(super) async fn list(
     State(admin): State<Admin>,
     Tenant(tenant): Tenant,
+    who: Who,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Answer<Page<Resource>> {
     let Query(query) = query.map_err(ApiError::from)?;
     let kind = query.kind.as_deref().map(parse_kind).transpose()?;
     let after = query.after.as_deref().map(|text| parse_after(&tenant, text)).transpose()?;
-    let found = admin.registry.list(Some(&tenant), kind);
+    let mut found = admin.registry.list(Some(&tenant), kind);
+    found.retain(|resource| admin.shows(&who, resource));
     let follows = |r: &Arc<Resource>| after.as_ref().is_none_or(|after| r.key() > *after);
     let cursor = |r: &Arc<Resource>| format!("{}/{}", r.spec.kind(), r.metadata.name);
     let (found, next) = page(found, query.limit, follows, cursor);
@@ -45,10 +47,12 @@ pub(super) async fn list(
 pub(super) async fn get(
     State(admin): State<Admin>,
     Tenant(tenant): Tenant,
+    who: Who,
     Path((kind, name)): Path<(String, String)>,
 ) -> Answer<Resource> {
     let key = key(tenant, &kind, &name)?;
-    let resource = admin.registry.get(&key).ok_or_else(|| not_found(&key))?;
+    let found = admin.registry.get(&key).filter(|resource| admin.shows(&who, resource));
+    let resource = found.ok_or_else(|| not_found(&key))?;
     Ok(Json(Resource::clone(&resource)))
 }
 
@@ -63,6 +67,7 @@ pub(super) async fn apply(
             ApiError::new(Side::Caller, "too-large", format!("{MAX_SET} resources are the most at once")).into()
         );
     }
+    admin.lets_apply(&who, &tenant, &request.resources)?;
     let what = summary(&request.resources);
     match admin.registry.apply(request.resources, Door::Api, request.dry_run).await {
         Ok(applied) => {
@@ -91,6 +96,9 @@ pub(super) async fn delete(
     Path((kind, name)): Path<(String, String)>,
 ) -> Answer<AppliedItem> {
     let key = key(tenant, &kind, &name)?;
+    if let Who::Caller(_) = &who {
+        admin.lets_delete(&who, &key)?;
+    }
     let deleted = admin.registry.delete(&key, &Door::Api).await;
     let outcome = if deleted.is_ok() { "done" } else { "refused" };
     admin.record(&who, "delete", &key.tenant, &key.to_string(), outcome).await?;

@@ -1,8 +1,8 @@
 //! One-time codes, by which people without an identity provider sign in.
 
 use axum::{Json, extract::State};
-use portcullis_identity::signin::CodeError;
-use portcullis_model::{Kind, ResourceKey, Side};
+use portcullis_identity::{Action, signin::CodeError};
+use portcullis_model::{Kind, ResourceKey, Side, Subject};
 
 use super::{
     Admin, Tenant, Who,
@@ -16,6 +16,8 @@ pub(super) async fn create(
     who: Who,
     Body(request): Body<SignInRequest>,
 ) -> Answer<SignInCode> {
+    let whose = admin.whose(&tenant, &Subject::User(request.user.clone()));
+    who.must(&Action::SignInCode(&whose), &format!("make a sign-in code for {}", whose.subject))?;
     let made = admin.signin.make_code(&tenant, &request.user).await;
     let outcome = if made.is_ok() { "done" } else { "refused" };
     admin.record(&who, "signin.code", &tenant, &format!("User/{}", request.user), outcome).await?;

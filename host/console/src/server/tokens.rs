@@ -1,13 +1,13 @@
 //! Tokens: create, list, revoke.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::{
     Json,
     extract::{Path, Query, State, rejection::QueryRejection},
 };
-use portcullis_identity::{Created, Lifetime, NewToken as Wanted, TokenRecord};
-use portcullis_model::{Name, Side, Subject};
+use portcullis_identity::{Action, Created, Lifetime, NewToken as Wanted, TokenError, TokenRecord};
+use portcullis_model::{Name, Side, Subject, text::shown};
 use serde::Deserialize;
 
 use super::{
@@ -16,6 +16,9 @@ use super::{
     reply::{Answer, Body},
 };
 use crate::api::{ApiError, NewToken, Page, Revoked, TokenItem, TokenRequest};
+
+/// How long a token for the admin API lives that is made with another, where nobody says.
+const DEFAULT_ADMIN: Duration = Duration::from_secs(90 * 86_400);
 
 #[derive(Deserialize)]
 pub(super) struct ListQuery {
@@ -27,11 +30,16 @@ pub(super) struct ListQuery {
 pub(super) async fn list(
     State(admin): State<Admin>,
     Tenant(tenant): Tenant,
+    who: Who,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Answer<Page<TokenItem>> {
     let Query(query) = query.map_err(ApiError::from)?;
     let owner = query.owner.as_deref().map(subject).transpose()?;
+    if let Some(owner) = &owner {
+        who.must(&Action::SeeTokens(&admin.whose(&tenant, owner)), &format!("see the tokens of {owner}"))?;
+    }
     let mut records = admin.tokens.list(&tenant, owner.as_ref());
+    records.retain(|record| sees(&admin, &who, record));
     records.sort_by(|a, b| a.id.cmp(&b.id));
     let follows = |r: &TokenRecord| query.after.as_ref().is_none_or(|after| r.id > *after);
     let (records, next) = page(records, query.limit, follows, |r| r.id.clone());
@@ -45,12 +53,15 @@ pub(super) async fn create(
     Body(request): Body<TokenRequest>,
 ) -> Answer<NewToken> {
     let owner = subject(&request.owner)?;
+    who.must(&Action::CreateToken(&admin.whose(&tenant, &owner)), &format!("make a token of {owner}"))?;
+    let lifetime = lifetime(&admin, &who, &tenant, &request)?;
     let wanted = Wanted {
         tenant: tenant.clone(),
         owner,
         name: request.name,
         gateways: request.gateways,
-        lifetime: request.expires_in_s.map(|s| Lifetime::For(Duration::from_secs(s))),
+        admin: request.admin,
+        lifetime,
     };
     let created = make(&admin, &who, wanted).await?;
     // A named exit: the text is told once, to whoever made it, over the owner's own socket.
@@ -64,6 +75,12 @@ pub(super) async fn revoke(
     who: Who,
     Path(id): Path<String>,
 ) -> Answer<TokenItem> {
+    if let Who::Caller(_) = &who {
+        // Whose tokens they may not see, those are not there.
+        let record = admin.tokens.get(&tenant, &id).filter(|record| sees(&admin, &who, record));
+        let record = record.ok_or_else(|| ApiError::from(TokenError::Unknown(shown(&id, 40))))?;
+        who.must(&Action::RevokeToken(&admin.whose(&tenant, &record.owner)), "revoke this token")?;
+    }
     let revoked = end(&admin, &who, &tenant, &id).await?;
     Ok(Json(item(&admin, &revoked)))
 }
@@ -109,10 +126,36 @@ pub(super) async fn revoke_all(
 ) -> Answer<Revoked> {
     let Query(query) = query.map_err(ApiError::from)?;
     let owner = subject(&query.owner)?;
+    who.must(&Action::RevokeToken(&admin.whose(&tenant, &owner)), &format!("revoke the tokens of {owner}"))?;
     let revoked = admin.tokens.revoke_owner(&tenant, &owner).await;
     let outcome = if revoked.is_ok() { "done" } else { "refused" };
     admin.record(&who, "token.revoke", &tenant, &format!("all of {owner}"), outcome).await?;
     Ok(Json(Revoked { owner: owner.to_string(), revoked: revoked.map_err(ApiError::from)? }))
+}
+
+fn sees(admin: &Admin, who: &Who, record: &TokenRecord) -> bool {
+    who.may(&Action::SeeTokens(&admin.whose(&record.tenant, &record.owner)))
+}
+
+/// How long a new token lives. One for the admin API that is made with another of those ends with it at the latest: whoever
+/// found one for an hour has it for that hour.
+fn lifetime(admin: &Admin, who: &Who, tenant: &Name, request: &TokenRequest) -> Result<Option<Lifetime>, ApiError> {
+    let wanted = request.expires_in_s.map(Duration::from_secs);
+    let made_with = match who {
+        Who::Caller(principal) if request.admin => principal.token.as_deref(),
+        _ => None,
+    };
+    let ends = made_with.and_then(|id| admin.tokens.get(tenant, id)).and_then(|record| record.expires_ms);
+    let Some(ends) = ends else { return Ok(wanted.map(Lifetime::For)) };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let left = Duration::from_millis(ends).saturating_sub(now);
+    match wanted {
+        Some(wanted) if wanted > left => {
+            Err(who.forbidden("make a token for the admin API that outlives the one it is made with"))
+        }
+        Some(wanted) => Ok(Some(Lifetime::For(wanted))),
+        None => Ok(Some(Lifetime::For(left.min(DEFAULT_ADMIN)))),
+    }
 }
 
 fn item(admin: &Admin, record: &TokenRecord) -> TokenItem {
@@ -121,6 +164,7 @@ fn item(admin: &Admin, record: &TokenRecord) -> TokenItem {
         owner: record.owner.to_string(),
         name: record.name.clone(),
         gateways: record.gateways.clone(),
+        admin: record.admin,
         state: serde_json::to_value(admin.tokens.status(record))
             .ok()
             .and_then(|v| v.as_str().map(ToOwned::to_owned))

@@ -150,6 +150,7 @@ pub async fn create(State(web): State<Web>, SignedForm { visitor, fields }: Sign
         owner: visitor.principal.subject.clone(),
         name: Some(name.to_owned()),
         gateways,
+        admin: false,
         lifetime: Some(Lifetime::For(Duration::from_secs(days * 86_400))),
     };
     let created = match service::make(&web.admin, &who(&visitor), wanted).await {
@@ -186,5 +187,5 @@ pub async fn revoke(
 
 /// Who did it, for the audit stream.
 pub(super) fn who(visitor: &Visitor) -> Who {
-    Who(std::sync::Arc::clone(&visitor.principal.subject_text))
+    Who::Caller(std::sync::Arc::clone(&visitor.principal))
 }

@@ -190,6 +190,7 @@ async fn tokens_are_made_for_who_exists_and_revoked_at_once() {
         owner: owner.to_owned(),
         name: Some("laptop".to_owned()),
         gateways: Vec::new(),
+        admin: false,
         expires_in_s: Some(3600),
     };
     let nobody = refused(house.client.create_token(&request("user:alice")).await.unwrap_err());
@@ -337,7 +338,7 @@ async fn what_is_connected_has_to_be_asked_for() {
 #[tokio::test]
 async fn the_socket_is_its_owners() {
     let house = House::open().await;
-    let path: PathBuf = house.client.socket().to_owned();
+    let path: PathBuf = house.client.socket().unwrap().to_owned();
     let mode = |p: &std::path::Path| std::fs::metadata(p).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&path), 0o600);
     assert_eq!(mode(path.parent().unwrap()), 0o700);
@@ -384,7 +385,7 @@ async fn whoever_follows_a_log_does_not_keep_it_from_stopping() {
     let following = tokio::spawn(async move { follower.logs(&name("p"), 1, true, |_| Ok(())).await });
     // Connected once another request that came later is answered.
     house.client.status().await.unwrap();
-    let socket = house.client.socket().to_owned();
+    let socket = house.client.socket().unwrap().to_owned();
     house.stop.send(()).unwrap();
     tokio::time::timeout(crate::support::PATIENCE, house.served).await.unwrap().unwrap().unwrap();
     assert!(!socket.exists());

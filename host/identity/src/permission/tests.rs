@@ -264,6 +264,7 @@ fn general() -> Vec<(Action<'static>, &'static str)> {
         (Action::Administer(Kind::Agent), "...y....."),
         (Action::Administer(Kind::Connection), "...y....."),
         (Action::Trust, "...y....."),
+        (Action::Machine, "...y....."),
         (Action::Operate, "..yy....."),
     ]
 }
@@ -295,6 +296,13 @@ fn nobody_makes_a_token_with_a_role_that_they_do_not_have() {
     assert!(may(&lead, &Action::CreateToken(&agent)));
     agent.roles = vec![name("deployers")];
     assert!(!may(&lead, &Action::CreateToken(&agent)), "a role of the operator's own counts too");
+}
+
+#[test]
+fn only_the_default_tenants_admins_name_what_is_on_the_machine() {
+    let mut admin = principal("user:alice", &[], &["admin"]);
+    admin.tenant = name("acme");
+    assert!(may(&admin, &Action::Trust) && !may(&admin, &Action::Machine));
 }
 
 #[test]

@@ -66,7 +66,8 @@ impl Live {
         if directory.since(&record.tenant, &record.owner).is_none_or(|since| record.created_ms < since) {
             return Validity::Orphaned;
         }
-        if gateway.is_some_and(|g| !record.gateways.is_empty() && !record.gateways.contains(g)) {
+        let elsewhere = |g: &Name| record.admin || (!record.gateways.is_empty() && !record.gateways.contains(g));
+        if gateway.is_some_and(elsewhere) {
             return Validity::WrongGateway;
         }
         Validity::Valid

@@ -22,6 +22,10 @@ pub struct TokenRecord {
     /// The gateways that it is valid at; at all of the tenant where empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<Name>,
+    /// Whether it is for the admin API, and then for nothing else: a token that an MCP client holds administrates nothing, and
+    /// one that administrates calls no tool.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub admin: bool,
     /// When it was made, in milliseconds since 1970.
     pub created_ms: u64,
     /// From when on it is not valid any more, in milliseconds since 1970; never where there is none.

@@ -68,6 +68,8 @@ pub struct NewToken {
     pub name: Option<String>,
     /// The gateways that it is valid at; at all of the tenant where empty.
     pub gateways: Vec<Name>,
+    /// Whether it is for the admin API, and then for no gateway.
+    pub admin: bool,
     /// How long it lives; [`TokenOptions::default_lifetime`] where not said.
     pub lifetime: Option<Lifetime>,
 }
@@ -159,7 +161,7 @@ impl TokenService {
     /// [`TokenError`], all but `Unknown` and `NotSaved`.
     pub async fn create(&self, wanted: NewToken) -> Result<Created, TokenError> {
         let now = now_ms();
-        let NewToken { tenant, owner, name, mut gateways, lifetime } = wanted;
+        let NewToken { tenant, owner, name, mut gateways, admin, lifetime } = wanted;
         if name.as_ref().is_some_and(|n| n.chars().count() > MAX_NAME || n.chars().any(deceives)) {
             return Err(TokenError::Invalid(
                 "a token's name has 120 characters at most, and none that can't be printed",
@@ -169,6 +171,9 @@ impl TokenService {
         gateways.dedup();
         if gateways.len() > MAX_GATEWAYS {
             return Err(TokenError::Invalid("a token names 64 gateways at most; leave them out to allow all"));
+        }
+        if admin && !gateways.is_empty() {
+            return Err(TokenError::Invalid("a token is for the admin API or for gateways: make one for each"));
         }
         let expires_ms = self.expiry(now, lifetime)?;
         self.directories.refresh();
@@ -187,6 +192,7 @@ impl TokenService {
             name,
             owner,
             gateways,
+            admin,
             // A clock that was put back must not orphan a token at once.
             created_ms: now.max(since),
             expires_ms,

@@ -82,7 +82,14 @@ pub(crate) fn sled() -> SledOptions {
 }
 
 pub(crate) fn wanted(owner: &str) -> NewToken {
-    NewToken { tenant: name("default"), owner: subject(owner), name: None, gateways: Vec::new(), lifetime: None }
+    NewToken {
+        tenant: name("default"),
+        owner: subject(owner),
+        name: None,
+        gateways: Vec::new(),
+        admin: false,
+        lifetime: None,
+    }
 }
 
 /// Waits until something holds, for ten seconds at most.

@@ -6,7 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Name, Problem, spec::Failure};
+use crate::{
+    Name, Problem,
+    spec::{Failure, headers},
+};
 
 /// One endpoint: which servers it shows, how callers prove who they are, and what they may do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -105,6 +108,17 @@ pub struct ServerAssignment {
     /// Single tools that are shown otherwise, by their own names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tools: BTreeMap<String, ToolAssignment>,
+    /// Headers of the client's request that go on to the server; none where empty. Never over a header that is fixed here, nor
+    /// over a credential.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pass_headers: Vec<String>,
+    /// Headers that every request for a tool, prompt or resource carries to the server. Not for secrets: everybody who may read
+    /// this resource sees them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Arguments that are set whatever the caller sends, by glob of tools' own names; they win over the server's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pinned_arguments: BTreeMap<String, BTreeMap<String, Value>>,
 }
 
 /// Which of a server's prompts or resources are shown.
@@ -139,6 +153,15 @@ pub struct ToolAssignment {
     /// How the credential of its calls is chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<CredentialMode>,
+    /// Headers of the client's request that its calls pass on, besides those of the assignment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pass_headers: Vec<String>,
+    /// Headers that its calls carry; they win over the assignment's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Arguments that are set whatever the caller sends; they win over the assignment's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pinned_arguments: BTreeMap<String, Value>,
 }
 
 /// How the credential of a call is chosen.
@@ -203,7 +226,9 @@ impl Gateway {
                     format!("spec.servers[{earlier}] has the same prefix; names would clash"),
                 ));
             }
+            headers::check(&path, &assignment.pass_headers, &assignment.headers, problems);
             for (tool, how) in &assignment.tools {
+                headers::check(&format!("{path}.tools.{tool}"), &how.pass_headers, &how.headers, problems);
                 if let Some(alias) = &how.alias
                     && !is_tool_name(alias)
                 {

@@ -109,6 +109,7 @@ impl Call {
                 owner: owner.clone(),
                 name: Some("portcullis call --as".to_owned()),
                 gateways: vec![self.gateway.clone()],
+                admin: false,
                 expires_in_s: Some(MINTED_S),
             };
             let new = global.client()?.create_token(&request).await?;

@@ -142,6 +142,7 @@ async fn token(client: &Client, url: &str, data_dir: &Path) -> Result<String, Fa
         owner: "user:me".to_owned(),
         name: Some("quickstart".to_owned()),
         gateways: Vec::new(),
+        admin: false,
         expires_in_s: None,
     };
     let token = client.create_token(&request).await.map_err(|error| {

@@ -168,6 +168,7 @@ async fn first_token(client: &Client, data_dir: &std::path::Path) -> Result<(), 
         owner: "user:admin".to_owned(),
         name: Some("first token".to_owned()),
         gateways: Vec::new(),
+        admin: false,
         expires_in_s: None,
     };
     let token = client.create_token(&request).await?;

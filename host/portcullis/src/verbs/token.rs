@@ -25,7 +25,8 @@ enum Verb {
 #[command(after_help = "\
 Examples:
   portcullis token create --owner user:alice --name laptop
-  portcullis token create --owner agent:ci --gateway main --expires 30d -o json")]
+  portcullis token create --owner agent:ci --gateway main --expires 30d -o json
+  portcullis token create --owner user:alice --admin-api --expires 1d")]
 struct Create {
     /// Who calls with it: user:NAME, team:NAME, agent:NAME or organization
     #[arg(long, value_name = "OWNER")]
@@ -36,6 +37,9 @@ struct Create {
     /// A gateway that takes it; may be repeated [default: all of the tenant]
     #[arg(long = "gateway", value_name = "NAME")]
     gateways: Vec<Name>,
+    /// For the admin API (commands with --admin-url), and for no gateway
+    #[arg(long, conflicts_with = "gateways")]
+    admin_api: bool,
     /// How long it lives, such as 1h or 30d
     #[arg(long, value_name = "SPAN")]
     expires: Option<Span>,
@@ -73,6 +77,7 @@ impl Token {
                     owner: create.owner,
                     name: create.name,
                     gateways: create.gateways,
+                    admin: create.admin_api,
                     expires_in_s: create.expires.map(|s| s.get().as_secs()),
                 };
                 let token = client.create_token(&request).await?;
@@ -97,8 +102,13 @@ impl Token {
 }
 
 fn created(token: &NewToken) -> String {
+    let way = if token.item.admin {
+        "Commands with --admin-url take it from PORTCULLIS_ADMIN_TOKEN, and send it"
+    } else {
+        "Clients send it"
+    };
     format!(
-        "{}\n\nThis is shown once. It is {}'s, has the id {} and ends {}.\nClients send it as `Authorization: Bearer TOKEN`.\n",
+        "{}\n\nThis is shown once. It is {}'s, has the id {} and ends {}.\n{way} as `Authorization: Bearer TOKEN`.\n",
         token.token,
         token.item.owner,
         token.item.id,
@@ -113,7 +123,11 @@ fn show(tokens: &[TokenItem]) -> String {
             t.id.clone(),
             t.owner.clone(),
             t.name.clone().unwrap_or_default(),
-            if gateways.is_empty() { "all".to_owned() } else { gateways.join(",") },
+            match gateways.is_empty() {
+                _ if t.admin => "(admin API)".to_owned(),
+                true => "all".to_owned(),
+                false => gateways.join(","),
+            },
             t.state.clone(),
             output::when(t.expires_ms),
             output::when(t.last_used_ms),

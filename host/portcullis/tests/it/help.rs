@@ -44,6 +44,16 @@ fn the_first_page_names_every_verb_and_exit_code() {
               
               [env: PORTCULLIS_SOCKET=]
 
+          --admin-url <URL>
+              The admin listener of a gateway elsewhere, in place of the socket
+              
+              [env: PORTCULLIS_ADMIN_URL=]
+
+          --admin-token-file <PATH>
+              A file with the token for it; without one, PORTCULLIS_ADMIN_TOKEN holds the token
+              
+              [env: PORTCULLIS_ADMIN_TOKEN_FILE=]
+
           --tenant <NAME>
               The tenant
               

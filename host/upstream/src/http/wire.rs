@@ -83,8 +83,9 @@ impl HttpPeer {
         for (name, value) in &self.headers {
             map.insert(name, value.clone());
         }
+        // In place of what is fixed for everybody: a credential stands alone under its name.
         for (name, value) in head.headers {
-            map.append(name, value.clone());
+            map.insert(name, value.clone());
         }
         map.insert(USER_AGENT, HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION"))));
         if let Some(version) = head.version {
