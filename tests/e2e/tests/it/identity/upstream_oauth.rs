@@ -166,7 +166,7 @@ async fn a_refused_renewal_asks_the_owner_and_nothing_else_does() {
     product.launch().await.unwrap();
     let described = product.ask(&["describe", "connection", "granting-alice"], "").unwrap().to_string();
     assert!(described.contains("Reconnect"), "{described}");
-    let doctor = product.ask(&["doctor"], "").unwrap().to_string();
+    let doctor = String::from_utf8(product.cli(&["doctor", "-o", "json"], "").unwrap().stdout).unwrap();
     assert!(doctor.contains("Connect it again"), "{doctor}");
     assert!(refused(&product, &token).await.contains("has to be connected again"));
 
