@@ -115,7 +115,12 @@ pub(crate) fn incomplete(plan: &CredentialPlan, principal: &Principal, entry: &E
 /// A connection of a server with OAuth, without an account.
 pub(crate) fn unconnected(plan: &CredentialPlan, entry: &Entry) -> Fault {
     let message = format!("the connection {} to {} has no account signed in", entry.name, plan.server);
-    fault(plan, Side::Caller, "missing-credential", message).next(again(plan, &entry.owner.subject(), &entry.name))
+    let owner = entry.owner.subject();
+    fault(plan, Side::Caller, "missing-credential", message).next(again(plan, &owner, &entry.name)).need(
+        &plan.server,
+        &owner,
+        Some(&entry.name),
+    )
 }
 
 /// A connection whose access can't be renewed any more.
@@ -142,7 +147,8 @@ pub(crate) fn renewal(plan: &CredentialPlan, why: &str, retry_after_ms: u64) -> 
 /// How the owner of what was carried connects it again.
 fn owned(plan: &CredentialPlan, carried: &Carried, fault: Fault) -> Fault {
     match (&carried.lent_by, &carried.connection) {
-        (Some(owner), Some(name)) => fault.next(again(plan, owner, name)),
+        // The link is the owner's: nobody else can mend it.
+        (Some(owner), Some(name)) => fault.next(again(plan, owner, name)).need(&plan.server, owner, Some(name)),
         _ => fault,
     }
 }
