@@ -117,6 +117,7 @@ pub fn resolve_paths(resource: &mut Resource, base: &Path) {
             }
         }
         Spec::Connection(_) | Spec::Gateway(_) | Spec::Agent(_) | Spec::Team(_) | Spec::User(_) | Spec::Role(_) => {}
+        Spec::IdentityProvider(_) | Spec::OAuthClient(_) => {}
     }
 }
 

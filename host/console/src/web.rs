@@ -10,8 +10,10 @@ pub mod form;
 mod guard;
 mod home;
 pub mod layout;
+mod oauth;
 mod oauth_client;
 mod owners;
+mod provider;
 mod servers;
 pub mod session;
 mod setup;
@@ -30,7 +32,7 @@ use axum::{
     routing::{get, post},
 };
 use portcullis_credential::{ConnectionBook, METADATA_PATH, Secrets, UpstreamOAuth};
-use portcullis_identity::{Directories, Failures, SignIn, TokenService};
+use portcullis_identity::{Directories, Failures, OAuth, SignIn, TokenService, signin::oidc::Oidc};
 use portcullis_model::Fault;
 use portcullis_protocol::seal::Sealer;
 use portcullis_store::Registry;
@@ -75,8 +77,16 @@ pub struct WebParts {
     pub oauth: Arc<UpstreamOAuth>,
     /// Sign-in codes and sessions.
     pub signin: Arc<SignIn>,
+    /// Identity providers that people sign in by.
+    pub oidc: Arc<Oidc>,
+    /// The authorization server.
+    pub authorization: Arc<OAuth>,
     /// Sign-ins that failed, by address.
     pub failures: Failures,
+    /// Requests of clients that proved nothing, by address.
+    pub oauth_failures: Failures,
+    /// Clients that registered themselves, by address.
+    pub registrations: Failures,
     /// Where changes are recorded.
     pub audit: Arc<Audit>,
     /// Where sign-ins are counted.
@@ -135,7 +145,10 @@ pub fn router(web: Web) -> Router {
         .route(METADATA_PATH, get(oauth_client::metadata))
         .route("/oauth-client/jwks.json", get(oauth_client::keys))
         .route("/signin", get(signin::show).post(signin::with_code))
-        .route("/signout", post(signin::sign_out));
+        .route("/signin/with/{provider}", get(provider::begin))
+        .route("/signin/callback/{provider}", get(provider::finish))
+        .route("/signout", post(signin::sign_out))
+        .merge(oauth::router());
     pages
         .layer(DefaultBodyLimit::max(MAX_FORM))
         .layer(middleware::from_fn_with_state(web.clone(), guard::guard))

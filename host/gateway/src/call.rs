@@ -19,7 +19,7 @@ use crate::{
     judge, naming,
     record::Record,
     relayed::{Relayed, Review, Sent, What},
-    search,
+    scopes, search,
     view::{self, Policy},
 };
 
@@ -57,6 +57,11 @@ pub async fn call(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Under
         return answer::rpc_fault(asked.id(), &fault, asked.request_id, era);
     };
     let assigned = &asked.view.servers[route.server];
+    let named = (&assigned.server, &*route.name);
+    if let Some((fault, challenge)) = scopes::refuse(gateways, asked.view, asked.principal, asked.headers, named) {
+        Record::outside(gateways, asked, exposed).refused(&fault).await;
+        return scopes::forbidden(asked.id(), &fault, challenge, asked.request_id);
+    }
     let record = Record::of(gateways, asked, assigned, What::Tool, exposed, &route.name);
     let (at, own) = (route.server, &*route.name);
     let (what, record) = (What::Tool, Some(record));

@@ -25,6 +25,7 @@ use crate::{
     naming,
     pinned::Pinned,
     routes::{Exposure, Routes},
+    scopes::Scopes,
     targets,
     uris::Labels,
     view::{Assigned, Policy, Reach, Shared, Snapshot, View},
@@ -224,6 +225,11 @@ impl Gateways {
             self.rates.insert(name, Arc::clone(&made));
             Some(made)
         });
+        let scopes = Scopes::new(&gateway.oauth.scopes).unwrap_or_else(|problem| {
+            note(format!("oauth.scopes: {problem}"), true);
+            Scopes::default()
+        });
+        let own = gateway.auth.iter().any(|used| used.plugin == "bearer-token");
         let mut view = View {
             tenant: tenant.clone(),
             name: resource.metadata.name.clone(),
@@ -239,6 +245,8 @@ impl Gateways {
             exposures,
             routes,
             labels,
+            oauth: own || !gateway.oauth.authorization_servers.is_empty(),
+            scopes,
             disclosure: gateway.exposure,
         };
         self.share(&mut view);

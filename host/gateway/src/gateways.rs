@@ -56,6 +56,8 @@ pub struct Parts {
     pub upstreams: Arc<Upstreams>,
     /// Who is calling.
     pub authenticator: Arc<Authenticator>,
+    /// Where clients reach us, without a slash at its end.
+    pub base_url: String,
     /// Whose credential.
     pub credentials: Arc<Resolver>,
 }
@@ -63,6 +65,7 @@ pub struct Parts {
 /// All gateways.
 pub struct Gateways {
     pub(crate) settings: Settings,
+    pub(crate) base_url: String,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) audit: Arc<Audit>,
     pub(crate) sealer: Arc<Sealer>,
@@ -92,6 +95,7 @@ impl Gateways {
         let held = Held::new(parts.metrics.held_calls.clone());
         let gateways = Arc::new(Self {
             settings: parts.settings,
+            base_url: parts.base_url,
             metrics: parts.metrics,
             audit: parts.audit,
             sealer: parts.sealer,

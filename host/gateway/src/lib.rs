@@ -43,6 +43,7 @@ mod record;
 mod relay;
 mod relayed;
 mod routes;
+mod scopes;
 mod search;
 mod serve;
 mod session;

@@ -25,7 +25,7 @@ use crate::{
     forward,
     gateways::Gateways,
     in_flight::Underway,
-    legacy, list, offer,
+    legacy, list, offer, scopes,
     session::{get, wishes},
     subscriptions::listen,
 };
@@ -160,7 +160,8 @@ where
     let authenticated = gateways.authenticator.authenticate(&view.providers, view.anonymous, &presented).await;
     let principal = authenticated.map_err(|refusal| {
         let response = answer::json(refusal.status, rpc::fault(None, &refusal.fault, request_id));
-        Refusal { challenge: refusal.challenge, fault: refusal.fault, response: Some(response) }
+        let challenge = refusal.challenge.map(|said| scopes::challenge(gateways, &view, &parts.headers, &said));
+        Refusal { challenge, fault: refusal.fault, response: Some(response) }
     })?;
     if principal.tenant != view.tenant {
         // Another tenant's caller learns nothing, not even that the gateway is there.

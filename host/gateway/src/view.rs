@@ -23,6 +23,7 @@ use crate::{
     enrich::Enrich,
     pinned::Pinned,
     routes::{Exposure, Known, Route, Routes},
+    scopes::Scopes,
     uris::Labels,
 };
 
@@ -83,6 +84,10 @@ pub struct View {
     pub routes: Routes,
     /// What tells resource URIs of one server from another's, where that has to be told.
     pub labels: Labels,
+    /// Whether callers can get in by OAuth, which a challenge tells them then.
+    pub oauth: bool,
+    /// Which tools need which scope of an OAuth client's token.
+    pub scopes: Scopes,
     /// How tools are shown.
     pub disclosure: Disclosure,
 }

@@ -274,10 +274,20 @@ fn build(
 ) -> Result<Arc<Principal>, AuthRefusal> {
     let mut principal = match basis {
         Basis::Token(live) => {
-            let owner = directory.principal(tenant, &live.record.owner);
-            let mut principal = owner.ok_or_else(|| AuthRefusal::ended("the token's owner does not exist"))?;
+            let on_behalf = live.record.on_behalf.as_ref();
+            let mut principal = match on_behalf.and_then(|o| o.identity.as_ref().map(|identity| (o, identity))) {
+                Some((on_behalf, (issuer, subject))) => directory
+                    .external(tenant, issuer, subject, on_behalf.groups.clone())
+                    .map_err(|e| AuthRefusal::denied(e.to_string()))?,
+                None => {
+                    let owner = directory.principal(tenant, &live.record.owner);
+                    let mut principal = owner.ok_or_else(|| AuthRefusal::ended("the token's owner does not exist"))?;
+                    principal.groups.clone_from(&asserted.groups);
+                    principal
+                }
+            };
             principal.token = Some(live.record.id.clone());
-            principal.groups.clone_from(&asserted.groups);
+            principal.scopes = on_behalf.map(|o| o.scopes.clone());
             principal
         }
         Basis::External { issuer, subject } => directory

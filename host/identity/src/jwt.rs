@@ -109,6 +109,27 @@ impl JwtService {
         Arc::new(Self { issuers, verified: Cache::with_weighter(capacity, REMEMBERED, BySize) })
     }
 
+    /// Verifies a token by the keys of a JSON Web Key Set (RFC 7517) that is given instead of fetched.
+    ///
+    /// # Errors
+    /// [`JwtError`].
+    pub fn verify_by(&self, keys: &[u8], token: &Secret, wanted: &JwtRules) -> Result<VerifiedJwt, JwtError> {
+        let text = token.expose();
+        if text.len() > MAX_TOKEN {
+            return Err(JwtError::Malformed);
+        }
+        let rules = Rules::read(wanted)?;
+        let (header, _) = split(text).ok_or(JwtError::Malformed)?;
+        let header: Header = decode(header).ok_or(JwtError::Malformed)?;
+        let algorithm = rules.algorithm(&header.alg)?;
+        if header.crit.is_some() {
+            return Err(JwtError::Other("the token has critical header parameters that are not supported".to_owned()));
+        }
+        rules.check_type(header.typ.as_deref())?;
+        let keys = jwks::KeySet::read(keys).map_err(|why| JwtError::Other(why.to_owned()))?;
+        keys.decode(text, header.kid.as_deref(), algorithm, &rules).map(|(verified, _)| verified.0)
+    }
+
     async fn check(&self, token: &Secret, wanted: &JwtRules) -> Result<VerifiedJwt, JwtError> {
         let text = token.expose();
         if text.len() > MAX_TOKEN {
@@ -138,24 +159,11 @@ impl JwtService {
         claims::check_unverified(text, &rules, now)?;
 
         let keys = self.issuers.keys(&rules, Some((header.kid.as_deref(), algorithm))).await?;
-        let mut outcome = Err(JwtError::UnknownKey);
-        for key in keys.matching(header.kid.as_deref(), algorithm) {
-            match jsonwebtoken::decode::<Value>(text, &key.decoding, &rules.validation(algorithm)) {
-                Ok(data) => {
-                    let (jwt, not_before, expires) = claims::read(data.claims, &rules, now)?;
-                    let size = u64::try_from(text.len() * 2 + 512).unwrap_or(u64::MAX);
-                    let remembered = Remembered { key: key.id, size, not_before, expires, jwt: jwt.clone() };
-                    self.verified.insert(digest, Arc::new(remembered));
-                    return Ok(jwt);
-                }
-                Err(error) => outcome = Err(translate(error.kind())),
-            }
-            // Another key of the same id may be the right one; any other refusal is final.
-            if !matches!(outcome, Err(JwtError::Signature)) {
-                break;
-            }
-        }
-        outcome
+        let ((jwt, not_before, expires), key) = keys.decode(text, header.kid.as_deref(), algorithm, &rules)?;
+        let size = u64::try_from(text.len() * 2 + 512).unwrap_or(u64::MAX);
+        let remembered = Remembered { key, size, not_before, expires, jwt: jwt.clone() };
+        self.verified.insert(digest, Arc::new(remembered));
+        Ok(jwt)
     }
 }
 
@@ -176,6 +184,33 @@ impl Jwt for JwtService {
 
     fn verify<'a>(&'a self, token: &'a Secret, rules: &'a JwtRules) -> BoxFuture<'a, Result<VerifiedJwt, JwtError>> {
         Box::pin(self.check(token, rules))
+    }
+}
+
+/// A token that holds, with when it begins and ends, in seconds since 1970.
+type Held = (VerifiedJwt, u64, u64);
+
+impl jwks::KeySet {
+    /// A token that one of the keys signed, and that key.
+    fn decode(
+        &self,
+        text: &[u8],
+        kid: Option<&str>,
+        algorithm: jsonwebtoken::Algorithm,
+        rules: &Rules<'_>,
+    ) -> Result<(Held, KeyId), JwtError> {
+        let mut outcome = Err(JwtError::UnknownKey);
+        for key in self.matching(kid, algorithm) {
+            match jsonwebtoken::decode::<Value>(text, &key.decoding, &rules.validation(algorithm)) {
+                Ok(data) => return Ok((claims::read(data.claims, rules, now_ms() / 1000)?, key.id)),
+                Err(error) => outcome = Err(translate(error.kind())),
+            }
+            // Another key of the same id may be the right one; any other refusal is final.
+            if !matches!(outcome, Err(JwtError::Signature)) {
+                break;
+            }
+        }
+        outcome
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`Directories`] knows users, teams, roles and agents; [`TokenService`] issues, revokes and looks up tokens of ours;
 //! [`JwtService`] verifies tokens of others; [`Authenticator`] asks a gateway's auth providers who is calling and remembers
-//! what they said; [`SignIn`] knows who has signed in to the pages; [`may`] says who may do what. Nothing here reads the store
+//! what they said; [`OAuth`] is the authorization server; [`SignIn`] knows who has signed in to the pages; [`may`] says who may do what. Nothing here reads the store
 //! while a call waits.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
@@ -10,6 +10,7 @@ pub mod authenticator;
 mod clock;
 pub mod directory;
 pub mod jwt;
+pub mod oauth;
 pub mod permission;
 pub mod shelf;
 pub mod signin;
@@ -20,9 +21,10 @@ pub use authenticator::{
 };
 pub use directory::{Ambiguous, Directories, Directory};
 pub use jwt::{JwtOptions, JwtService};
+pub use oauth::OAuth;
 pub use permission::{Action, Whose, may};
 pub use signin::SignIn;
 pub use token::{
-    AdminDoor, AdminRefusal, Created, Lifetime, NewToken, TokenError, TokenOptions, TokenRecord, TokenService,
+    AdminDoor, AdminRefusal, Created, Lifetime, NewToken, OnBehalf, TokenError, TokenOptions, TokenRecord, TokenService,
     TokenStatus,
 };

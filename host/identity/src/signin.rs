@@ -4,6 +4,7 @@
 //! are not the path of a call.
 
 mod code;
+pub mod oidc;
 mod session;
 
 use std::{
@@ -18,6 +19,7 @@ use portcullis_telemetry::Metrics;
 use sha2::{Digest as _, Sha256};
 
 pub use code::{CodeError, NewCode};
+pub(crate) use session::is_known;
 pub use session::{NewSession, Session, SessionError, SessionId, SignedIn, Who, browser_cookie, csrf};
 
 use crate::{
@@ -38,6 +40,8 @@ const SWEEP: Duration = Duration::from_secs(300);
 pub struct SignIn {
     sessions: Shelf<session::Record>,
     codes: Shelf<code::Record>,
+    /// Sign-ins by a provider that came back: each once.
+    flows: Shelf<()>,
     directories: Arc<Directories>,
 }
 
@@ -59,7 +63,9 @@ impl SignIn {
     ) -> Result<Arc<Self>, StoreError> {
         let sessions = ShelfPlan { what: "sessions", prefix: "w/s/", most: 100_000 };
         let codes = ShelfPlan { what: "sign-in codes", prefix: "w/c/", most: 10_000 };
+        let flows = ShelfPlan { what: "sign-ins by provider", prefix: "w/f/", most: 20_000 };
         let signin = Arc::new(Self {
+            flows: Shelf::open(Arc::clone(&store), Arc::clone(&metrics), flows).await?,
             sessions: Shelf::open(Arc::clone(&store), Arc::clone(&metrics), sessions).await?,
             codes: Shelf::open(store, metrics, codes).await?,
             directories,
@@ -75,7 +81,7 @@ async fn keep_house(signin: Weak<SignIn>) {
     loop {
         tick.tick().await;
         let Some(signin) = signin.upgrade() else { return };
-        for swept in [signin.sessions.sweep().await, signin.codes.sweep().await] {
+        for swept in [signin.sessions.sweep().await, signin.codes.sweep().await, signin.flows.sweep().await] {
             if let Err(error) = swept {
                 tracing::warn!(%error, "ended sessions could not be forgotten; tried again later");
             }

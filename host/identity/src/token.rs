@@ -12,6 +12,6 @@ mod usage;
 
 pub use admin::{AdminDoor, AdminRefusal};
 pub(crate) use live::{Live, Validity};
-pub use record::{TokenRecord, TokenStatus};
+pub use record::{OnBehalf, TokenRecord, TokenStatus};
 pub use service::{Created, Lifetime, NewToken, TokenError, TokenOptions, TokenService};
 pub use text::{NotAToken, PREFIX, TEXT_LEN, TokenDigest};

@@ -142,6 +142,8 @@ pub struct Principal {
     pub claims: BTreeMap<String, serde_json::Value>,
     /// The id (never the text) of the token of ours that it came with.
     pub token: Option<String>,
+    /// What an OAuth client's token may do; none where nothing limits it.
+    pub scopes: Option<Vec<String>>,
 }
 
 impl Principal {
@@ -163,6 +165,7 @@ impl Principal {
             groups: Vec::new(),
             claims: BTreeMap::new(),
             token: None,
+            scopes: None,
         }
     }
 }

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     API_VERSION, Name, Problem, ResourceKey,
-    spec::{Agent, Connection, Gateway, McpServer, Plugin, Role, SecretSource, Team, User},
+    spec::{
+        Agent, Connection, Gateway, IdentityProvider, McpServer, OAuthClient, Plugin, Role, SecretSource, Team, User,
+    },
     text::shown,
 };
 
@@ -30,15 +32,21 @@ pub enum Kind {
     User,
     /// A named set of principals that rules can speak of.
     Role,
+    /// Who else says who somebody is.
+    IdentityProvider,
+    /// A program that an operator registered.
+    OAuthClient,
 }
 
 impl Kind {
     /// Every kind, in the order in which they depend on each other.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::User,
         Self::Team,
         Self::Role,
         Self::Agent,
+        Self::IdentityProvider,
+        Self::OAuthClient,
         Self::Plugin,
         Self::McpServer,
         Self::Connection,
@@ -56,6 +64,8 @@ impl Kind {
             Self::Team => "Team",
             Self::User => "User",
             Self::Role => "Role",
+            Self::IdentityProvider => "IdentityProvider",
+            Self::OAuthClient => "OAuthClient",
         }
     }
 
@@ -70,6 +80,8 @@ impl Kind {
             Self::Team => "teams",
             Self::User => "users",
             Self::Role => "roles",
+            Self::IdentityProvider => "identityproviders",
+            Self::OAuthClient => "oauthclients",
         }
     }
 }
@@ -83,7 +95,8 @@ impl fmt::Display for Kind {
 /// A word that names no kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\"{0}\" is no kind of resource: use one of mcpservers, connections, gateways, agents, plugins, teams, users, roles"
+    "\"{0}\" is no kind of resource: use one of mcpservers, connections, gateways, agents, plugins, teams, users, roles, \
+     identityproviders, oauthclients"
 )]
 pub struct InvalidKind(String);
 
@@ -185,6 +198,10 @@ pub enum Spec {
     User(User),
     /// See [`Role`].
     Role(Role),
+    /// See [`IdentityProvider`].
+    IdentityProvider(IdentityProvider),
+    /// See [`OAuthClient`].
+    OAuthClient(OAuthClient),
 }
 
 impl Spec {
@@ -199,6 +216,8 @@ impl Spec {
             Self::Team(_) => Kind::Team,
             Self::User(_) => Kind::User,
             Self::Role(_) => Kind::Role,
+            Self::IdentityProvider(_) => Kind::IdentityProvider,
+            Self::OAuthClient(_) => Kind::OAuthClient,
         }
     }
 
@@ -208,6 +227,8 @@ impl Spec {
         match self {
             Self::Connection(connection) => connection.secrets.values().collect(),
             Self::Plugin(plugin) => plugin.grants.secrets.values().map(|granted| &granted.from).collect(),
+            Self::IdentityProvider(provider) => provider.client_secret.iter().collect(),
+            Self::OAuthClient(client) => client.secret.iter().collect(),
             Self::McpServer(server) => server.oauth().and_then(|o| o.client_secret.as_ref()).into_iter().collect(),
             Self::Gateway(_) | Self::Agent(_) | Self::Team(_) | Self::User(_) | Self::Role(_) => Vec::new(),
         }
@@ -218,6 +239,8 @@ impl Spec {
         match self {
             Self::Connection(connection) => connection.secrets.values_mut().collect(),
             Self::Plugin(plugin) => plugin.grants.secrets.values_mut().map(|granted| &mut granted.from).collect(),
+            Self::IdentityProvider(provider) => provider.client_secret.iter_mut().collect(),
+            Self::OAuthClient(client) => client.secret.iter_mut().collect(),
             Self::McpServer(server) => {
                 let need = server.credential.as_mut().and_then(|need| need.oauth.as_mut());
                 need.and_then(|o| o.client_secret.as_mut()).into_iter().collect()
@@ -266,6 +289,8 @@ impl Resource {
             Spec::Connection(s) => s.check(&mut problems),
             Spec::Gateway(s) => s.check(&mut problems),
             Spec::Plugin(s) => s.check(&mut problems),
+            Spec::IdentityProvider(s) => s.check(&mut problems),
+            Spec::OAuthClient(s) => s.check(&mut problems),
             Spec::Agent(_) | Spec::Team(_) | Spec::User(_) | Spec::Role(_) => {}
         }
         problems
@@ -314,6 +339,8 @@ impl<'de> Deserialize<'de> for Resource {
             Kind::Team => Spec::Team(read(raw.spec)?),
             Kind::User => Spec::User(read(raw.spec)?),
             Kind::Role => Spec::Role(read(raw.spec)?),
+            Kind::IdentityProvider => Spec::IdentityProvider(read(raw.spec)?),
+            Kind::OAuthClient => Spec::OAuthClient(read(raw.spec)?),
         };
         Ok(Self { api_version: raw.api_version, spec, metadata: raw.metadata })
     }

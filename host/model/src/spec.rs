@@ -1,21 +1,27 @@
-//! The specs of the eight kinds, a file each.
+//! The specs of the ten kinds, a file each.
 
 pub mod connection;
 pub mod field;
 pub mod gateway;
 pub mod headers;
+pub mod identity_provider;
 pub mod mcp_server;
+pub mod oauth_client;
 pub mod people;
 pub mod plugin;
 pub mod secret_source;
 
 pub use connection::{Connection, Owner};
 pub use field::{Field, FieldType};
-pub use gateway::{CredentialMode, Disclosure, Gateway, PluginUse, ServerAssignment, Shown, ToolAssignment};
+pub use gateway::{
+    CredentialMode, Disclosure, Gateway, GatewayOAuth, PluginUse, ScopeRule, ServerAssignment, Shown, ToolAssignment,
+};
+pub use identity_provider::IdentityProvider;
 pub use mcp_server::{
     AuthorizationServer, CredentialNeed, Interaction, McpServer, OAuth, Placement, Process, Registration, Remote,
     Sharing, TokenHeader, Traffic, Transport,
 };
+pub use oauth_client::OAuthClient;
 pub use people::{Agent, ExternalGroup, Identity, Role, Team, User};
 pub use plugin::{Failure, Grants, Isolation, Limits, Plugin, SecretGrant, Source};
 pub use secret_source::{KubernetesSecret, SecretSource, VaultSecret};

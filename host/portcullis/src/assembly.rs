@@ -3,6 +3,7 @@
 mod entrance;
 mod health;
 mod keeper;
+mod people;
 mod session_key;
 mod status;
 
@@ -40,6 +41,7 @@ use crate::{
     settings::{SealingKey, Settings},
 };
 use keeper::Keeper;
+use people::PeopleParts;
 use status::Assembled;
 
 /// A gateway that is open and not serving yet.
@@ -139,7 +141,7 @@ impl Assembly {
             tokens: Some(Arc::clone(&tokens) as _),
             jwt: Some(Arc::clone(&jwt) as _),
             connections: Some(Arc::clone(&book) as _),
-            http: Some(outbound as _),
+            http: Some(Arc::clone(&outbound) as _),
             secrets: Some(Arc::clone(&sources) as _),
             audit: Some(Arc::new(status::Reveals(Arc::clone(&audit))) as _),
         };
@@ -161,11 +163,31 @@ impl Assembly {
             public_url: settings.public_url.clone(),
             max_body: settings.max_body.as_usize(),
         };
+        // Bound before anything is told where clients reach us; served at the end.
+        let room = Room {
+            most: settings.max_connections,
+            most_of_one: settings.max_connections_per_address,
+            trusted: settings.trusted_proxies.clone(),
+        };
+        let data = Listener::bind(settings.listen, settings.tls.as_ref(), room, Arc::clone(&metrics)).await?;
+        let address = data.address()?;
+        let people = PeopleParts {
+            registry: Arc::clone(&registry),
+            directories: Arc::clone(&directories),
+            tokens: Arc::clone(&tokens),
+            signin: Arc::clone(&signin),
+            jwt: Arc::clone(&jwt),
+            outbound,
+            secrets: Arc::clone(&sources) as _,
+            metrics: Arc::clone(&metrics),
+        };
+        let (oidc, authorization) = people::open(&settings, settings.base_url(address), people).await?;
         let gateways = Gateways::new(Parts {
             settings: door.clone(),
             metrics: Arc::clone(&metrics),
             audit: Arc::clone(&audit),
             sealer: Arc::clone(&sealer),
+            base_url: settings.base_url(address),
             upstreams: Arc::clone(&upstreams),
             authenticator: Authenticator::new(
                 Arc::clone(&directories),
@@ -186,13 +208,6 @@ impl Assembly {
 
         let health =
             health::router(Arc::clone(&keeper), Arc::clone(&metrics), door.clone(), settings.metrics_listen.is_none());
-        let room = Room {
-            most: settings.max_connections,
-            most_of_one: settings.max_connections_per_address,
-            trusted: settings.trusted_proxies.clone(),
-        };
-        let data = Listener::bind(settings.listen, settings.tls.as_ref(), room, Arc::clone(&metrics)).await?;
-        let address = data.address()?;
         let admin = Admin {
             registry: Arc::clone(&registry),
             directories: Arc::clone(&directories),
@@ -217,7 +232,11 @@ impl Assembly {
             book: Arc::clone(&book),
             oauth: Arc::clone(&oauth),
             signin: Arc::clone(&signin),
-            failures: Failures::new(&LimitOptions { burst: 10, every: Duration::from_secs(10), addresses: 65_536 }),
+            oidc,
+            authorization,
+            failures: failures(10, 10),
+            oauth_failures: failures(60, 1),
+            registrations: failures(30, 10),
             audit: Arc::clone(&audit),
             metrics: Arc::clone(&metrics),
             base_url: settings.base_url(address),
@@ -315,6 +334,11 @@ async fn admin_listener(settings: &Settings, admin: &Admin, metrics: &Arc<Metric
     let listener = Listener::bind(listen, settings.tls.as_ref(), room, Arc::clone(metrics)).await?;
     tracing::info!(address = %listener.address()?, "the admin API is served to callers with tokens");
     Ok(Some(listener.serving(Served { gateways: None, router })))
+}
+
+/// So many failures of one address at once, and one more each time that these seconds have passed.
+fn failures(burst: u32, seconds: u64) -> Failures {
+    Failures::new(&LimitOptions { burst, every: Duration::from_secs(seconds), addresses: 65_536 })
 }
 
 fn key_source(settings: &Settings) -> KeySource {

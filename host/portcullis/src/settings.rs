@@ -59,6 +59,10 @@ pub struct Settings {
     pub allow_private_issuers: bool,
     /// Makes every connection serve its owner only, whatever its owner says.
     pub owner_only: bool,
+    /// Whether OAuth clients may register themselves (RFC 7591).
+    pub client_registration: bool,
+    /// Lets metadata documents of OAuth clients lie at loopback, private and link-local addresses, and come over plain http.
+    pub allow_private_clients: bool,
     /// How logs look and what they hold.
     pub log: Log,
 }
@@ -124,6 +128,8 @@ impl Default for Settings {
             drain: Span::seconds(30),
             allow_private_issuers: false,
             owner_only: false,
+            client_registration: true,
+            allow_private_clients: false,
             log: Log::default(),
         }
     }

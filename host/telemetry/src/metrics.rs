@@ -49,6 +49,7 @@ pub struct Metrics {
     secret_reads: Family<Labels, Counter>,
     questions: Family<Labels, Counter>,
     signins: Family<Labels, Counter>,
+    oauth: Family<Labels, Counter>,
     kept: Family<Labels, Gauge>,
     oauth_renewals: Family<Labels, Counter>,
     /// Requests being answered now.
@@ -148,6 +149,8 @@ impl Metrics {
         let held_calls = d.gauge("held_calls", "Calls that wait for a person now");
         let questions = d.counters("questions", "Requests of servers to clients, by how they ended", &["outcome"]);
         let signins = d.counters("signins", "Sign-ins to the pages, by how they ended", &["method", "outcome"]);
+        let oauth =
+            d.counters("oauth_requests", "Requests of OAuth clients, by how they ended", &["endpoint", "outcome"]);
         let kept = d.gauges("kept_records", "Sessions, codes and other records that end by themselves", &["what"]);
         let oauth_renewals =
             d.counters("upstream_oauth_renewals", "Renewals of connections' tokens, by how they ended", &["outcome"]);
@@ -191,6 +194,7 @@ impl Metrics {
             held_calls,
             questions,
             signins,
+            oauth,
             kept,
             oauth_renewals,
             oauth_grants,
@@ -313,6 +317,12 @@ impl Metrics {
     /// Counts a sign-in: `method` is `code` or `provider`, `outcome` is `ok`, `refused`, `limited` or `failed`.
     pub fn signed_in(&self, method: &'static str, outcome: &'static str) {
         self.signins.get_or_create(&labels(&["method", "outcome"], &[method, outcome])).inc();
+    }
+
+    /// Counts a request of an OAuth client: `endpoint` is `authorize`, `token`, `revoke` or `register`, `outcome` is `ok`,
+    /// `denied`, `refused` or `limited`.
+    pub fn oauth(&self, endpoint: &'static str, outcome: &'static str) {
+        self.oauth.get_or_create(&labels(&["endpoint", "outcome"], &[endpoint, outcome])).inc();
     }
 
     /// Says how many records of a sort are kept that end by themselves.

@@ -191,6 +191,8 @@ fn spec(kind: Kind, text: &str) -> Result<(Metadata, Spec), Error> {
         Kind::Team => typed(text, Spec::Team),
         Kind::User => typed(text, Spec::User),
         Kind::Role => typed(text, Spec::Role),
+        Kind::IdentityProvider => typed(text, Spec::IdentityProvider),
+        Kind::OAuthClient => typed(text, Spec::OAuthClient),
     }
 }
 

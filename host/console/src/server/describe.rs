@@ -80,7 +80,7 @@ pub(super) fn status(admin: &Admin, fleet: &Fleet, key: &ResourceKey, resource: 
         Spec::Agent(_) => {
             fact("tokens", tokens(admin, key, Subject::Agent(key.name.clone())));
         }
-        Spec::Plugin(_) | Spec::Role(_) => {}
+        Spec::Plugin(_) | Spec::Role(_) | Spec::IdentityProvider(_) | Spec::OAuthClient(_) => {}
     }
     status.conditions.sort_by_key(|c| c.status);
     status

@@ -62,6 +62,7 @@ pub(super) async fn create(
         gateways: request.gateways,
         admin: request.admin,
         lifetime,
+        on_behalf: None,
     };
     let created = make(&admin, &who, wanted).await?;
     // A named exit: the text is told once, to whoever made it, over the owner's own socket.

@@ -9,7 +9,7 @@ use axum::{
 };
 use maud::html;
 use portcullis_identity::signin::{self, CodeError, NewSession, SESSION_LIFE, SessionError, SignedIn};
-use portcullis_model::{Fault, Side};
+use portcullis_model::{Fault, Name, Side};
 use portcullis_telemetry::AuditEvent;
 use serde::Deserialize;
 
@@ -27,6 +27,7 @@ const FORM_LIFE: u64 = 3600;
 #[derive(Deserialize)]
 pub(super) struct Asked {
     next: Option<String>,
+    tenant: Option<Name>,
 }
 
 /// `GET /signin`.
@@ -40,11 +41,19 @@ pub(super) async fn show(State(web): State<Web>, Query(asked): Query<Asked>, hea
     if let Some(response) = only_safely(&web, &headers) {
         return response;
     }
-    asking(&web, &headers, next, None, StatusCode::OK)
+    let tenant = asked.tenant.unwrap_or_else(Name::default_tenant);
+    asking(&web, &headers, &tenant, next, None, StatusCode::OK)
 }
 
 /// The sign-in page, with what went wrong before.
-fn asking(web: &Web, headers: &HeaderMap, next: Option<&str>, wrong: Option<&Fault>, status: StatusCode) -> Response {
+fn asking(
+    web: &Web,
+    headers: &HeaderMap,
+    tenant: &Name,
+    next: Option<&str>,
+    wrong: Option<&Fault>,
+    status: StatusCode,
+) -> Response {
     // A browser that has such a cookie keeps it, so that two tabs do not spoil each other's form.
     let (cookie, set) = match Cookie::Form.read(web, headers) {
         Some(cookie) => (cookie.to_owned(), None),
@@ -56,14 +65,21 @@ fn asking(web: &Web, headers: &HeaderMap, next: Option<&str>, wrong: Option<&Fau
             Err(error) => return unavailable(&error),
         },
     };
-    let mut response = (status, code_page(&signin::csrf(&cookie), next, wrong)).into_response();
+    let page = code_page(&signin::csrf(&cookie), &web.oidc.providers(tenant), tenant, next, wrong);
+    let mut response = (status, page).into_response();
     if let Some(set) = set {
         response.headers_mut().append(header::SET_COOKIE, set);
     }
     response
 }
 
-fn code_page(csrf: &str, next: Option<&str>, wrong: Option<&Fault>) -> Page {
+fn code_page(
+    csrf: &str,
+    providers: &[(Name, String)],
+    tenant: &Name,
+    next: Option<&str>,
+    wrong: Option<&Fault>,
+) -> Page {
     layout::page(
         "Sign in",
         None,
@@ -72,6 +88,16 @@ fn code_page(csrf: &str, next: Option<&str>, wrong: Option<&Fault>) -> Page {
                 div class="notice error" role="alert" id="wrong" {
                     p { (fault.message) "." }
                     @if let Some(next) = &fault.next { p { (next) "." } }
+                }
+            }
+            @if !providers.is_empty() {
+                section class="card" aria-labelledby="by-provider" {
+                    h2 id="by-provider" { "With your organization's account" }
+                    div class="row" {
+                        @for (name, title) in providers {
+                            a class="button" href=(provider_url(name, tenant, next)) { "Sign in with " (title) }
+                        }
+                    }
                 }
             }
             section class="card" aria-labelledby="by-code" {
@@ -116,14 +142,14 @@ pub(super) async fn with_code(
             let fault =
                 Fault::new(Side::Caller, "invalid-code", "this code is not valid: it is used, too old or mistyped")
                     .next("Ask your operator for another one");
-            return asking(&web, &headers, next, Some(&fault), StatusCode::FORBIDDEN);
+            return asking(&web, &headers, &Name::default_tenant(), next, Some(&fault), StatusCode::FORBIDDEN);
         }
         Err(error) => {
             web.metrics.signed_in("code", "failed");
             return unavailable(&error);
         }
     };
-    let signed_in = SignedIn { tenant, who, groups: Vec::new(), display_name: None, provider: None };
+    let signed_in = SignedIn { tenant, who, groups: Vec::new(), display_name: None, provider: None, anybody: false };
     open(&web, signed_in, "code", next).await
 }
 
@@ -150,9 +176,7 @@ pub(super) async fn open(web: &Web, signed_in: SignedIn, method: &'static str, n
         }
         Err(SessionError::Nobody(_)) => {
             web.metrics.signed_in(method, "refused");
-            let fault = Fault::new(Side::Policy, "unknown-person", "nobody here goes by this identity")
-                .next("Ask your operator to add you");
-            (StatusCode::FORBIDDEN, layout::fault(None, &fault)).into_response()
+            (StatusCode::FORBIDDEN, layout::fault(None, &unknown_person())).into_response()
         }
         Err(error) => {
             web.metrics.signed_in(method, "failed");
@@ -195,8 +219,24 @@ pub(super) async fn sign_out(State(web): State<Web>, headers: HeaderMap, form: S
     response
 }
 
+/// Who signed in is nobody here.
+pub(super) fn unknown_person() -> Fault {
+    Fault::new(Side::Policy, "unknown-person", "nobody here goes by this identity").next("Ask your operator to add you")
+}
+
+/// Where a provider's button leads.
+fn provider_url(name: &Name, tenant: &Name, next: Option<&str>) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    if tenant.as_str() != portcullis_model::DEFAULT_TENANT {
+        query.append_pair("tenant", tenant.as_str());
+    }
+    query.extend_pairs(next.map(|n| ("next", n)));
+    let query = query.finish();
+    format!("/signin/with/{name}{}{query}", if query.is_empty() { "" } else { "?" })
+}
+
 /// Over plain HTTP a session would be anybody's on the way, so only loopback is served without TLS.
-fn only_safely(web: &Web, headers: &HeaderMap) -> Option<Response> {
+pub(super) fn only_safely(web: &Web, headers: &HeaderMap) -> Option<Response> {
     let host = headers.get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let host = url::Url::parse(&format!("http://{host}")).ok()?;
     let loopback = match host.host()? {
@@ -212,7 +252,7 @@ fn only_safely(web: &Web, headers: &HeaderMap) -> Option<Response> {
     Some((StatusCode::FORBIDDEN, layout::fault(None, &fault)).into_response())
 }
 
-fn limited(wait: Duration) -> Response {
+pub(super) fn limited(wait: Duration) -> Response {
     let fault = Fault::new(Side::Caller, "too-many-failures", "too many failed sign-ins from this address")
         .next("Wait a moment, then try again");
     let mut response = (StatusCode::TOO_MANY_REQUESTS, layout::fault(None, &fault)).into_response();

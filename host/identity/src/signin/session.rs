@@ -62,6 +62,8 @@ pub(super) struct Record {
     display_name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     provider: Option<Name>,
+    #[serde(default)]
+    anybody: bool,
     created_ms: u64,
 }
 
@@ -78,6 +80,8 @@ pub struct SignedIn {
     pub display_name: Option<String>,
     /// The identity provider, where one was asked.
     pub provider: Option<Name>,
+    /// Whether that lets in people whom nobody here names.
+    pub anybody: bool,
 }
 
 /// A session that was just opened.
@@ -138,7 +142,7 @@ impl SignIn {
     /// # Errors
     /// [`SessionError`].
     pub async fn open_session(&self, signed_in: SignedIn) -> Result<NewSession, SessionError> {
-        let SignedIn { tenant, who, groups, display_name, provider } = signed_in;
+        let SignedIn { tenant, who, groups, display_name, provider, anybody } = signed_in;
         let person = person(&tenant, &who);
         let secret = random_text::<32>().map_err(|_| SessionError::NoRandomness)?;
         let mut cookie = zeroize::Zeroizing::new(Vec::with_capacity(80));
@@ -150,7 +154,7 @@ impl SignIn {
         getrandom::fill(&mut random).map_err(|_| SessionError::NoRandomness)?;
         let id = SessionId(format!("{:016x}", u64::from_be_bytes(random)));
         let now = now_ms();
-        let record = Record { id: id.clone(), tenant, who, groups, display_name, provider, created_ms: now };
+        let record = Record { id: id.clone(), tenant, who, groups, display_name, provider, anybody, created_ms: now };
         if self.principal(&record).is_none() {
             return Err(SessionError::Nobody(record.who.to_string()));
         }
@@ -210,6 +214,18 @@ impl SignIn {
         Ok(all.len())
     }
 
+    /// Whether somebody of a provider is anybody here: a `User`, a member of a `Team` by a group, or whoever the provider knows
+    /// where that is enough.
+    pub(crate) fn is_somebody(&self, signed_in: &SignedIn) -> bool {
+        let directory = self.directories.load();
+        match &signed_in.who {
+            Who::User(name) => directory.since(&signed_in.tenant, &Subject::User(name.clone())).is_some(),
+            Who::Identity { issuer, subject } => directory
+                .external(&signed_in.tenant, issuer, subject, signed_in.groups.clone())
+                .is_ok_and(|p| signed_in.anybody || is_known(&p)),
+        }
+    }
+
     fn principal(&self, record: &Record) -> Option<Principal> {
         let directory = self.directories.load();
         let mut principal = match &record.who {
@@ -220,7 +236,8 @@ impl SignIn {
                 directory.principal(&record.tenant, &subject)?
             }
             Who::Identity { issuer, subject } => {
-                directory.external(&record.tenant, issuer, subject, record.groups.clone()).ok()?
+                let principal = directory.external(&record.tenant, issuer, subject, record.groups.clone()).ok()?;
+                (record.anybody || is_known(&principal)).then_some(principal)?
             }
         };
         if principal.display_name.is_none() {
@@ -228,6 +245,11 @@ impl SignIn {
         }
         Some(principal)
     }
+}
+
+/// Whether somebody here said who this is.
+pub(crate) fn is_known(principal: &Principal) -> bool {
+    !matches!(principal.subject, Subject::External { .. }) || !principal.teams.is_empty()
 }
 
 /// What a form of this browser has to send with it. Also for browsers that nobody has signed in with yet, by a cookie of

@@ -63,7 +63,7 @@ impl Live {
             return Validity::Expired;
         }
         let record = &self.record;
-        if directory.since(&record.tenant, &record.owner).is_none_or(|since| record.created_ms < since) {
+        if since(record, directory).is_none_or(|since| record.created_ms < since) {
             return Validity::Orphaned;
         }
         let elsewhere = |g: &Name| record.admin || (!record.gateways.is_empty() && !record.gateways.contains(g));
@@ -101,6 +101,15 @@ impl Live {
     pub(super) fn learn_use(&self, at_ms: u64) {
         self.stored_use_ms.fetch_max(at_ms, Ordering::Relaxed);
         self.last_used_ms.fetch_max(at_ms, Ordering::Relaxed);
+    }
+}
+
+/// Since when a token's owner exists. Somebody of an identity provider whom no user claims exists as long as an access token
+/// says so, and that is minutes.
+fn since(record: &TokenRecord, directory: &Directory) -> Option<u64> {
+    match record.owner {
+        portcullis_model::Subject::External { .. } if record.on_behalf.is_some() => Some(0),
+        _ => directory.since(&record.tenant, &record.owner),
     }
 }
 

@@ -38,8 +38,28 @@ pub struct TokenRecord {
     /// noting a use never meets a revocation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used_ms: Option<u64>,
+    /// The OAuth client that it was issued to, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_behalf: Option<OnBehalf>,
     /// What it is recognised by.
     pub(crate) digest: TokenDigest,
+}
+
+/// What an access token was issued for, beside its owner and its gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OnBehalf {
+    /// The client.
+    pub client: String,
+    /// Its scopes: what needs another one it can't do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+    /// Issuer and subject of the person who signed in by an identity provider; which `User` that is is asked anew each time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<(String, String)>,
+    /// The person's groups as that provider asserted them at sign-in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
 }
 
 /// Whether a token works.

@@ -11,7 +11,7 @@ use portcullis_plugin::{TokenFacts, TokenLookupError, Tokens};
 use portcullis_store::{Expect, Revision, Store, StoreError, Write};
 
 use super::{
-    Live, NotAToken, TokenDigest, TokenRecord, TokenStatus, Validity,
+    Live, NotAToken, OnBehalf, TokenDigest, TokenRecord, TokenStatus, Validity,
     live::LiveSet,
     text,
     usage::{self, key},
@@ -72,6 +72,8 @@ pub struct NewToken {
     pub admin: bool,
     /// How long it lives; [`TokenOptions::default_lifetime`] where not said.
     pub lifetime: Option<Lifetime>,
+    /// The OAuth client that it is issued to, where it is.
+    pub on_behalf: Option<OnBehalf>,
 }
 
 /// How long a token lives.
@@ -161,7 +163,7 @@ impl TokenService {
     /// [`TokenError`], all but `Unknown` and `NotSaved`.
     pub async fn create(&self, wanted: NewToken) -> Result<Created, TokenError> {
         let now = now_ms();
-        let NewToken { tenant, owner, name, mut gateways, admin, lifetime } = wanted;
+        let NewToken { tenant, owner, name, mut gateways, admin, lifetime, on_behalf } = wanted;
         if name.as_ref().is_some_and(|n| n.chars().count() > MAX_NAME || n.chars().any(deceives)) {
             return Err(TokenError::Invalid(
                 "a token's name has 120 characters at most, and none that can't be printed",
@@ -177,7 +179,8 @@ impl TokenService {
         }
         let expires_ms = self.expiry(now, lifetime)?;
         self.directories.refresh();
-        let since = self.directories.load().since(&tenant, &owner);
+        let external = on_behalf.is_some() && matches!(owner, Subject::External { .. });
+        let since = if external { Some(0) } else { self.directories.load().since(&tenant, &owner) };
         let since = since.ok_or_else(|| TokenError::NoOwner(owner.to_string()))?;
         let of_owner = |live: &&Arc<Live>| live.record.tenant == tenant && live.record.owner == owner;
         if self.live.all().iter().filter(of_owner).filter(|l| l.still_valid(now)).count() >= self.options.max_per_owner
@@ -198,6 +201,7 @@ impl TokenService {
             expires_ms,
             revoked_ms: None,
             last_used_ms: None,
+            on_behalf,
             digest,
         };
         let revision = self.store.write(vec![put(&record, Expect::Absent)?]).await?;
@@ -305,6 +309,11 @@ impl TokenService {
             self.live.put(record, revision);
         }
         Ok(())
+    }
+
+    /// The token of this text, whether it works or not.
+    pub(crate) fn by_text(&self, token: &Secret) -> Option<TokenRecord> {
+        self.live.by_digest(&TokenDigest::of(token).ok()?).map(|live| live.record.clone())
     }
 
     /// The token that a verdict speaks of, if it works at this gateway.

@@ -36,6 +36,8 @@ pub(super) mod key {
 
 /// The most uses or forgotten tokens that are written at once.
 const PIECE: usize = 1000;
+/// How long an access token of an OAuth client is kept that has ended.
+const BRIEF: Duration = Duration::from_secs(3600);
 /// How long to wait before a broken watch is taken up again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -150,8 +152,11 @@ impl TokenService {
     /// Removes tokens that ended long ago.
     async fn forget_old(&self) -> Result<(), StoreError> {
         let before = now_ms().saturating_sub(millis(self.options.keep_ended));
+        // Access tokens come and go every few minutes, and nobody lists them once they have ended.
+        let brief = now_ms().saturating_sub(millis(BRIEF));
         let ended = |live: &Arc<Live>| {
             let ends = [live.record.revoked_ms, live.record.expires_ms];
+            let before = if live.record.on_behalf.is_some() { brief } else { before };
             ends.into_iter().flatten().min().is_some_and(|at| at < before)
         };
         let mut old = self.live.all();

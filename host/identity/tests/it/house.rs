@@ -89,6 +89,7 @@ pub(crate) fn wanted(owner: &str) -> NewToken {
         gateways: Vec::new(),
         admin: false,
         lifetime: None,
+        on_behalf: None,
     }
 }
 

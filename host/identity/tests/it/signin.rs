@@ -15,7 +15,7 @@ async fn open(house: &House) -> Arc<SignIn> {
 }
 
 fn signed_in(who: Who) -> SignedIn {
-    SignedIn { tenant: name("default"), who, groups: Vec::new(), display_name: None, provider: None }
+    SignedIn { tenant: name("default"), who, groups: Vec::new(), display_name: None, provider: None, anybody: false }
 }
 
 fn text(secret: &portcullis_model::Secret) -> String {

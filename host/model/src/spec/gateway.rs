@@ -36,6 +36,9 @@ pub struct Gateway {
     /// How tools are shown.
     #[serde(default, skip_serializing_if = "Disclosure::is_list")]
     pub exposure: Disclosure,
+    /// How clients that sign people in by OAuth get their tokens, and what those may do.
+    #[serde(default, skip_serializing_if = "GatewayOAuth::is_usual")]
+    pub oauth: GatewayOAuth,
     /// The most requests a second by one principal, and the burst; unlimited where left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_per_principal: Option<u32>,
@@ -43,6 +46,41 @@ pub struct Gateway {
 
 fn default_auth() -> Vec<PluginUse> {
     vec![PluginUse { plugin: "bearer-token".to_owned(), config: None, on_error: None }]
+}
+
+/// What OAuth means at a gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct GatewayOAuth {
+    /// Issuers whose authorization servers clients are sent to, in place of our own. Their tokens are taken by the plugin
+    /// `jwks` in `auth`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub authorization_servers: Vec<String>,
+    /// Which tools need which scope of an OAuth token of ours. Tokens made by `portcullis token create` are not limited by
+    /// scopes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<ScopeRule>,
+}
+
+impl GatewayOAuth {
+    /// Whether nothing is said.
+    pub fn is_usual(&self) -> bool {
+        self.authorization_servers.is_empty() && self.scopes.is_empty()
+    }
+}
+
+/// A scope, and the tools that can't be called without it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ScopeRule {
+    /// The scope, such as `files:write`.
+    pub scope: String,
+    /// The servers whose tools need it; all assigned ones where empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<Name>,
+    /// Their tools, as globs of their own names; all where empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<String>,
 }
 
 /// How a gateway shows its tools.
@@ -240,6 +278,11 @@ impl Gateway {
             }
             if let Some(mode) = &assignment.credential {
                 mode.check(&format!("{path}.credential"), problems);
+            }
+        }
+        for (i, rule) in self.oauth.scopes.iter().enumerate() {
+            if !super::oauth_client::is_scope(&rule.scope) {
+                problems.push(Problem::new(format!("spec.oauth.scopes[{i}].scope"), "is no scope"));
             }
         }
         if self.rate_per_principal == Some(0) {

@@ -82,6 +82,8 @@ fn summary(spec: &Spec) -> String {
         },
         Spec::Team(t) => joined(&t.members),
         Spec::User(u) => u.display_name.clone().or_else(|| u.email.clone()).unwrap_or_default(),
+        Spec::IdentityProvider(s) => s.issuer.clone(),
+        Spec::OAuthClient(s) => s.title.clone().unwrap_or_default(),
         Spec::Role(r) => joined(&[&r.users[..], &r.teams, &r.agents].concat()),
         Spec::Agent(a) => a.title.clone().unwrap_or_default(),
     }

@@ -158,7 +158,12 @@ fn references(resource: &Resource, each: &mut dyn FnMut(String, Kind, &str)) {
             }
         }
         Spec::Gateway(gateway) => gateway_references(gateway, each),
-        Spec::Plugin(_) | Spec::User(_) => {}
+        Spec::OAuthClient(client) => {
+            if let Some(agent) = &client.agent {
+                each("spec.agent".to_owned(), Kind::Agent, agent.as_str());
+            }
+        }
+        Spec::Plugin(_) | Spec::User(_) | Spec::IdentityProvider(_) => {}
     }
 }
 

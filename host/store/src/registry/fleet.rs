@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use portcullis_model::{
     Kind, Metadata, Name, Resource, ResourceKey, Spec,
-    spec::{Agent, Connection, Gateway, McpServer, Plugin, Role, Team, User},
+    spec::{Agent, Connection, Gateway, IdentityProvider, McpServer, OAuthClient, Plugin, Role, Team, User},
 };
 
 use crate::{Change, Record, Revision, StoreError, keys};
@@ -69,6 +69,8 @@ kinds! {
     team, teams, Team, "`Team`";
     user, users, User, "`User`";
     role, roles, Role, "`Role`";
+    identity_provider, identity_providers, IdentityProvider, "`IdentityProvider`";
+    oauth_client, oauth_clients, OAuthClient, "`OAuthClient`";
 }
 
 impl Fleet {

@@ -1,0 +1,269 @@
+//! Grants: what one sign-in gave one client. A grant is renewed by refresh tokens, each of which works once; who shows one that
+//! was used already ends the whole grant, with every access token of it (RFC 9700 section 4.14).
+
+use portcullis_model::Secret;
+use serde::{Deserialize, Serialize};
+
+use super::{ACCESS_LIFE, GRANT_LIFE, OAuth, OAuthError, Target};
+use crate::{
+    clock::{millis, now_ms},
+    signin::{Who, digest, is_known, random_text},
+    token::{Lifetime, NewToken, OnBehalf},
+};
+
+/// What refresh tokens begin with, so that secret scanners find them in the wrong places.
+pub(super) const PREFIX: &str = "pcr_";
+const LABEL: &str = "portcullis refresh token 1";
+/// Access tokens of a grant that may still work.
+const MAX_ACCESS: usize = 8;
+
+/// What the store keeps of a grant.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Grant {
+    pub(super) client: String,
+    pub(super) target: Target,
+    pub(super) scopes: Vec<String>,
+    pub(super) who: Who,
+    pub(super) groups: Vec<String>,
+    /// The digest of the refresh token that works.
+    refresh: String,
+    /// Ids of access tokens that may still work.
+    access: Vec<String>,
+}
+
+/// What a client gets.
+pub struct Issued {
+    /// The access token.
+    pub access_token: Secret,
+    /// The refresh token, where there is one.
+    pub refresh_token: Option<Secret>,
+    /// How long the access token lives, in seconds.
+    pub expires_in_s: u64,
+    /// What it may do.
+    pub scopes: Vec<String>,
+    /// Whose it is, for the record.
+    pub owner: String,
+    /// The id of the access token, for the record.
+    pub token: String,
+}
+
+/// Who a grant is for.
+pub(super) struct For<'a> {
+    pub(super) client: &'a str,
+    pub(super) target: &'a Target,
+    pub(super) scopes: &'a [String],
+    pub(super) who: &'a Who,
+    pub(super) groups: &'a [String],
+}
+
+impl OAuth {
+    /// A new grant with its first tokens. `id` is its own.
+    pub(super) async fn grant(&self, id: &str, wanted: For<'_>) -> Result<Issued, OAuthError> {
+        let (mut issued, refresh) = (self.access(&wanted).await?, random_text::<32>()?);
+        let grant = Grant {
+            client: wanted.client.to_owned(),
+            target: wanted.target.clone(),
+            scopes: wanted.scopes.to_vec(),
+            who: wanted.who.clone(),
+            groups: wanted.groups.to_vec(),
+            refresh: digest(LABEL, refresh.expose()),
+            access: vec![issued.token.clone()],
+        };
+        self.grants.put(id, now_ms() + millis(GRANT_LIFE), &grant).await?;
+        issued.refresh_token = Some(text(id, &refresh));
+        Ok(issued)
+    }
+
+    /// Whose grant a refresh token is of, as far as that can be told.
+    pub(super) async fn tenant_of_grant(&self, shown: &Secret) -> Result<portcullis_model::Name, OAuthError> {
+        let found = match split(shown) {
+            Some((id, _)) => self.grants.get(&id).await?,
+            None => None,
+        };
+        Ok(found.map_or_else(portcullis_model::Name::default_tenant, |f| f.value.target.tenant))
+    }
+
+    /// Renews a grant.
+    pub(super) async fn renew(
+        &self,
+        client: &str,
+        shown: &Secret,
+        scope: Option<&str>,
+        resource: Option<&str>,
+    ) -> Result<Issued, OAuthError> {
+        let (id, secret) = split(shown).ok_or_else(OAuthError::grant)?;
+        let found = self.grants.get(&id).await?.ok_or_else(OAuthError::grant)?;
+        let grant = &found.value;
+        if grant.client != client {
+            // Another client's refresh token was taken from somewhere.
+            self.end_grant(&id).await?;
+            return Err(OAuthError::grant());
+        }
+        if !same(&digest(LABEL, &secret), &grant.refresh) {
+            tracing::warn!(client, grant = id, "a refresh token was used twice: the whole grant is ended");
+            self.end_grant(&id).await?;
+            return Err(OAuthError::grant());
+        }
+        if let Some(resource) = resource
+            && self.target(resource)? != grant.target
+        {
+            return Err(OAuthError::target());
+        }
+        // Narrower if that is asked for, never wider (RFC 6749 section 6).
+        let scopes = match scope {
+            Some(asked) => {
+                self.scopes(&grant.target, Some(asked)).into_iter().filter(|s| grant.scopes.contains(s)).collect()
+            }
+            None => grant.scopes.clone(),
+        };
+        let fresh = random_text::<32>()?;
+        let wanted = For { client, target: &grant.target, scopes: &scopes, who: &grant.who, groups: &grant.groups };
+        let mut issued = self.access(&wanted).await?;
+        let mut next = grant.clone();
+        next.refresh = digest(LABEL, fresh.expose());
+        next.access.push(issued.token.clone());
+        let over = next.access.len().saturating_sub(MAX_ACCESS);
+        next.access.drain(..over);
+        if !self.grants.replace(&id, &found, found.until_ms, &next).await? {
+            // Somebody renewed it at the same moment, with the same token: one of the two is no honest client.
+            self.parts.tokens.revoke(&grant.target.tenant, &issued.token).await?;
+            self.end_grant(&id).await?;
+            return Err(OAuthError::grant());
+        }
+        issued.refresh_token = Some(text(&id, &fresh));
+        Ok(issued)
+    }
+
+    /// An access token alone.
+    pub(super) async fn access(&self, wanted: &For<'_>) -> Result<Issued, OAuthError> {
+        let tenant = &wanted.target.tenant;
+        let identity = match wanted.who {
+            Who::Identity { issuer, subject } => Some((issuer.clone(), subject.clone())),
+            Who::User(_) => None,
+        };
+        let subject = {
+            self.parts.directories.refresh();
+            let directory = self.parts.directories.load();
+            match wanted.who {
+                Who::User(name) => portcullis_model::Subject::User(name.clone()),
+                Who::Identity { issuer, subject } => {
+                    let principal = directory.external(tenant, issuer, subject, wanted.groups.to_vec());
+                    let principal = principal.map_err(|_| OAuthError::grant())?;
+                    // Asked again at each renewal: whoever is nobody any more gets nothing more.
+                    let fleet = self.parts.registry.snapshot();
+                    let anybody =
+                        || fleet.identity_providers(tenant).any(|p| p.spec.anybody && p.spec.issuer == *issuer);
+                    if !is_known(&principal) && !anybody() {
+                        return Err(OAuthError::grant());
+                    }
+                    principal.subject
+                }
+            }
+        };
+        let on_behalf = OnBehalf {
+            client: wanted.client.to_owned(),
+            scopes: wanted.scopes.to_vec(),
+            identity,
+            groups: wanted.groups.to_vec(),
+        };
+        self.make(wanted.target, subject, on_behalf).await
+    }
+
+    pub(super) async fn make(
+        &self,
+        target: &Target,
+        owner: portcullis_model::Subject,
+        on_behalf: OnBehalf,
+    ) -> Result<Issued, OAuthError> {
+        let (scopes, shown) = (on_behalf.scopes.clone(), owner.to_string());
+        let wanted = NewToken {
+            tenant: target.tenant.clone(),
+            owner,
+            name: None,
+            gateways: vec![target.gateway.clone()],
+            lifetime: Some(Lifetime::For(ACCESS_LIFE)),
+            on_behalf: Some(on_behalf),
+        };
+        let created = self.parts.tokens.create(wanted).await?;
+        Ok(Issued {
+            access_token: created.text,
+            refresh_token: None,
+            expires_in_s: ACCESS_LIFE.as_secs(),
+            scopes,
+            owner: shown,
+            token: created.record.id,
+        })
+    }
+
+    /// Ends a grant and every access token of it.
+    pub(super) async fn end_grant(&self, id: &str) -> Result<(), OAuthError> {
+        // Taken, so that who renews it at this moment fails.
+        while let Some(found) = self.grants.get(id).await? {
+            if let Some(grant) = self.grants.take(id).await? {
+                for token in &grant.access {
+                    match self.parts.tokens.revoke(&grant.target.tenant, token).await {
+                        Ok(_) | Err(crate::TokenError::Unknown(_)) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                return Ok(());
+            }
+            drop(found);
+        }
+        Ok(())
+    }
+
+    /// Answers the revocation endpoint (RFC 7009).
+    ///
+    /// # Errors
+    /// `invalid_client`, or those of the store.
+    pub async fn revoke_shown(&self, presented: &super::client::Presented, shown: &Secret) -> Result<(), OAuthError> {
+        let tenant = match split(shown) {
+            Some((id, _)) => self.grants.get(&id).await?.map(|f| f.value.target.tenant),
+            None => self.parts.tokens.by_text(shown).map(|r| r.tenant),
+        };
+        let tenant = tenant.unwrap_or_else(portcullis_model::Name::default_tenant);
+        let client = self.authenticate(&tenant, presented).await?;
+        self.revoke(&client.id, shown).await
+    }
+
+    /// Revokes what a client shows: a refresh token with its whole grant, or an access token. What is unknown, or another
+    /// client's, is no error (RFC 7009 section 2.2).
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn revoke(&self, client: &str, shown: &Secret) -> Result<(), OAuthError> {
+        if let Some((id, secret)) = split(shown) {
+            let found = self.grants.get(&id).await?;
+            if found.is_some_and(|f| f.value.client == client && same(&digest(LABEL, &secret), &f.value.refresh)) {
+                self.end_grant(&id).await?;
+            }
+            return Ok(());
+        }
+        let Some(record) = self.parts.tokens.by_text(shown) else { return Ok(()) };
+        if record.on_behalf.is_some_and(|o| o.client == client) {
+            self.parts.tokens.revoke(&record.tenant, &record.id).await?;
+        }
+        Ok(())
+    }
+}
+
+fn same(a: &str, b: &str) -> bool {
+    use subtle::ConstantTimeEq as _;
+    a.as_bytes().ct_eq(b.as_bytes()).into()
+}
+
+fn text(id: &str, secret: &Secret) -> Secret {
+    let mut text = zeroize::Zeroizing::new(format!("{PREFIX}{id}.").into_bytes());
+    text.extend_from_slice(secret.expose());
+    Secret::new(text.as_slice())
+}
+
+/// A grant's id and its refresh token's secret part.
+fn split(shown: &Secret) -> Option<(String, zeroize::Zeroizing<Vec<u8>>)> {
+    let text = std::str::from_utf8(shown.expose()).ok()?;
+    let (id, secret) = text.strip_prefix(PREFIX)?.split_once('.')?;
+    let plain = |t: &str| t.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    (id.len() <= 32 && plain(id) && secret.len() == 43 && plain(secret))
+        .then(|| (id.to_owned(), zeroize::Zeroizing::new(secret.as_bytes().to_vec())))
+}
