@@ -11,6 +11,7 @@ pub mod echo;
 pub mod events;
 pub mod granting;
 pub mod http;
+pub mod oauth;
 pub mod oidc;
 pub mod parts;
 pub mod process;

@@ -152,6 +152,7 @@ pub async fn create(State(web): State<Web>, SignedForm { visitor, fields }: Sign
         gateways,
         admin: false,
         lifetime: Some(Lifetime::For(Duration::from_secs(days * 86_400))),
+        on_behalf: None,
     };
     let created = match service::make(&web.admin, &who(&visitor), wanted).await {
         Ok(created) => created,

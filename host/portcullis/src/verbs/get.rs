@@ -13,7 +13,7 @@ Examples:
   portcullis get gateway main -o yaml    # one gateway, as it can be applied again
   portcullis get all -o json             # everything: {\"items\": [...]}")]
 pub struct Get {
-    /// A kind of resource (servers, connections, gateways, agents, plugins, teams, users, roles), or all
+    /// A kind of resource (servers, connections, gateways, agents, plugins, teams, users, roles, identityproviders, oauthclients), or all
     #[arg(value_name = "KIND")]
     kind: String,
     /// One resource; all of the kind where left out

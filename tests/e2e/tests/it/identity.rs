@@ -2,6 +2,9 @@
 
 mod admin_door;
 mod headers;
+mod oauth_clients;
+mod oauth_login;
+mod oidc_login;
 mod pages;
 mod sign_in;
 mod upstream_oauth;
