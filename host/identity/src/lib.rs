@@ -25,6 +25,6 @@ pub use oauth::OAuth;
 pub use permission::{Action, Whose, may};
 pub use signin::SignIn;
 pub use token::{
-    AdminDoor, AdminRefusal, Created, Lifetime, NewToken, OnBehalf, TokenError, TokenOptions, TokenRecord, TokenService,
-    TokenStatus,
+    AdminDoor, AdminRefusal, Created, Lifetime, NewToken, OnBehalf, TokenError, TokenOptions, TokenRecord,
+    TokenService, TokenStatus,
 };

@@ -181,6 +181,7 @@ impl OAuth {
             owner,
             name: None,
             gateways: vec![target.gateway.clone()],
+            admin: false,
             lifetime: Some(Lifetime::For(ACCESS_LIFE)),
             on_behalf: Some(on_behalf),
         };

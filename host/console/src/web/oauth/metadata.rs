@@ -13,7 +13,8 @@ use super::super::Web;
 /// `GET /.well-known/oauth-protected-resource/mcp/{gateway}`.
 pub(super) async fn resource(State(web): State<Web>, Path(path): Path<String>, headers: HeaderMap) -> Response {
     let origin = super::origin(&web, &headers);
-    let found = Target::of_path(&format!("/{path}")).and_then(|target| web.authorization.resource_metadata(&target, &origin));
+    let found =
+        Target::of_path(&format!("/{path}")).and_then(|target| web.authorization.resource_metadata(&target, &origin));
     match found {
         Some(metadata) => Json(metadata).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
