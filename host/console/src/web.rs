@@ -31,7 +31,7 @@ use axum::{
     middleware,
     routing::{get, post},
 };
-use portcullis_credential::{ConnectionBook, METADATA_PATH, Secrets, UpstreamOAuth};
+use portcullis_credential::{CALLBACK_PATH, ConnectionBook, METADATA_PATH, Secrets, UpstreamOAuth};
 use portcullis_identity::{Directories, Failures, OAuth, SignIn, TokenService, signin::oidc::Oidc};
 use portcullis_model::Fault;
 use portcullis_protocol::seal::Sealer;
@@ -136,6 +136,8 @@ pub fn router(web: Web) -> Router {
         .route("/servers/{name}", get(servers::show))
         .route("/servers/{name}/connect", get(connect::at_server).post(connect::take_at_server))
         .route("/connect/{link}", get(connect::at_link).post(connect::take_at_link))
+        .route(CALLBACK_PATH, get(connect::oauth::back))
+        .route("/oauth-client/save", post(connect::oauth::save))
         .route("/connections", get(connections::list))
         .route("/connections/{name}", get(connections::show))
         .route("/connections/{name}/disconnect", get(connections::confirm).post(connections::disconnect))

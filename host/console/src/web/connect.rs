@@ -4,6 +4,7 @@
 //! it was made. What is given is checked and kept by [`crate::install`], as the admin API's is.
 
 mod ask;
+pub(super) mod oauth;
 mod task;
 
 use axum::{
@@ -15,7 +16,7 @@ use serde::Deserialize;
 
 use super::{SignedForm, Visitor, Web, form::Fields, tokens::who, view};
 use crate::{api::ConnectRequest, install};
-use task::{Task, Wish};
+use task::Task;
 
 #[derive(Deserialize)]
 pub(super) struct Asked {
@@ -107,11 +108,11 @@ async fn take(web: &Web, visitor: &Visitor, task: &Task, fields: &Fields) -> Res
     if !wrong.is_empty() {
         return again(&wrong);
     }
+    if task.spec.oauth().is_some() {
+        return oauth::begin(web, visitor, task, request).await.unwrap_or_else(|refused| refused);
+    }
     match install::install(&web.admin, &who(visitor), &visitor.principal.tenant, request).await {
-        Ok(connected) => {
-            let new = if task.wish == Wish::Call { "call" } else { "page" };
-            Redirect::to(&format!("/connections/{}?new={new}", connected.connection)).into_response()
-        }
+        Ok(connected) => Redirect::to(&format!("/connections/{}?new=1", connected.connection)).into_response(),
         Err(error) => view::failed(visitor, &error),
     }
 }

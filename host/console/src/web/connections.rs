@@ -103,7 +103,7 @@ fn find(web: &Web, visitor: &Visitor, name: &str) -> Option<Found> {
 
 #[derive(Deserialize)]
 pub(super) struct Shown {
-    /// Just connected; from a call's link, where it says `call`.
+    /// Just connected.
     new: Option<String>,
 }
 
@@ -120,11 +120,12 @@ pub async fn show(
     let can_install = whose.is_some_and(|w| may(principal, &Action::Install(w)));
     let can_end = whose.is_some_and(|w| may(principal, &Action::Disconnect(w)));
     let state = State::of(&web, &principal.tenant, &found.name, &found.spec.server);
+    let grant = web.book.status(&principal.tenant, &found.name).and_then(|now| now.grant).filter(|_| can_install);
     let uses = if can_install { Some(web.book.uses(&principal.tenant, &found.name).await) } else { None };
     let body = html! {
-        @if let Some(new) = &shown.new {
+        @if shown.new.is_some() {
             div class="notice good" role="status" {
-                p { strong { "Connected." } @if new == "call" { " Go back to your client and try again: the same call works now." } }
+                p { strong { "Connected." } " If a call of your client asked for this, go back and try again: the same call works now." }
             }
         }
         @if state != State::Ok { div class="notice warn" { p { (state.sentence()) } } }
@@ -133,6 +134,10 @@ pub async fn show(
             dt { "State" } dd { (state.mark()) }
             dt { "Whose" } dd { (Choice::of(principal, &found.subject).label) }
             dt { "May be used by" } dd { (may_use(&web, &visitor, &found)) }
+            @if let Some(grant) = &grant {
+                @if let Some(account) = grant.account.title() { dt { "Account" } dd { (view::title(account)) } }
+                @if !grant.scopes.is_empty() { dt { "Allowed" } dd { (view::text(&grant.scopes.join(", "))) } }
+            }
             @if let Some(origin) = &found.spec.origin { dt { "Made for" } dd { code { (origin) } } }
             @if can_install { @for (field, value) in &found.spec.values { dt { (field) } dd { (view::text(value)) } } }
             @if let Some(file) = &found.file { dt { "Written in" } dd { code { (file) } } }

@@ -179,7 +179,7 @@ fn kind(field: &Field) -> &'static str {
 
 /// Whether there is anything to connect.
 pub fn is_connectable(server: &McpServer) -> bool {
-    !server.fields.is_empty()
+    !server.fields.is_empty() || server.oauth().is_some()
 }
 
 /// What people read as the server's name.
@@ -197,17 +197,23 @@ pub fn place(server: &McpServer) -> String {
 
 /// What a server asks for, in a sentence.
 fn asks(server: &McpServer) -> String {
+    let signs_in = server.oauth().is_some();
+    if signs_in && server.fields.is_empty() {
+        return "You sign in with your account there.".to_owned();
+    }
     if server.fields.is_empty() {
         return "It asks for nothing: its tools work without an account.".to_owned();
     }
     let secrets = server.fields.iter().filter(|f| f.sensitive).count();
     let others = server.fields.len() - secrets;
     let count = |n: usize, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
-    match (secrets, others) {
-        (0, n) => format!("It asks for {}.", count(n, "value")),
-        (n, 0) => format!("It asks for {}.", count(n, "secret")),
-        (n, m) => format!("It asks for {} and {}.", count(n, "secret"), count(m, "value")),
-    }
+    let fields = match (secrets, others) {
+        (0, n) => count(n, "value"),
+        (n, 0) => count(n, "secret"),
+        (n, m) => format!("{} and {}", count(n, "secret"), count(m, "value")),
+    };
+    let sign_in = if signs_in { ", and you sign in with your account there" } else { "" };
+    format!("It asks for {fields}{sign_in}.")
 }
 
 /// A connection that somebody may see.

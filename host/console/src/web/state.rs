@@ -1,6 +1,7 @@
 //! How a connection is doing, in one word and one sentence.
 
 use maud::{Markup, html};
+use portcullis_credential::GrantState;
 use portcullis_model::Name;
 
 use super::Web;
@@ -14,6 +15,8 @@ pub enum State {
     Refused,
     /// The server moved to another origin since it was made (security.md 4).
     Suspended,
+    /// The authorization server refused to renew its access: why.
+    Reconnect(String),
     /// Its secrets can't be read: why, in sentences.
     Unreadable(Vec<String>),
     /// Its server does not exist.
@@ -30,6 +33,9 @@ impl State {
             None => Self::NoServer,
             Some(now) if now.suspended => Self::Suspended,
             Some(now) if !now.unreadable.is_empty() => Self::Unreadable(now.unreadable),
+            Some(now) if now.grant.as_ref().is_some_and(|g| g.state == GrantState::Reconnect) => {
+                Self::Reconnect(now.grant.and_then(|g| g.why).unwrap_or_default())
+            }
             Some(now) if !now.healthy => Self::Refused,
             Some(_) => Self::Ok,
         }
@@ -41,6 +47,7 @@ impl State {
             Self::Ok => "Works",
             Self::Refused => "Refused",
             Self::Suspended => "Suspended",
+            Self::Reconnect(_) => "Connect again",
             Self::Unreadable(_) => "Unreadable",
             Self::NoServer => "Server gone",
         }
@@ -56,6 +63,10 @@ impl State {
             Self::Suspended => "The server moved to another address since this was connected. If the new address is \
                                 right, connect again to approve it; until then nothing is sent there."
                 .to_owned(),
+            Self::Reconnect(why) if why.is_empty() => {
+                "The server's authorization server ended its access. Connect again.".to_owned()
+            }
+            Self::Reconnect(why) => format!("Its access ended: {}. Connect again.", why.trim_end_matches('.')),
             Self::Unreadable(why) => format!("Its secrets can't be read: {}.", why.join("; ")),
             Self::NoServer => "The server that it connects does not exist any more.".to_owned(),
         }
@@ -65,7 +76,7 @@ impl State {
     pub fn mark(&self) -> Markup {
         let class = match self {
             Self::Ok => "state good",
-            Self::Refused | Self::Suspended => "state warn",
+            Self::Refused | Self::Suspended | Self::Reconnect(_) => "state warn",
             Self::Unreadable(_) | Self::NoServer => "state bad",
         };
         html! { span class=(class) { (self.word()) } }

@@ -393,6 +393,13 @@ impl UpstreamOAuth {
         Ok(Saved { connection: wanted.connection, created, origin: wanted.origin })
     }
 
+    /// For which server, and whose, an account is that waits for a yes; to be asked before it is saved whether the person may
+    /// still connect for them. None where nothing waits for this browser and person.
+    pub fn waiting(&self, tenant: &Name, session: [u8; 32], user: &str, ticket: &str) -> Option<(Name, Owner)> {
+        let binding = Binding { session, user: by(tenant, user) };
+        self.unsaved.look(ticket, &binding, |unsaved| (unsaved.wanted.server.clone(), unsaved.wanted.owner.clone()))
+    }
+
     /// Forgets an account that the person did not confirm.
     pub fn discard(&self, tenant: &Name, session: [u8; 32], user: &str, ticket: &str) {
         let binding = Binding { session, user: by(tenant, user) };

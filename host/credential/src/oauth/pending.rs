@@ -82,6 +82,13 @@ impl<T> Waiting<T> {
         (entry.binding == *binding && entry.until > Instant::now()).then_some(entry.what)
     }
 
+    /// Looks at something that waits for this browser and person, and leaves it where it is.
+    pub(crate) fn look<R>(&self, text: &str, binding: &Binding, at: impl FnOnce(&T) -> R) -> Option<R> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = inner.entries.get(&digest(text))?;
+        (entry.binding == *binding && entry.until > Instant::now()).then(|| at(&entry.what))
+    }
+
     /// How many wait. Forgets those that waited too long.
     pub(crate) fn sweep(&self) -> usize {
         let now = Instant::now();
@@ -114,6 +121,8 @@ mod tests {
     fn it_is_found_once_and_by_the_right_one() {
         let waiting = Waiting::new();
         let text = waiting.put(binding(1, "a"), 5).unwrap();
+        assert_eq!(waiting.look(&text, &binding(1, "a"), |n| *n), Some(5));
+        assert_eq!(waiting.look(&text, &binding(2, "a"), |n| *n), None);
         assert_eq!(waiting.take(&text, &binding(1, "a")), Some(5));
         assert_eq!(waiting.take(&text, &binding(1, "a")), None, "a state that is replayed");
         for other in [binding(2, "a"), binding(1, "b")] {

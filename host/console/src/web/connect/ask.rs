@@ -61,6 +61,7 @@ fn for_whom(task: &Task) -> Markup {
 }
 
 fn ask(visitor: &Visitor, task: &Task, choice: &Choice, given: Option<&Fields>, wrong: &[(String, String)]) -> Markup {
+    let signs_in = task.spec.oauth().is_some();
     let secrets_again = given.is_some() && task.spec.fields.iter().any(|f| f.sensitive);
     html! {
         (view::summary(wrong))
@@ -82,9 +83,13 @@ fn ask(visitor: &Visitor, task: &Task, choice: &Choice, given: Option<&Fields>, 
             @for field in &task.spec.fields { (input(task, field, given, wrong)) }
             (whose_calls(task, choice, given, wrong))
             @if secrets_again { p class="hint" { "Secrets are not shown again: give them once more." } }
-            div { button { "Connect" } }
+            div { button { @if signs_in { "Go on to sign in" } @else { "Connect" } } }
         }
-        p class="hint" { "What you give is sealed here, sent to the server only, and never shown again." }
+        @if signs_in {
+            p class="hint" { "You are sent to the server's own sign-in page. Afterwards you see here which account it is, before anything is kept." }
+        } @else {
+            p class="hint" { "What you give is sealed here, sent to the server only, and never shown again." }
+        }
     }
 }
 

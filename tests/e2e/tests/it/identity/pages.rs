@@ -98,7 +98,7 @@ async fn a_person_finds_a_server_connects_it_and_disconnects_it() {
 
     browser.go(&product.page("/servers/notes/connect")).await.unwrap();
     let ended = browser.submit("f.token", &[&GOOD[..], &[("f.token", "  tok_alice \n")]].concat()).await.unwrap();
-    assert_eq!(ended, product.page("/connections/notes-alice?new=page"), "{}", browser.html);
+    assert_eq!(ended, product.page("/connections/notes-alice?new=1"), "{}", browser.html);
     assert!(browser.html.contains("Connected") && !browser.html.contains("tok_alice"), "{}", browser.html);
     assert!(browser.html.contains("its owner only"));
     let reply = http::call(&product.url("main"), Some(&token), "notes__echo", json!({"text": "x"})).await.unwrap();
@@ -162,7 +162,7 @@ async fn who_may_connect_for_whom() {
         carol.go(&product.page("/servers/notes/connect?owner=team:blue")).await.unwrap();
     }
     let ended = carol.submit("f.token", &[&GOOD[..], &[("owner_only", "false")]].concat()).await.unwrap();
-    assert_eq!(ended, product.page("/connections/notes-team-blue?new=page"), "{}", carol.html);
+    assert_eq!(ended, product.page("/connections/notes-team-blue?new=1"), "{}", carol.html);
     // Its people see it and can't touch it.
     let mut alice = signed_in(&product, "alice").await;
     alice.go(&product.page("/connections/notes-team-blue")).await.unwrap();
