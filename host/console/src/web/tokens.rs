@@ -36,6 +36,8 @@ pub async fn list(State(web): State<Web>, visitor: Visitor) -> Page {
 fn page(web: &Web, visitor: &Visitor, given: Option<&Fields>, wrong: &[(String, String)]) -> Page {
     let (tenant, owner) = (&visitor.principal.tenant, &visitor.principal.subject);
     let mut tokens = web.tokens.list(tenant, Some(owner));
+    // A client that signs in gets a new one every few minutes: only what works now is of interest.
+    tokens.retain(|token| token.on_behalf.is_none() || web.tokens.status(token) == TokenStatus::Active);
     // The newest first: that is the one somebody looks for.
     tokens.reverse();
     let more = tokens.len().saturating_sub(MOST);
@@ -112,7 +114,10 @@ fn row(web: &Web, visitor: &Visitor, token: &TokenRecord) -> Markup {
         TokenStatus::Revoked => ("Revoked", "state"),
         TokenStatus::Orphaned => ("Owner gone", "state"),
     };
-    let name = view::title(token.name.as_deref().unwrap_or("unnamed"));
+    let name = match &token.on_behalf {
+        Some(client) => format!("Signed-in client {}", view::title(&client.client)),
+        None => view::title(token.name.as_deref().unwrap_or("unnamed")),
+    };
     html! {
         tr {
             th scope="row" { (name) br; span class="soft" { code { (token.id) } } }
