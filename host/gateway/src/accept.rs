@@ -20,6 +20,8 @@ pub struct Settings {
     pub public_url: Option<Url>,
     /// The most bytes of a request's body.
     pub max_body: usize,
+    /// Streams of `subscriptions/listen` that one caller may have open.
+    pub max_streams_of_caller: usize,
 }
 
 impl Default for Settings {
@@ -30,6 +32,7 @@ impl Default for Settings {
             trusted_proxies: Vec::new(),
             public_url: None,
             max_body: 4 << 20,
+            max_streams_of_caller: 1_000,
         }
     }
 }

@@ -60,8 +60,8 @@ pub fn http_fault(id: Option<&str>, fault: &Fault, request_id: &str) -> Response
 
 /// A fault answered as a JSON-RPC error to a readable request.
 pub fn rpc_fault(id: &str, fault: &Fault, request_id: &str, era: Era) -> Response {
-    let status = rpc::rpc_http_status(rpc::rpc_code(fault), era);
-    let mut response = json(status, rpc::fault(Some(id), fault, request_id));
+    let status = rpc::rpc_http_status(rpc::rpc_code_in(era, fault), era);
+    let mut response = json(status, rpc::fault_in(era, Some(id), fault, request_id));
     retry_after(&mut response, fault);
     response
 }

@@ -21,17 +21,19 @@ pub struct Client {
     pub version: Version,
     /// What a legacy client can be asked, as a JSON object; none for nothing. A modern one says it in each request.
     pub capabilities: Option<Arc<str>>,
+    /// Whether it speaks the transport of 2024-11-05: answers go out on its one stream, not to its POSTs.
+    pub over_sse: bool,
 }
 
 impl Client {
     /// A client of the modern era.
     pub fn modern() -> Self {
-        Self { era: Era::Modern, session: None, version: Version::LATEST, capabilities: None }
+        Self { era: Era::Modern, session: None, version: Version::LATEST, capabilities: None, over_sse: false }
     }
 
     /// A legacy client that has no session yet.
     pub fn newcomer() -> Self {
-        Self { era: Era::Legacy, session: None, version: Version::LATEST_LEGACY, capabilities: None }
+        Self { era: Era::Legacy, session: None, version: Version::LATEST_LEGACY, capabilities: None, over_sse: false }
     }
 
     /// Its session as text, for keys and logs.

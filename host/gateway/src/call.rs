@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use portcullis_model::{Fault, Side};
 use portcullis_plugin::{CallFacts, RequestFacts, ResultFacts};
-use portcullis_protocol::{Era, ParseLimits, headers::HeaderFault, mirror, rpc, splice::RequestEdit, strict};
+use portcullis_protocol::{Era, ParseLimits, headers::HeaderFault, mirror, parse, rpc, splice::RequestEdit, strict};
 use portcullis_upstream::{Message, MessageKind};
 
 use crate::{
@@ -78,6 +78,7 @@ pub async fn call(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Under
             underway,
             keep: None,
             task: None,
+            bridged: false,
         },
         caller,
     };
@@ -186,8 +187,11 @@ impl Call<'_> {
             return Ok(self.connected());
         }
         self.relayed.runs_under(carried.as_ref());
+        let as_task = self.relayed.as_task(carried.as_ref(), deadline).await?;
+        let limits = ParseLimits { max_bytes: usize::MAX, ..ParseLimits::default() };
+        let as_task = as_task.as_ref().map(|body| parse(body, &limits)).transpose().map_err(|e| e.to_fault())?;
         let sent = Sent {
-            message: asked.message,
+            message: as_task.as_ref().unwrap_or(asked.message),
             edit: RequestEdit {
                 name: (tool != exposed).then_some(tool),
                 arguments: match &arguments {

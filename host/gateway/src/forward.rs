@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use http::StatusCode;
 use portcullis_model::{Fault, Side};
 use portcullis_plugin::{PromptPurpose, ReadPurpose};
-use portcullis_protocol::{Message, ParseLimits, parse, splice::RequestEdit, strict};
+use portcullis_protocol::{Era, Message, ParseLimits, parse, splice::RequestEdit, strict};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -46,6 +46,9 @@ pub async fn forward(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Un
             "resources/read" => read(gateways, asked, underway).await,
             "completion/complete" => complete(gateways, asked, underway).await,
             method if tasks::is_about_one(method, asked.client.era) => task(gateways, asked, underway).await,
+            "tasks/list" if asked.client.era == Era::Legacy && has_tasks(gateways, asked) => {
+                tasks::list::list(gateways, asked, underway.as_ref()).await
+            }
             _ => unknown(gateways, asked, underway).await,
         }
     };
@@ -126,6 +129,7 @@ async fn prompt(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Underwa
         underway,
         keep,
         task,
+        bridged: false,
     });
     let outcome = async {
         let relayed = &mut relayed;
@@ -182,8 +186,20 @@ async fn read(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Underway>
     let (at, own) = locate(gateways, asked, exposed).await?;
     let assigned = &asked.view.servers[at];
     let (what, record, keep, task) = (What::Resource, None, None, None);
-    let mut relayed =
-        begin(Relayed { gateways, asked, at, assigned, what, exposed, own: &own, record, underway, keep, task });
+    let mut relayed = begin(Relayed {
+        gateways,
+        asked,
+        at,
+        assigned,
+        what,
+        exposed,
+        own: &own,
+        record,
+        underway,
+        keep,
+        task,
+        bridged: false,
+    });
     let outcome = async {
         let relayed = &mut relayed;
         let deadline = deadline(relayed);
@@ -299,8 +315,20 @@ async fn complete(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Under
     let assigned = &asked.view.servers[at];
     let kind = if prompt { Kind::Prompts } else { Kind::Templates };
     let (what, record, keep, task) = (What::Completion, None, None, None);
-    let mut relayed =
-        begin(Relayed { gateways, asked, at, assigned, what, exposed, own: &own, record, underway, keep, task });
+    let mut relayed = begin(Relayed {
+        gateways,
+        asked,
+        at,
+        assigned,
+        what,
+        exposed,
+        own: &own,
+        record,
+        underway,
+        keep,
+        task,
+        bridged: false,
+    });
     let outcome = async {
         let relayed = &mut relayed;
         let (deadline, server) = (deadline(relayed), &assigned.server);
@@ -345,11 +373,15 @@ async fn template(gateways: &Gateways, asked: &Asked<'_>, exposed: &str) -> Resu
     places.find(exposed).ok_or_else(|| unknown_resource(exposed))
 }
 
+/// Whether any server has tasks.
+fn has_tasks(gateways: &Gateways, asked: &Asked<'_>) -> bool {
+    let known = |at: usize| asked.view.any_entry(at, &gateways.catalogue).and_then(|e| e.facts());
+    (0..asked.view.servers.len()).any(|at| known(at).is_some_and(|facts| facts.has_tasks()))
+}
+
 /// A task that this caller made, by a tool that policies let pass then: its sealed id says whose it is.
 async fn task(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Underway>) -> Result<Response, Fault> {
-    let known = |at: usize| asked.view.any_entry(at, &gateways.catalogue).and_then(|e| e.facts());
-    let offers = |at: usize| known(at).is_some_and(|facts| facts.has_tasks());
-    if !(0..asked.view.servers.len()).any(offers) {
+    if !has_tasks(gateways, asked) {
         return Err(no_method());
     }
     if let Some(refusal) = tasks::undeclared(asked) {
@@ -358,6 +390,9 @@ async fn task(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Underway>
     let Some(exposed) = asked.message.params.as_ref().and_then(|p| p.task_id.as_ref()) else {
         return Err(Fault::new(Side::Caller, "invalid-params", "params.taskId is missing"));
     };
+    if let Some(kept) = tasks::kept(gateways, asked, exposed.as_ref()) {
+        return Ok(answer::json(StatusCode::OK, tasks::answer_kept(asked, exposed.as_ref(), &kept)));
+    }
     let (at, own) = tasks::locate(gateways, asked, exposed.as_ref())?;
     let assigned = &asked.view.servers[at];
     // The id stands where no other method has one, so it is replaced before the message goes its way.
@@ -365,8 +400,20 @@ async fn task(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Underway>
     let message: Message<'_> = parse(&body, &limits(gateways)).map_err(|e| e.to_fault())?;
     let exposed = exposed.as_ref();
     let (what, record, keep, task) = (What::Other, None, None, Some((&*own, exposed)));
-    let mut relayed =
-        begin(Relayed { gateways, asked, at, assigned, what, exposed, own: &own, record, underway, keep, task });
+    let mut relayed = begin(Relayed {
+        gateways,
+        asked,
+        at,
+        assigned,
+        what,
+        exposed,
+        own: &own,
+        record,
+        underway,
+        keep,
+        task,
+        bridged: false,
+    });
     let outcome = async {
         let relayed = &mut relayed;
         if let Some(record) = &mut relayed.record {
@@ -375,6 +422,9 @@ async fn task(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Underway>
         let carried = relayed.account(assigned.plan.as_ref()).await?;
         relayed.runs_under(carried.as_ref());
         let (deadline, edit) = (deadline(relayed), RequestEdit::default());
+        if let Some(response) = relayed.about(carried.as_ref(), deadline).await? {
+            return Ok(response);
+        }
         let sent = Sent { message: &message, edit, name: Some(&own), arguments: None, deadline };
         relayed.send(&sent, carried.as_ref(), None::<&Unreviewed>).await
     }
@@ -403,6 +453,7 @@ async fn unknown(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Underw
         underway,
         keep,
         task,
+        bridged: false,
     });
     let outcome = async {
         let relayed = &mut relayed;

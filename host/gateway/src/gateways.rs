@@ -12,12 +12,12 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request};
 use portcullis_credential::{Carried, Resolver};
 use portcullis_identity::Authenticator;
-use portcullis_model::{Fault, Side};
-use portcullis_protocol::{Era, seal::Sealer};
+use portcullis_model::{Fault, Name, Principal, Side};
+use portcullis_protocol::{Era, Version, seal::Sealer};
 use portcullis_telemetry::{Audit, Metrics};
 use portcullis_upstream::{ListKind, Peer, UpstreamError, Upstreams};
 use quick_cache::sync::Cache;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     accept::Settings,
@@ -29,10 +29,11 @@ use crate::{
     in_flight::InFlight,
     offer::Facts,
     reads::Reads,
-    serve,
+    revoked, serve,
     session::{Live, Sessions},
     subscriptions::{self, Subscriptions},
     targets,
+    tasks::made::Made,
     view::{Assigned, Reach, Shared, Snapshot, View},
 };
 
@@ -74,6 +75,8 @@ pub struct Gateways {
     pub(crate) credentials: Arc<Resolver>,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) reads: Arc<Reads>,
+    /// Who made which task.
+    pub(crate) made: Arc<Made>,
     pub(crate) in_flight: Arc<InFlight>,
     /// Legacy sessions that hold something.
     pub(crate) sessions: Sessions,
@@ -87,12 +90,17 @@ pub struct Gateways {
     pub(crate) bodies: Arc<Semaphore>,
     pub(crate) rates: Cache<(String, u32), Arc<PrincipalRate>>,
     pub(crate) snapshot: ArcSwap<Snapshot>,
+    /// Woken when somebody holds something that ends with their credential.
+    pub(crate) holds: Arc<Notify>,
 }
 
 impl Gateways {
     /// Gateways that serve nothing until [`Gateways::compile`] has run.
     pub fn new(parts: Parts) -> Arc<Self> {
         let held = Held::new(parts.metrics.held_calls.clone());
+        let sessions = Sessions::new(parts.metrics.replay_dropped.clone());
+        let pool = Pool::new(parts.metrics.conversations.clone());
+        let subscriptions = Subscriptions::new(parts.settings.max_streams_of_caller);
         let gateways = Arc::new(Self {
             settings: parts.settings,
             base_url: parts.base_url,
@@ -104,18 +112,21 @@ impl Gateways {
             credentials: parts.credentials,
             catalogue: Arc::default(),
             reads: Arc::default(),
+            made: Arc::default(),
             in_flight: Arc::default(),
-            sessions: Sessions::default(),
-            pool: Arc::default(),
+            sessions,
+            pool,
             held,
-            subscriptions: Subscriptions::default(),
+            subscriptions,
             bodies: Arc::new(Semaphore::new(BODIES_KIB)),
             rates: Cache::new(10_000),
             snapshot: ArcSwap::default(),
+            holds: Arc::default(),
         });
         tokio::spawn(follow_changes(Arc::downgrade(&gateways)));
         tokio::spawn(subscriptions::announce(Arc::downgrade(&gateways)));
         tokio::spawn(sweep(Arc::downgrade(&gateways)));
+        tokio::spawn(revoked::watch(Arc::downgrade(&gateways)));
         gateways
     }
 
@@ -129,7 +140,20 @@ impl Gateways {
         let session = asked.client.session.ok_or_else(|| {
             Fault::new(Side::Caller, "missing-session", "there is no session").next("Send initialize first")
         })?;
-        self.sessions.open(session, asked.client.version, (&asked.view.tenant, &asked.view.name))
+        self.open_session(session, asked.client.version, (&asked.view.tenant, &asked.view.name), asked.principal)
+    }
+
+    /// What a session of this caller holds, from now on.
+    pub(crate) fn open_session(
+        &self,
+        nonce: [u8; 12],
+        version: Version,
+        at: (&Name, &Name),
+        whose: &Arc<Principal>,
+    ) -> Result<Arc<Live>, Fault> {
+        let live = self.sessions.open(nonce, version, at, whose)?;
+        self.holds.notify_one();
+        Ok(live)
     }
 
     /// Ends what a session holds, here and at its servers.
@@ -141,6 +165,7 @@ impl Gateways {
 
     fn release(&self, live: &Live) {
         for key in live.take_own_peers() {
+            self.pool.left(&key);
             self.upstreams.release(&key);
         }
     }
@@ -195,17 +220,22 @@ impl Gateways {
                 let peer = self.upstreams.peer(&targets::target(view, assigned, carried.map(Arc::as_ref)));
                 let (fetch, entry, carried) = (Fetch::new(assigned, *kind), Arc::clone(&entry), carried.cloned());
                 let credentials = Arc::clone(&self.credentials);
+                let counts = self.counts(view, assigned, *kind);
                 async move {
                     let peer = peer?;
                     let headers = carried.as_ref().map_or(&[][..], |c| &c.headers);
                     let fetched = fetch.run(&peer, &entry, headers).await;
-                    let (Err(UpstreamError::Status { code: 401, .. }), Some(carried)) = (&fetched, &carried) else {
-                        return fetched;
+                    let fetched = match (&fetched, &carried) {
+                        (Err(UpstreamError::Status { code: 401, .. }), Some(carried)) => {
+                            match credentials.renewed(carried).await {
+                                Some(another) => fetch.run(&peer, &entry, &another.headers).await,
+                                None => fetched,
+                            }
+                        }
+                        _ => fetched,
                     };
-                    match credentials.renewed(carried).await {
-                        Some(another) => fetch.run(&peer, &entry, &another.headers).await,
-                        None => fetched,
-                    }
+                    counts(&fetched);
+                    fetched
                 }
             });
         }
@@ -223,8 +253,27 @@ impl Gateways {
         self.catalogue.refresh(&key, &shared.entry, kind, assigned.traffic.catalogue_ttl.get(), || {
             let (fetch, peer, entry) =
                 (Fetch::new(assigned, kind), Arc::clone(&shared.peer), Arc::clone(&shared.entry));
-            async move { fetch.run(&peer, &entry, &[]).await }
+            let counts = self.counts(view, assigned, kind);
+            async move {
+                let fetched = fetch.run(&peer, &entry, &[]).await;
+                counts(&fetched);
+                fetched
+            }
         });
+    }
+
+    /// Counts a fetch when it ends.
+    fn counts(
+        &self,
+        view: &View,
+        assigned: &Assigned,
+        kind: Kind,
+    ) -> impl FnOnce(&Result<Fetched, UpstreamError>) + Send + use<> {
+        let (metrics, tenant, server) = (Arc::clone(&self.metrics), view.tenant.clone(), assigned.server.clone());
+        move |fetched| {
+            let outcome = if fetched.is_ok() { "fetched" } else { "failed" };
+            metrics.catalogue_refreshed(tenant.as_str(), server.as_str(), kind.member(), outcome);
+        }
     }
 }
 
@@ -321,8 +370,8 @@ async fn sweep(gateways: std::sync::Weak<Gateways>) {
     loop {
         tick.tick().await;
         let Some(gateways) = gateways.upgrade() else { return };
-        let (over, bytes) = gateways.sessions.sweep();
-        over.iter().for_each(|live| gateways.release(live));
+        gateways.sessions.sweep().iter().for_each(|live| gateways.release(live));
+        let bytes = gateways.sessions.replay_bytes();
         gateways.metrics.replay_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         gateways.metrics.sessions.set(i64::try_from(gateways.sessions.len()).unwrap_or(i64::MAX));
         gateways.pool.sweep(&gateways.upstreams);

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use portcullis_model::{Fault, Name, Side};
+use portcullis_model::{Fault, Name, Principal, Side};
 use portcullis_telemetry::metrics::GaugeHandle;
 
 mod call;
@@ -98,6 +98,22 @@ impl Held {
     /// Forgets what has been over for long.
     pub fn sweep(&self) {
         self.table().retain(|_, entry| entry.over.is_none_or(|over| over.elapsed() < REMEMBERED));
+    }
+
+    /// Whether any call waits.
+    pub fn any(&self) -> bool {
+        !self.table().is_empty()
+    }
+
+    /// Ends those calls that wait whose caller (and gateway) `which` says.
+    pub fn end_where(&self, which: impl Fn(&Principal, &Name) -> bool) {
+        let waiting: Vec<_> = {
+            let table = self.table();
+            table.values().filter(|entry| entry.over.is_none()).map(|entry| Arc::clone(&entry.call)).collect()
+        };
+        for call in waiting.iter().filter(|call| which(&call.whose, &call.binding.gateway)) {
+            call.cancelled.cancel();
+        }
     }
 
     /// Ends every call that waits: the process stops.

@@ -6,7 +6,11 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use portcullis_model::{Fault, Principal, Side};
-use portcullis_protocol::{Era, Version, headers, rpc, seal::SealError, session::Session};
+use portcullis_protocol::{
+    Era, Version, headers, rpc,
+    seal::SealError,
+    session::{Session, bounded_capabilities},
+};
 
 use crate::{
     answer,
@@ -19,7 +23,7 @@ use crate::{
 };
 
 /// How long a session lives at most: then the client is asked to initialize again, which clients do by themselves.
-const SESSION_MS: u64 = 24 * 60 * 60 * 1000;
+pub const SESSION_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Milliseconds since 1970.
 pub fn now_ms() -> u64 {
@@ -31,7 +35,23 @@ pub async fn initialize(gateways: &Gateways, asked: &Asked<'_>) -> Response {
     let params = asked.message.params.as_ref();
     let version = Version::negotiate(params.and_then(|p| p.protocol_version.as_ref()).map_or("", AsRef::as_ref));
     // Only what somebody may ask the client travels in its session.
-    let capabilities = params.and_then(|p| p.capabilities).map(|c| Capabilities::read(c.raw).for_servers());
+    let version = if asked.client.over_sse { asked.client.version } else { version };
+    let can = |capabilities: Capabilities| match version >= Version::V2025_06_18 {
+        true => capabilities,
+        // That revision has none, whatever the client could do in another one.
+        false => capabilities.without("elicitation"),
+    };
+    let capabilities = params.and_then(|p| p.capabilities).map(|c| can(Capabilities::read(c.raw)).for_servers());
+    if asked.client.over_sse {
+        // Its session is the stream that it has open.
+        if let Some(live) = asked.client.session.and_then(|session| gateways.sessions.get(&session)) {
+            live.note_capabilities(bounded_capabilities(capabilities.as_deref().unwrap_or("{}")).into());
+        }
+        let offer = offer::offer(gateways, asked).await;
+        let (capabilities, instructions) = (&offer.capabilities, offer.instructions.as_deref());
+        let body = rpc::initialize(asked.id(), version, capabilities, &offer.info, instructions);
+        return answer::json(StatusCode::OK, body);
+    }
     let sealed = Session::new(asked.binding(), version, capabilities.as_deref(), now_ms() + SESSION_MS)
         .and_then(|session| session.seal(&gateways.sealer));
     let id = match sealed.ok().and_then(|text| HeaderValue::from_str(&text).ok()) {
@@ -58,22 +78,34 @@ pub fn client(gateways: &Gateways, view: &View, principal: &Principal, sent: &He
         return Err(Fault::new(Side::Caller, "missing-session", "the Mcp-Session-Id header is missing")
             .next("Send initialize first, and its Mcp-Session-Id with every request after it"));
     };
-    let session = text
-        .to_str()
-        .map_err(|_| SealError::Malformed)
-        .and_then(|text| Session::open(&gateways.sealer, text, &binding(view, principal), now_ms()))
-        .map_err(|error| {
-            gateways.metrics.sealed_rejected("session", error.as_str());
-            unknown_session()
-        })?;
+    let session = opened(gateways, view, principal, text.to_str().unwrap_or_default())?;
+    let capabilities = (session.capabilities.len() > 2).then(|| session.capabilities.into());
+    Ok(Client {
+        era: Era::Legacy,
+        session: Some(session.nonce),
+        version: session.version,
+        capabilities,
+        over_sse: false,
+    })
+}
+
+/// The session that this caller's sealed id names.
+///
+/// # Errors
+/// A fault of the caller for one that is not, or no longer, theirs.
+pub fn opened(gateways: &Gateways, view: &View, principal: &Principal, text: &str) -> Result<Session, Fault> {
+    let session = Session::open(&gateways.sealer, text, &binding(view, principal), now_ms()).map_err(|error| {
+        gateways.metrics.sealed_rejected("session", error.as_str());
+        unknown_session()
+    })?;
     if gateways.in_flight.has_ended(&session.nonce) {
         return Err(unknown_session());
     }
-    let capabilities = (session.capabilities.len() > 2).then(|| session.capabilities.into());
-    Ok(Client { era: Era::Legacy, session: Some(session.nonce), version: session.version, capabilities })
+    Ok(session)
 }
 
-fn unknown_session() -> Fault {
+/// What a session is that is nobody's, or no longer this caller's.
+pub fn unknown_session() -> Fault {
     Fault::new(Side::Caller, "unknown-session", format!("the session is {}", SealError::PUBLIC))
         .next("Send initialize again")
 }

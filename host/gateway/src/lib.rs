@@ -10,8 +10,10 @@
 //! | 7 resolve, 9 call | `relayed` |
 //! | 8 pick | `targets` |
 //! | 8 and 9 where server and client talk before the answer | `conversation`, `held`, `relayed::talk` |
+//! | a page that a person has to open | `elicit_url` |
 //! | streams of clients | `session`, `subscriptions` |
 //! | 9, the way back | `relay` |
+//! | what ends with a credential | `revoked` |
 //! | 11 record | `record` |
 //!
 //! What servers offer is kept in `catalogue`; `list`, `offer` and `search` show it, `uris` and `tasks` lead addresses back.
@@ -27,6 +29,7 @@ mod asked;
 mod call;
 mod catalogue;
 mod conversation;
+mod elicit_url;
 mod enrich;
 mod failure;
 mod forward;
@@ -35,6 +38,7 @@ mod in_flight;
 mod judge;
 mod legacy;
 mod list;
+mod members;
 mod naming;
 mod offer;
 mod pinned;
@@ -42,6 +46,7 @@ mod reads;
 mod record;
 mod relay;
 mod relayed;
+mod revoked;
 mod routes;
 mod scopes;
 mod search;

@@ -39,7 +39,7 @@ const FIRST_LIST: Duration = Duration::from_secs(3);
 const PAGE_ITEMS: usize = 1_000;
 const PAGE_BYTES: usize = 4 << 20;
 /// How long a cursor can be used.
-const CURSOR_MS: u64 = 60 * 60 * 1000;
+pub const CURSOR_MS: u64 = 60 * 60 * 1000;
 /// How long a client may keep a list where no server says so, or where more than the servers decides about it: policies
 /// and connections change as well.
 const TTL_MS: u64 = 30_000;
@@ -175,7 +175,7 @@ async fn page(gateways: &Gateways, asked: &Asked<'_>, kind: Kind) -> Result<Resp
     Ok(answer::json(StatusCode::OK, body))
 }
 
-fn invalid_cursor() -> Fault {
+pub fn invalid_cursor() -> Fault {
     Fault::new(Side::Caller, "invalid-cursor", format!("the cursor is {}", SealError::PUBLIC))
         .next("List again from the start")
 }

@@ -52,6 +52,17 @@ impl Facts {
         self.capabilities.contains_key("tasks") || extensions.is_some_and(|e| e.contains_key(tasks::EXTENSION))
     }
 
+    /// Whether its tools may be called as tasks: a server of 2026-07-28 decides by itself.
+    pub fn calls_as_tasks(&self) -> bool {
+        match self.version.era() {
+            Era::Modern => self.has_tasks(),
+            Era::Legacy => self
+                .capabilities
+                .get("tasks")
+                .is_some_and(|tasks| tasks.pointer("/requests/tools/call").is_some_and(Value::is_object)),
+        }
+    }
+
     /// Whether there may be anything of this kind. A server that says nothing at all is asked for its tools.
     pub fn offers(&self, kind: Kind) -> bool {
         self.capabilities.contains_key(kind.capability()) || (self.capabilities.is_empty() && kind == Kind::Tools)
@@ -160,6 +171,18 @@ impl Union {
                 }
                 _ => {}
             }
+        }
+        if !facts.calls_as_tasks() {
+            return;
+        }
+        // Ids are the gateway's own, and tasks of the other era are translated.
+        match (self.era, facts.version.era()) {
+            (Era::Legacy, Era::Legacy) if self.alone => {}
+            (Era::Legacy, _) => {
+                self.merge("tasks", &json!({"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}))
+            }
+            (Era::Modern, Era::Legacy) => self.merge("extensions", &json!({ (tasks::EXTENSION): {} })),
+            (Era::Modern, Era::Modern) => {}
         }
     }
 
@@ -270,6 +293,20 @@ mod tests {
                 "extensions": {"io.modelcontextprotocol/ui": {"a": 1}},
             })
         );
+    }
+
+    #[test]
+    fn tasks_are_offered_to_both_eras() {
+        let old = r#"{"tools":{},"tasks":{"list":{},"cancel":{},"requests":{"tools":{"call":{}}}}}"#;
+        let new = r#"{"tools":{},"extensions":{"io.modelcontextprotocol/tasks":{}}}"#;
+        let core = json!({"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}});
+        let extension = json!({"io.modelcontextprotocol/tasks": {}});
+        for alone in [true, false] {
+            assert_eq!(union(Era::Legacy, alone, &[facts(new, NEW)])["tasks"], core, "{alone}");
+            assert_eq!(union(Era::Legacy, alone, &[facts(old, OLD)])["tasks"], core, "{alone}");
+            assert_eq!(union(Era::Modern, alone, &[facts(old, OLD)])["extensions"], extension, "{alone}");
+            assert_eq!(union(Era::Modern, alone, &[facts(new, NEW)])["extensions"], extension, "{alone}");
+        }
     }
 
     #[test]

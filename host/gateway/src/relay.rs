@@ -75,6 +75,13 @@ impl Rewrite {
     pub fn other(&self, message: &Message) -> Option<Bytes> {
         match (message.kind, &self.progress) {
             (MessageKind::Progress, Some(token)) => Some(Bytes::from(message.with_token(token))),
+            // A page that a person opened is done: 2026-07-28 has no such notification.
+            (MessageKind::Notification, _)
+                if self.client == Era::Modern
+                    && message.method().as_deref() == Some("notifications/elicitation/complete") =>
+            {
+                None
+            }
             (MessageKind::Notification, _) if self.logs.wants(message) => Some(message.body.clone()),
             _ => None,
         }
@@ -94,6 +101,8 @@ pub struct Relay {
     pub rewrite: Rewrite,
     /// Written when the answer came; when this is dropped before, the call was cancelled.
     pub record: Option<Record>,
+    /// Whether the client can be asked anything.
+    pub asked: bool,
 }
 
 impl Relay {
@@ -105,6 +114,15 @@ impl Relay {
                     Some(bytes) => return Some(event(&bytes)),
                     None => continue,
                 },
+                // A modern client knows no such error, and this one can't be asked to open a page.
+                Ok(message)
+                    if message.code == Some(rpc::URL_ELICITATION_REQUIRED) && self.rewrite.client == Era::Modern =>
+                {
+                    Err(UpstreamError::Refused { code: rpc::URL_ELICITATION_REQUIRED })
+                }
+                Ok(message) if message.input_required && !self.asked => {
+                    Err(UpstreamError::Protocol("it asks a client that can't be asked".to_owned()))
+                }
                 Ok(message) => self.rewrite.answer(&message).map(|bytes| (message, bytes)),
                 Err(error) => Err(error),
             };

@@ -15,7 +15,7 @@ use portcullis_protocol::{
     Era, headers, mirror, rpc,
     splice::{MODERN_CACHEABLE, MODERN_RESULT, RequestEdit},
 };
-use portcullis_upstream::{Incoming, LetGo, Message, MessageKind, Outgoing, Spliced, UpstreamError};
+use portcullis_upstream::{Incoming, LetGo, Message, MessageKind, NO_CAPABILITIES, Outgoing, Spliced, UpstreamError};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio_util::sync::DropGuard;
@@ -32,16 +32,15 @@ use crate::{
     record::Record,
     relay::{Links, Relay, Rewrite, event},
     session::{Level, Live},
-    tasks::TaskIds,
+    tasks::{TaskIds, era},
     view::Assigned,
 };
 
+mod bridge;
 mod talk;
 
 use talk::Trip;
 
-/// Not found, as servers up to 2025-11-25 say it of a resource; later ones say invalid parameters.
-const RESOURCE_NOT_FOUND: i64 = -32002;
 /// How long a refused call waits for the definition that says which headers it needs.
 const DEFINITION: Duration = Duration::from_secs(5);
 
@@ -85,12 +84,12 @@ impl What {
             return message;
         }
         let new = match (message.kind, message.code, eras) {
-            (MessageKind::Error, Some(RESOURCE_NOT_FOUND), (Era::Modern, Era::Legacy)) => {
+            (MessageKind::Error, Some(rpc::RESOURCE_NOT_FOUND), (Era::Modern, Era::Legacy)) => {
                 replaced(&message, Member::Code, &rpc::INVALID_PARAMS.to_string())
             }
             // The same code for other mistakes names no resource.
             (MessageKind::Error, Some(rpc::INVALID_PARAMS), (Era::Legacy, Era::Modern)) if names_resource(&message) => {
-                replaced(&message, Member::Code, &RESOURCE_NOT_FOUND.to_string())
+                replaced(&message, Member::Code, &rpc::RESOURCE_NOT_FOUND.to_string())
             }
             (MessageKind::Result, _, (Era::Modern, _)) if private => replaced(&message, Member::Scope, "\"private\""),
             _ => None,
@@ -169,6 +168,8 @@ pub struct Relayed<'a> {
     pub keep: Option<Keep>,
     /// The task that is asked for: its id at the server, and as the client knows it.
     pub task: Option<(&'a str, &'a str)>,
+    /// Whether the call is made a task of the other era's.
+    pub bridged: bool,
 }
 
 /// What goes to the server.
@@ -307,7 +308,7 @@ impl<'a> Relayed<'a> {
         if let Some(carried) = carried {
             self.gateways.credentials.accepted(carried);
         }
-        let (Incoming::Json { version, .. } | Incoming::Stream { version, .. }) = &incoming;
+        let (Incoming::Json { version, .. } | Incoming::Stream { version, .. }) = incoming;
         let rewrite = self.rewrite(version.era(), level);
         let asks = self.asked.view.policies.iter().any(|p| p.plugin.hooks().server_request);
         let mut events = Vec::new();
@@ -317,20 +318,33 @@ impl<'a> Relayed<'a> {
                 self.follow(stream, &way, line, &rewrite, &patience, carried).await?
             }
             // What is reviewed has to be held; what came before the answer goes out with it.
-            (Incoming::Stream { mut stream, .. }, None) if review.is_some() || asks => loop {
-                match stream.next().await {
-                    Some(Ok(message)) if message.is_answer() => break message,
-                    Some(Ok(message)) => events.extend(rewrite.other(&message).map(|b| event(&b))),
-                    Some(Err(e)) => return Err(self.upstream_fault(&e)),
-                    None => return Err(self.upstream_fault(&closed())),
+            (Incoming::Stream { mut stream, .. }, None)
+                if review.is_some() || self.bridged || (asks && way.capabilities != NO_CAPABILITIES) =>
+            {
+                loop {
+                    match stream.next().await {
+                        Some(Ok(message)) if message.is_answer() => break message,
+                        Some(Ok(message)) => events.extend(rewrite.other(&message).map(|b| event(&b))),
+                        Some(Err(e)) => return Err(self.upstream_fault(&e)),
+                        None => return Err(self.upstream_fault(&closed())),
+                    }
                 }
-            },
+            }
             (Incoming::Stream { stream, .. }, None) => {
-                let relay = Relay { stream, rewrite, record: self.record.take() };
+                let asked = way.capabilities != NO_CAPABILITIES;
+                let relay = Relay { stream, rewrite, record: self.record.take(), asked };
                 return Ok(answer::events(relay.body(sent.deadline, self.underway.take())));
             }
         };
+        let message = match (message.code, rewrite.client) {
+            (Some(rpc::URL_ELICITATION_REQUIRED), Era::Modern) => {
+                self.pages(&message, way.capabilities, patience.until).await?
+            }
+            _ => message,
+        };
         let message = match (message.input_required, rewrite.client, &line) {
+            // Asked for by the gateway, and judged.
+            (true, Era::Modern, _) if version.era() == Era::Legacy => message,
             (false, ..) => message,
             (true, Era::Modern, _) => self.questions(message, way.capabilities, patience.until).await?,
             (true, Era::Legacy, Some(line)) => self.rounds(message, sent, trip, line, &rewrite, carried).await?,
@@ -339,6 +353,7 @@ impl<'a> Relayed<'a> {
         if let Some(lease) = &mut way.lease {
             lease.clean();
         }
+        let message = if self.bridged { self.made(message) } else { message };
         let message = match review {
             Some(reviewer) if !message.input_required => reviewer.review(message).await?,
             _ => message,
@@ -366,7 +381,7 @@ impl<'a> Relayed<'a> {
         (level, live): (Option<Level>, Option<&Live>),
         patience: &Patience,
     ) -> Result<(Way<'a>, Option<DropGuard>, Incoming), Failed> {
-        let way = self.way(carried, line.is_some(), sent.deadline).await?;
+        let way = self.way(carried, line.is_some() && !self.bridged, sent.deadline).await?;
         let mut attended = None;
         if let Some(line) = line {
             line.serves(&self.assigned.server);
@@ -467,11 +482,15 @@ impl<'a> Relayed<'a> {
             let tool = (self.what == What::Tool).then_some(self.own);
             headers = Cow::Owned(layered(enrich.headers(tool, self.asked.headers), &headers));
         }
+        let capabilities = match (self.bridged, self.asked.client.era) {
+            (true, Era::Legacy) => Cow::Owned(era::with_extension(trip.way.capabilities)),
+            _ => Cow::Borrowed(trip.way.capabilities),
+        };
         let outgoing = Outgoing {
             name: sent.name,
             headers: &headers,
             progress: self.asked.message.meta().is_some_and(|m| m.progress_token.is_some()),
-            capabilities: trip.way.capabilities,
+            capabilities: &capabilities,
             log_level: trip.log_level,
             watcher: trip.line.map(|line| Arc::clone(line) as Arc<dyn LetGo>),
             ..Outgoing::new(self.asked.message.method(), &body, trip.deadline)

@@ -23,6 +23,7 @@ use crate::{
     gateways::Gateways,
     in_flight::Underway,
     list::{self, Gathered},
+    members::Members,
     naming,
     record::Record,
     view::View,
@@ -179,6 +180,12 @@ fn inner(asked: &Asked<'_>, arguments: &str) -> Result<String, Fault> {
         if let Some(piece) = piece {
             members.push_str(&format!(r#","{key}":{}"#, piece.raw));
         }
+    }
+    // A client of 2025-11-25 that wants a task of it.
+    if asked.client.era == Era::Legacy
+        && let Some(task) = Members::read(params.piece.raw).as_ref().and_then(|all| all.get("task"))
+    {
+        members.push_str(&format!(r#","task":{task}"#));
     }
     Ok(format!(r#"{{"jsonrpc":"2.0","id":{},"method":"tools/call","params":{{{members}}}}}"#, asked.id()))
 }

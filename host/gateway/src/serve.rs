@@ -26,21 +26,38 @@ use crate::{
     gateways::Gateways,
     in_flight::Underway,
     legacy, list, offer, scopes,
-    session::{get, wishes},
+    session::{get, old, wishes},
     subscriptions::listen,
 };
 
 /// How long a request's body may take.
 const READ: Duration = Duration::from_secs(30);
 
-/// The tenant and gateway that a path names, if any. Names need no percent-encoding, so none is undone.
-pub fn place(path: &str) -> Option<(&str, &str)> {
+/// Which way in a request has taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// The gateway's URL: streamable HTTP, and the stream of 2024-11-05 by GET.
+    Main,
+    /// The stream of 2024-11-05 alone.
+    Stream,
+    /// Where clients of 2024-11-05 POST to.
+    Messages,
+}
+
+/// The tenant and gateway that a path names, if any, and the door. Names need no percent-encoding, so none is undone.
+pub fn place(path: &str) -> Option<(&str, &str, Door)> {
     let (tenant, rest) = match path.strip_prefix("/t/") {
         None => (DEFAULT_TENANT, path),
         Some(rest) => rest.split_at_checked(rest.find('/')?)?,
     };
-    let gateway = rest.strip_prefix("/mcp/")?;
-    (!tenant.is_empty() && !gateway.is_empty() && !gateway.contains('/')).then_some((tenant, gateway))
+    let rest = rest.strip_prefix("/mcp/")?;
+    let (gateway, door) = match rest.split_once('/') {
+        None => (rest, Door::Main),
+        Some((gateway, "sse")) => (gateway, Door::Stream),
+        Some((gateway, "messages")) => (gateway, Door::Messages),
+        Some(_) => return None,
+    };
+    (!tenant.is_empty() && !gateway.is_empty()).then_some((tenant, gateway, door))
 }
 
 /// Answers a request to a gateway.
@@ -138,12 +155,15 @@ where
     let started = Instant::now();
     // 1 accept
     gateways.settings.check_origin(uri.authority().map(|a| a.as_str()), &parts.headers)?;
-    let (tenant, gateway) = place(uri.path()).ok_or_else(unknown_gateway)?;
+    let (tenant, gateway, door) = place(uri.path()).ok_or_else(unknown_gateway)?;
     let view = gateways.snapshot.load().get(tenant, gateway).cloned().ok_or_else(unknown_gateway)?;
-    match parts.method {
-        Method::POST => {}
-        Method::DELETE | Method::GET if parts.headers.contains_key(&headers::SESSION_ID) => {}
-        _ => return Err(method_not_allowed()),
+    let in_session = parts.headers.contains_key(&headers::SESSION_ID);
+    let begins = parts.method == Method::GET && door != Door::Messages && !in_session && old::wants(&parts.headers);
+    match (door, &parts.method) {
+        (Door::Main | Door::Messages, &Method::POST) => {}
+        (Door::Main, &Method::DELETE | &Method::GET) if in_session => {}
+        _ if begins => {}
+        _ => return Err(method_not_allowed(door)),
     }
     let address = gateways.settings.client_address(peer, &parts.headers);
 
@@ -169,6 +189,11 @@ where
     }
     if let Some(broken) = &view.broken {
         return Err(broken.clone().into());
+    }
+
+    if begins {
+        let base = uri.path();
+        return Ok(old::open(gateways, &view, &principal, base.strip_suffix("/sse").unwrap_or(base))?);
     }
 
     let mut _room = None;
@@ -210,11 +235,27 @@ where
     let (Some(message), Some(spoken)) = (message, spoken) else {
         let client = legacy::client(gateways, &view, &principal, &sent)?;
         if parts.method == Method::GET {
-            let response = get::get(gateways, &client, (&view.tenant, &view.name), &sent)?;
+            let response = get::get(gateways, &client, (&view.tenant, &view.name), &principal, &sent)?;
             return Ok(response);
         }
         return Ok(legacy::end(gateways, &client));
     };
+    if door == Door::Messages {
+        let fault = |fault| Refusal::of(&message, fault, request_id);
+        if spoken.era == Era::Modern {
+            return Err(fault(foreign_era()));
+        }
+        let (client, live) = old::client(gateways, &view, &principal, uri.query()).map_err(fault)?;
+        let (body, request_id) = (body.clone(), Arc::clone(request_id));
+        let received = Received { view, principal, client, body, headers: sent, request_id, started };
+        if message.kind != Kind::Request {
+            // Never kept waiting by what is under way: it may be what cancels that, or what that waits for.
+            return Ok(dispatch(gateways, &received, &message).await);
+        }
+        let gateways = Arc::clone(gateways);
+        let work = async move { old_answer(&gateways, &received, _room).await };
+        return old::accept(&live, work).map_err(fault);
+    }
     let client = match spoken.era {
         Era::Modern => Client::modern(),
         Era::Legacy if message.method() == "initialize" => Client::newcomer(),
@@ -238,6 +279,17 @@ where
         });
     }
     Ok(response)
+}
+
+/// What a client of 2024-11-05 asked for, to go out on its stream.
+async fn old_answer(gateways: &Arc<Gateways>, received: &Received, room: Option<OwnedSemaphorePermit>) -> Response {
+    let limits = ParseLimits { max_bytes: gateways.settings.max_body, ..ParseLimits::default() };
+    let response = match parse(&received.body, &limits) {
+        Ok(message) => dispatch(gateways, received, &message).await,
+        Err(problem) => answer::json(StatusCode::BAD_REQUEST, rpc::parse_fault(&problem, &received.request_id)),
+    };
+    drop(room);
+    response
 }
 
 async fn dispatch(gateways: &Arc<Gateways>, received: &Received, message: &Message<'_>) -> Response {
@@ -317,10 +369,19 @@ fn unknown_gateway() -> Fault {
         .next("Check the URL: /mcp/GATEWAY, or /t/TENANT/mcp/GATEWAY")
 }
 
-fn method_not_allowed() -> Refusal {
-    let fault =
-        Fault::new(Side::Caller, "method-not-allowed", "only POST is served here, and GET and DELETE of a session");
+fn foreign_era() -> Fault {
+    Fault::new(Side::Caller, "unsupported-version", "this address is for clients of 2024-11-05")
+        .next("Send it to the gateway's own URL")
+}
+
+fn method_not_allowed(door: Door) -> Refusal {
+    let (what, allowed) = match door {
+        Door::Main => ("only POST is served here, and GET and DELETE of a session", "POST, GET, DELETE"),
+        Door::Stream => ("only GET of an event stream is served here", "GET"),
+        Door::Messages => ("only POST is served here", "POST"),
+    };
+    let fault = Fault::new(Side::Caller, "method-not-allowed", what);
     let mut response = answer::empty(StatusCode::METHOD_NOT_ALLOWED);
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST, GET, DELETE"));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
     Refusal { fault, response: Some(response), challenge: None }
 }

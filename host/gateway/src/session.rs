@@ -11,13 +11,15 @@ use std::{
     time::Duration,
 };
 
-use portcullis_model::{Fault, Name, Side};
+use portcullis_model::{Fault, Name, Principal, Side};
 use portcullis_protocol::Version;
+use portcullis_telemetry::metrics::CounterHandle;
 
 pub mod get;
 pub mod level;
 pub mod live;
 pub mod log;
+pub mod old;
 pub mod reader;
 pub mod wishes;
 
@@ -37,15 +39,20 @@ pub struct Sessions {
     shards: [Mutex<HashMap<[u8; 12], Arc<Live>>>; SHARDS],
     hasher: RandomState,
     count: AtomicUsize,
-}
-
-impl Default for Sessions {
-    fn default() -> Self {
-        Self { shards: Default::default(), hasher: RandomState::new(), count: AtomicUsize::new(0) }
-    }
+    replay: Arc<log::Replay>,
 }
 
 impl Sessions {
+    /// None yet. `dropped` counts events that are not kept because too much is.
+    pub fn new(dropped: CounterHandle) -> Self {
+        Self {
+            shards: Default::default(),
+            hasher: RandomState::new(),
+            count: AtomicUsize::new(0),
+            replay: Arc::new(log::Replay::new(dropped)),
+        }
+    }
+
     /// What the session holds, if anything.
     pub fn get(&self, nonce: &[u8; 12]) -> Option<Arc<Live>> {
         if self.count.load(Ordering::Relaxed) == 0 {
@@ -58,7 +65,13 @@ impl Sessions {
     ///
     /// # Errors
     /// A fault where too many sessions hold something.
-    pub fn open(&self, nonce: [u8; 12], version: Version, at: (&Name, &Name)) -> Result<Arc<Live>, Fault> {
+    pub fn open(
+        &self,
+        nonce: [u8; 12],
+        version: Version,
+        at: (&Name, &Name),
+        whose: &Arc<Principal>,
+    ) -> Result<Arc<Live>, Fault> {
         let mut shard = self.shard(&nonce);
         if let Some(live) = shard.get(&nonce) {
             return Ok(Arc::clone(live));
@@ -69,7 +82,8 @@ impl Sessions {
                 .next("Try again in a minute")
                 .retry_after_ms(60_000));
         }
-        let live = Arc::new(Live::new(nonce, version, (at.0.clone(), at.1.clone())));
+        let at = (at.0.clone(), at.1.clone());
+        let live = Arc::new(Live::new(nonce, version, at, Arc::clone(whose), Arc::clone(&self.replay)));
         shard.insert(nonce, Arc::clone(&live));
         Ok(live)
     }
@@ -93,9 +107,14 @@ impl Sessions {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Forgets what is over. Gives that, and the bytes that are kept for readers that may come again.
-    pub fn sweep(&self) -> (Vec<Arc<Live>>, usize) {
-        let (mut all, mut bytes) = (Vec::new(), 0);
+    /// Bytes kept for readers that may come again.
+    pub fn replay_bytes(&self) -> usize {
+        self.replay.bytes()
+    }
+
+    /// Forgets what is over, and gives it.
+    pub fn sweep(&self) -> Vec<Arc<Live>> {
+        let mut all = Vec::new();
         for shard in &self.shards {
             let mut gone = Vec::new();
             shard.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, live| {
@@ -103,8 +122,6 @@ impl Sessions {
                 let over = live.sweep(IDLE) && (Arc::strong_count(live) == 1 || live.idles_for(LISTENED));
                 if over {
                     gone.push(Arc::clone(live));
-                } else {
-                    bytes += live.bytes();
                 }
                 !over
             });
@@ -112,7 +129,7 @@ impl Sessions {
             gone.iter().for_each(|live| live.end());
             all.append(&mut gone);
         }
-        (all, bytes)
+        all
     }
 
     fn shard(&self, nonce: &[u8; 12]) -> MutexGuard<'_, HashMap<[u8; 12], Arc<Live>>> {
@@ -127,10 +144,11 @@ mod tests {
 
     #[test]
     fn a_session_holds_nothing_until_it_asks() {
-        let sessions = Sessions::default();
+        let sessions = Sessions::new(CounterHandle::default());
         assert!(sessions.get(&[1; 12]).is_none());
         let at = Name::default_tenant();
-        let open = || sessions.open([1; 12], Version::LATEST_LEGACY, (&at, &at)).unwrap();
+        let whose = Arc::new(Principal::anonymous(at.clone()));
+        let open = || sessions.open([1; 12], Version::LATEST_LEGACY, (&at, &at), &whose).unwrap();
         let live = open();
         assert!(Arc::ptr_eq(&live, &open()));
         assert_eq!(sessions.len(), 1);

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use portcullis_model::{Fault, Name, Side};
+use portcullis_model::{Fault, Name, Principal, Side};
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -28,8 +28,6 @@ pub mod resource;
 
 /// Streams of `subscriptions/listen` at a time.
 const MOST: usize = 100_000;
-/// Those of one caller.
-const MOST_OF_CALLER: usize = 1_000;
 /// Notifications that wait for a slow client.
 const BUFFERED: usize = 16;
 /// How long changes are gathered before clients are told.
@@ -82,15 +80,34 @@ impl Lists {
 type At = (Name, Name);
 
 /// The streams of `subscriptions/listen`.
-#[derive(Default)]
 pub struct Subscriptions {
-    table: Mutex<HashMap<u64, Entry>>,
+    table: Mutex<Table>,
     next: AtomicU64,
+    most_of_caller: usize,
+}
+
+#[derive(Default)]
+struct Table {
+    streams: HashMap<u64, Entry>,
+    callers: HashMap<[u8; 16], usize>,
+}
+
+impl Table {
+    fn remove(&mut self, id: u64) {
+        let Some(entry) = self.streams.remove(&id) else { return };
+        if let Some(count) = self.callers.get_mut(&entry.caller) {
+            *count -= 1;
+            if *count == 0 {
+                self.callers.remove(&entry.caller);
+            }
+        }
+    }
 }
 
 struct Entry {
     at: At,
     caller: [u8; 16],
+    whose: Arc<Principal>,
     lists: Lists,
     /// The members of `params` of each notification: `_meta` with the subscription's id.
     meta: Arc<str>,
@@ -107,32 +124,58 @@ pub struct Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         if let Some(gateways) = self.table.upgrade() {
-            gateways.subscriptions.table().remove(&self.id);
+            gateways.subscriptions.table().remove(self.id);
         }
     }
 }
 
 impl Subscriptions {
+    /// None yet; so many of one caller at most.
+    pub fn new(most_of_caller: usize) -> Self {
+        Self { table: Mutex::default(), next: AtomicU64::new(0), most_of_caller }
+    }
+
+    /// Whether there is any stream.
+    pub fn any(&self) -> bool {
+        !self.table().streams.is_empty()
+    }
+
+    /// Ends those streams whose caller (and gateway) `which` says.
+    pub fn end_where(&self, which: impl Fn(&Principal, &Name) -> bool) {
+        let table = self.table();
+        for entry in table.streams.values().filter(|entry| which(&entry.whose, &entry.at.1)) {
+            entry.over.cancel();
+        }
+    }
+
     fn enter(&self, gateways: &Arc<Gateways>, entry: Entry) -> Result<Entered, Fault> {
         let mut table = self.table();
-        let own = || table.values().filter(|e| e.caller == entry.caller).count();
-        if table.len() >= MOST || (table.len() >= MOST_OF_CALLER && own() >= MOST_OF_CALLER) {
-            return Err(Fault::new(Side::Gateway, "overloaded", "too many streams of subscriptions are open")
-                .next("Close those that you don't need")
-                .retry_after_ms(10_000));
+        let own = table.callers.get(&entry.caller).copied().unwrap_or(0);
+        if table.streams.len() >= MOST || own >= self.most_of_caller {
+            let whose = if own >= self.most_of_caller { "this caller has" } else { "there are" };
+            return Err(Fault::new(
+                Side::Gateway,
+                "overloaded",
+                format!("{whose} too many streams of subscriptions open"),
+            )
+            .next("Close those that you don't need, or ask the operator to raise maxStreamsPerCaller")
+            .retry_after_ms(10_000));
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        table.insert(id, entry);
+        *table.callers.entry(entry.caller).or_default() += 1;
+        table.streams.insert(id, entry);
+        drop(table);
+        gateways.holds.notify_one();
         Ok(Entered { table: Arc::downgrade(gateways), id })
     }
 
     /// Ends every stream in good order: the process stops.
     pub fn end_all(&self) {
-        self.table().values().for_each(|entry| entry.over.cancel());
+        self.table().streams.values().for_each(|entry| entry.over.cancel());
     }
 
     fn tell(&self, at: &At, changed: Lists) {
-        for entry in self.table().values().filter(|e| e.at == *at) {
+        for entry in self.table().streams.values().filter(|e| e.at == *at) {
             for method in changed.both(entry.lists).methods() {
                 let message = format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{{{}}}}}"#, entry.meta);
                 // Whoever has so many unread has one that says the same.
@@ -141,7 +184,7 @@ impl Subscriptions {
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<u64, Entry>> {
+    fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -19,15 +19,23 @@ use serde_json::value::RawValue;
 
 use crate::{asked::Asked, gateways::Gateways, legacy::now_ms};
 
+pub mod era;
+pub mod list;
+pub mod made;
+
+use made::{Made, Place, Whose};
+
 /// The extension.
 pub const EXTENSION: &str = "io.modelcontextprotocol/tasks";
 /// How long an id can be used.
 const LIFE_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 /// The list that the sealed place is in.
 const LIST: &str = "tasks";
+/// The server of tasks that are kept here: no server is called so.
+const HERE: &str = "~";
 
 /// Whether this method of this era asks for a task that there is. Lists of tasks are not passed on: a server that is shared
-/// would list everybody's.
+/// would list everybody's, so the gateway makes them by itself ([`list`]).
 pub fn is_about_one(method: &str, era: Era) -> bool {
     match method {
         "tasks/get" | "tasks/cancel" => true,
@@ -60,8 +68,43 @@ pub fn locate(gateways: &Gateways, asked: &Asked<'_>, exposed: &str) -> Result<(
         unknown()
     })?;
     let (server, own) = place.after.split_once('/').ok_or_else(unknown)?;
+    if server == HERE {
+        return Err(unknown());
+    }
     let at = asked.view.servers.iter().position(|s| s.server.as_str() == server).ok_or_else(unknown)?;
     Ok((at, own.to_owned()))
+}
+
+/// The id, for this caller, of a result that is kept here.
+pub fn kept_id(gateways: &Gateways, asked: &Asked<'_>, id: &str) -> Option<String> {
+    sealed(&gateways.sealer, asked.binding(), HERE, id).ok()
+}
+
+/// The kept result that this caller's id names, if it is of one that still is.
+pub fn kept(gateways: &Gateways, asked: &Asked<'_>, exposed: &str) -> Option<made::Result> {
+    let place = Cursor::open(&gateways.sealer, exposed, &asked.binding(), LIST, now_ms()).ok()?;
+    let (server, id) = place.after.split_once('/')?;
+    (server == HERE).then(|| gateways.made.result(id, &made::whose(asked))).flatten()
+}
+
+/// Answers what is asked about a kept result.
+pub fn answer_kept(asked: &Asked<'_>, exposed: &str, kept: &made::Result) -> bytes::Bytes {
+    let text = std::str::from_utf8(&kept.result).unwrap_or("{}");
+    match asked.message.method() {
+        "tasks/result" => rpc::result(asked.id(), &era::related(text, exposed).unwrap_or_else(|| text.to_owned())),
+        "tasks/cancel" => rpc::error(Some(asked.id()), rpc::INVALID_PARAMS, "The task has ended", None),
+        _ => rpc::result(asked.id(), &kept.task(exposed)),
+    }
+}
+
+fn sealed(
+    sealer: &Sealer,
+    binding: Binding,
+    server: &str,
+    own: &str,
+) -> Result<String, portcullis_protocol::seal::SealError> {
+    let after = format!("{server}/{own}");
+    Cursor { binding, list: LIST.to_owned(), after, expires_ms: now_ms() + LIFE_MS }.seal(sealer)
 }
 
 /// How the ids of tasks in a server's answers are written for one caller.
@@ -70,6 +113,8 @@ pub struct TaskIds {
     sealer: Arc<Sealer>,
     binding: Binding,
     server: Name,
+    whose: Whose,
+    made: Arc<Made>,
     /// The task that was asked for: its id at the server, and as the caller knows it.
     known: Option<(Box<str>, Box<str>)>,
 }
@@ -87,6 +132,8 @@ impl TaskIds {
             sealer: Arc::clone(&gateways.sealer),
             binding: asked.binding(),
             server: server.clone(),
+            whose: made::whose(asked),
+            made: Arc::clone(&gateways.made),
             known: known.map(|(own, exposed)| (own.into(), exposed.into())),
         })
     }
@@ -120,16 +167,12 @@ impl TaskIds {
     }
 
     fn seal(&self, own: &str) -> Option<String> {
-        let place = Cursor {
-            binding: self.binding.clone(),
-            list: LIST.to_owned(),
-            after: format!("{}/{own}", self.server),
-            expires_ms: now_ms() + LIFE_MS,
-        };
-        place
-            .seal(&self.sealer)
+        let exposed = sealed(&self.sealer, self.binding.clone(), self.server.as_str(), own)
             .inspect_err(|error| tracing::warn!(server = %self.server, %error, "the id of a task can't be sealed"))
-            .ok()
+            .ok()?;
+        let place = Place { server: Some(self.server.clone()), own: own.into(), exposed: exposed.as_str().into() };
+        self.made.note(&self.whose, place);
+        Some(exposed)
     }
 }
 
@@ -193,6 +236,8 @@ mod tests {
             sealer: Arc::clone(sealer),
             binding: Binding { tenant: name("default"), gateway: name("main"), principal: [principal; 16] },
             server: name("jobs"),
+            whose: [principal; 32],
+            made: Arc::default(),
             known: known.map(|(own, exposed)| (own.into(), exposed.into())),
         }
     }

@@ -11,7 +11,7 @@ mod verdicts;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, header::AUTHORIZATION};
-use portcullis_model::{Name, Principal, Secret};
+use portcullis_model::{Name, Principal, Secret, Subject};
 use portcullis_plugin::{
     Asserted, AssertedPrincipal, AuthRequest, PluginError, PluginFailure, Read, Tokens as _, Verdict,
 };
@@ -148,6 +148,20 @@ impl Authenticator {
             }
         }
         answer
+    }
+
+    /// Whether whoever was let in as this would still be, as far as is known here: the token works at this gateway, and whom
+    /// it speaks for is there. Identity providers are not asked again. Cheap: memory only.
+    pub fn stands(&self, principal: &Principal, gateway: &Name) -> bool {
+        let directory = self.directories.load();
+        match (&principal.token, &principal.subject) {
+            (Some(id), _) => self
+                .tokens
+                .live(&principal.tenant, id)
+                .is_some_and(|live| live.validity(Some(gateway), now_ms(), &directory) == Validity::Valid),
+            (None, Subject::External { .. } | Subject::Anonymous) => true,
+            (None, subject) => directory.principal(&principal.tenant, subject).is_some(),
+        }
     }
 
     /// Whether a credential is worth asking providers about, though its address failed too often: a token of ours that works

@@ -162,6 +162,7 @@ impl Assembly {
             trusted_proxies: settings.trusted_proxies.clone(),
             public_url: settings.public_url.clone(),
             max_body: settings.max_body.as_usize(),
+            max_streams_of_caller: settings.max_streams_per_caller,
         };
         // Bound before anything is told where clients reach us; served at the end.
         let room = Room {

@@ -51,6 +51,8 @@ pub struct Settings {
     pub max_connections: usize,
     /// The most connections at once from one address, or one IPv6 /64. `trustedProxies` may have any number.
     pub max_connections_per_address: usize,
+    /// The most streams of `subscriptions/listen` that one caller may have open. All callers without a credential are one.
+    pub max_streams_per_caller: usize,
     /// The most plugin instances at once.
     pub plugin_instances: u32,
     /// How long calls under way may take to end when the process is asked to.
@@ -124,6 +126,7 @@ impl Default for Settings {
             max_body: Bytes::mebi(4),
             max_connections: 20_000,
             max_connections_per_address: 5_000,
+            max_streams_per_caller: 1_000,
             plugin_instances: 256,
             drain: Span::seconds(30),
             allow_private_issuers: false,

@@ -19,6 +19,10 @@ pub const METHOD_NOT_FOUND: i64 = -32601;
 pub const INVALID_PARAMS: i64 = -32602;
 /// Something failed inside.
 pub const INTERNAL_ERROR: i64 = -32603;
+/// A resource that is not there, up to 2025-11-25; later revisions say [`INVALID_PARAMS`].
+pub const RESOURCE_NOT_FOUND: i64 = -32002;
+/// A person has to open a page first (2025-11-25; later revisions ask for input instead).
+pub const URL_ELICITATION_REQUIRED: i64 = -32042;
 /// Headers and body say different things (2026-07-28).
 pub const HEADER_MISMATCH: i64 = -32020;
 /// The client lacks a capability that the request needs (2026-07-28).
@@ -175,6 +179,11 @@ pub fn fault(id: Option<&str>, fault: &Fault, request_id: &str) -> Bytes {
     error(id, rpc_code(fault), &fault.message, Some(&fault_data(fault, request_id)))
 }
 
+/// The error response for a fault, to a client of this era: one code differs between them.
+pub fn fault_in(era: Era, id: Option<&str>, fault: &Fault, request_id: &str) -> Bytes {
+    error(id, rpc_code_in(era, fault), &fault.message, Some(&fault_data(fault, request_id)))
+}
+
 /// The error response for a message that could not be read.
 pub fn parse_fault(problem: &ParseError, request_id: &str) -> Bytes {
     let fault = problem.to_fault();
@@ -240,6 +249,14 @@ pub fn rpc_code(fault: &Fault) -> i64 {
         ) => INVALID_PARAMS,
         (_, Side::Caller | Side::Policy) => INVALID_REQUEST,
         (_, Side::Gateway | Side::Server) => INTERNAL_ERROR,
+    }
+}
+
+/// The JSON-RPC code for a fault towards a client of this era.
+pub fn rpc_code_in(era: Era, fault: &Fault) -> i64 {
+    match (era, fault.code) {
+        (Era::Legacy, "unknown-resource") => RESOURCE_NOT_FOUND,
+        _ => rpc_code(fault),
     }
 }
 

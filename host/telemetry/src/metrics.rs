@@ -52,6 +52,7 @@ pub struct Metrics {
     oauth: Family<Labels, Counter>,
     kept: Family<Labels, Gauge>,
     oauth_renewals: Family<Labels, Counter>,
+    catalogue_refreshes: Family<Labels, Counter>,
     /// Requests being answered now.
     pub in_flight: Gauge,
     /// Connections of clients that are open now.
@@ -72,6 +73,10 @@ pub struct Metrics {
     pub replay_bytes: Gauge,
     /// Uses of a connection by others that its owner is not shown, because there were too many in a second.
     pub lent_uses_dropped: Counter,
+    /// Events left out of what is kept for a broken stream, because the process keeps as much as it may.
+    pub replay_dropped: Counter,
+    /// Sessions and children that servers have for one client or one call alone.
+    pub conversations: Gauge,
     /// Calls that wait for a person now.
     pub held_calls: Gauge,
     /// Connections that hold tokens of their server's authorization server.
@@ -146,6 +151,9 @@ impl Metrics {
             "lent_uses_dropped",
             "Uses of a connection by others that its page does not show; the audit has them",
         );
+        let replay_dropped =
+            d.counter("replay_dropped", "Events not kept for a broken stream, because too much is kept already");
+        let conversations = d.gauge("conversations", "Sessions and children that servers have for one client alone");
         let held_calls = d.gauge("held_calls", "Calls that wait for a person now");
         let questions = d.counters("questions", "Requests of servers to clients, by how they ended", &["outcome"]);
         let signins = d.counters("signins", "Sign-ins to the pages, by how they ended", &["method", "outcome"]);
@@ -157,6 +165,11 @@ impl Metrics {
         let oauth_grants = d.gauge("upstream_oauth_grants", "Connections that hold tokens of an authorization server");
         let oauth_pending =
             d.gauge("upstream_oauth_pending", "Sign-ins at servers' authorization servers that are under way now");
+        let catalogue_refreshes = d.counters(
+            "catalogue_refreshes",
+            "Fetches of what servers offer, by how they ended",
+            &["tenant", "server", "kind", "outcome"],
+        );
         let audit_records = d.counter("audit_records", "Audit records written");
         let audit_dropped = d.counter("audit_dropped", "Audit records dropped; each run of them left a gap record");
         let audit_sync_seconds = d.histogram("audit_sync_seconds", "Time to write and sync a batch of audit records");
@@ -191,6 +204,8 @@ impl Metrics {
             sessions,
             replay_bytes,
             lent_uses_dropped,
+            replay_dropped,
+            conversations,
             held_calls,
             questions,
             signins,
@@ -199,6 +214,7 @@ impl Metrics {
             oauth_renewals,
             oauth_grants,
             oauth_pending,
+            catalogue_refreshes,
             audit_records,
             audit_dropped,
             audit_sync_seconds,
@@ -333,6 +349,13 @@ impl Metrics {
     /// Counts a renewal of a connection's token that ended: `renewed`, `refused`, `failed`, `gone`.
     pub fn oauth_renewal(&self, outcome: &'static str) {
         self.oauth_renewals.get_or_create(&labels(&["outcome"], &[outcome])).inc();
+    }
+
+    /// Counts a fetch of what a server offers: `kind` is such as `tools`, `outcome` is `fetched` or `failed`.
+    pub fn catalogue_refreshed(&self, tenant: &str, server: &str, kind: &'static str, outcome: &'static str) {
+        let [tenant, server] = self.bounded("server", tenant, server);
+        let values = [tenant, server, kind, outcome];
+        self.catalogue_refreshes.get_or_create(&labels(&["tenant", "server", "kind", "outcome"], &values)).inc();
     }
 
     /// Counts a change of resources: `door` is such as `file` or `api`, `outcome` such as `applied` or `refused`.

@@ -59,6 +59,7 @@ mod tests {
                     "portcullis:policy/tool-call@0.1.0",
                     "portcullis:policy/resource-read@0.1.0",
                     "portcullis:policy/prompt-get@0.1.0",
+                    "portcullis:policy/server-request@0.1.0",
                     "portcullis:policy/list-filter@0.1.0",
                     "portcullis:types/setup@0.1.0",
                 ],

@@ -24,6 +24,8 @@ pub(crate) enum Effect {
 pub(crate) struct Config {
     pub(crate) default: Effect,
     pub(crate) rules: Vec<Rule>,
+    /// Whether any rule says what servers may ask: else that is not what the rules are about.
+    pub(crate) names_requests: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -45,6 +47,7 @@ struct WrittenRule {
     tools: Option<Vec<Pattern>>,
     resources: Option<Vec<Pattern>>,
     prompts: Option<Vec<Pattern>>,
+    requests: Option<Vec<Pattern>>,
     /// All of them must hold.
     #[serde(default)]
     when: Vec<Condition>,
@@ -61,6 +64,7 @@ pub(crate) struct Rule {
     tools: Scope,
     resources: Scope,
     prompts: Scope,
+    requests: Scope,
     pub(crate) when: Vec<Condition>,
     pub(crate) message: Option<String>,
 }
@@ -77,9 +81,10 @@ impl TryFrom<Written> for Config {
     type Error = String;
 
     fn try_from(written: Written) -> Result<Self, String> {
+        let names_requests = written.rules.iter().any(|rule| rule.requests.is_some());
         let rules = written.rules.into_iter().enumerate();
         let rules = rules.map(|(i, rule)| Rule::new(rule).map_err(|what| format!("rules[{i}].{what}")));
-        Ok(Self { default: written.default, rules: rules.collect::<Result<_, _>>()? })
+        Ok(Self { default: written.default, rules: rules.collect::<Result<_, _>>()?, names_requests })
     }
 }
 
@@ -97,11 +102,15 @@ fn not_empty<T>(field: &str, list: Option<&Vec<T>>, empty: impl Fn(&T) -> bool) 
 
 impl Rule {
     fn new(written: WrittenRule) -> Result<Self, String> {
-        let WrittenRule { effect, principals, servers, tools, resources, prompts, when, message } = written;
+        let WrittenRule { effect, principals, servers, tools, resources, prompts, requests, when, message } = written;
         not_empty("principals", principals.as_ref(), String::is_empty)?;
-        for (field, list) in
-            [("servers", &servers), ("tools", &tools), ("resources", &resources), ("prompts", &prompts)]
-        {
+        for (field, list) in [
+            ("servers", &servers),
+            ("tools", &tools),
+            ("resources", &resources),
+            ("prompts", &prompts),
+            ("requests", &requests),
+        ] {
             not_empty(field, list.as_ref(), Pattern::is_empty)?;
         }
         let who = |(at, text): (usize, &String)| {
@@ -118,16 +127,18 @@ impl Rule {
         }
         // A rule that names what it covers covers nothing else: who allows tools has not thought of resources. But who denies
         // every tool of a server, and says no more, means the server.
-        let names = tools.is_some() || resources.is_some() || prompts.is_some();
+        let names = tools.is_some() || resources.is_some() || prompts.is_some() || requests.is_some();
         let every_tool = tools.as_ref().is_some_and(|list| list.iter().any(|one| matches!(one, Pattern::Any)));
-        let whole = !names || (effect == Effect::Deny && every_tool && resources.is_none() && prompts.is_none());
+        let others = resources.is_some() || prompts.is_some() || requests.is_some();
+        let whole = !names || (effect == Effect::Deny && every_tool && !others);
         let scope = |list| match list {
             Some(patterns) => Scope::Those(patterns),
             None if whole => Scope::All,
             None => Scope::Nothing,
         };
         let (tools, resources, prompts) = (scope(tools), scope(resources), scope(prompts));
-        Ok(Self { effect, principals, servers, tools, resources, prompts, when, message })
+        let requests = scope(requests);
+        Ok(Self { effect, principals, servers, tools, resources, prompts, requests, when, message })
     }
 
     pub(crate) fn speaks_of(&self, facts: &Facts<'_>) -> bool {
@@ -143,6 +154,7 @@ impl Rule {
             Item::Tool(name) => (&self.tools, &|one| one.matches(name)),
             Item::Resource(uri) => (&self.resources, &|one| one.matches(uri)),
             Item::Prompt(name) => (&self.prompts, &|one| one.matches(name)),
+            Item::Request(what) => (&self.requests, &|one| one.matches(what)),
             // A template is judged by the URIs that it can become: it is shown where some of them may be allowed.
             Item::Template(template) if self.effect == Effect::Allow => {
                 (&self.resources, &|one| one.matches_some_of(template))

@@ -13,6 +13,8 @@ pub(crate) enum Item<'a> {
     /// All resources that a template can name.
     Template(Template),
     Prompt(&'a str),
+    /// What a server asks of the client.
+    Request(&'a str),
 }
 
 /// What the rules say.
@@ -30,7 +32,8 @@ pub(crate) type Arguments<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// A resource has none.
 pub(crate) const NO_ARGUMENTS: Arguments<'static> = &|_| None;
 
-/// The first rule that matches decides, or else the default. `concerns` says whether a rule speaks of the caller and the server;
+/// The first rule that matches decides, or else the default. What servers ask is allowed where no rule speaks of that: it comes
+/// in the calls of tools that are allowed. `concerns` says whether a rule speaks of the caller and the server;
 /// it is asked last, since it may have to ask the host.
 ///
 /// In a list of tools or prompts there are no arguments yet. There a condition is unknown, and the question is whether any
@@ -60,5 +63,6 @@ pub(crate) fn evaluate(
         }
         conditional |= rule.effect == Effect::Allow;
     }
-    Verdict { effect: config.default, rule: None, conditional }
+    let unnamed = matches!(item, Item::Request(_)) && !config.names_requests;
+    Verdict { effect: if unnamed { Effect::Allow } else { config.default }, rule: None, conditional }
 }

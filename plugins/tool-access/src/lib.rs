@@ -1,4 +1,4 @@
-//! Policy `tool-access`: who may see and use which tools, resources and prompts. One rule set decides both, through one
+//! Policy `tool-access`: who may see and use which tools, resources and prompts, and be asked what by servers. One rule set decides both, through one
 //! function, so that the list a caller sees and what they may use can't drift apart. `docs/plugins/tool-access.md` is its
 //! reference.
 
@@ -14,8 +14,8 @@ use config::{Config, Effect};
 use evaluate::{Arguments, Item, NO_ARGUMENTS, Verdict, evaluate};
 use glob::Template;
 use portcullis_sdk::{
-    Call, Caller, ConfigCell, Decision, Error, List, ListFilter, ListKind, Prompt, PromptGet, PromptPurpose, Read,
-    ReadPurpose, ResourceRead, Setup, ToolCall, export,
+    Call, Caller, ConfigCell, Decision, Error, List, ListFilter, ListKind, Prompt, PromptGet, PromptPurpose, Question,
+    Read, ReadPurpose, ResourceRead, ServerRequest, Setup, ToolCall, export,
 };
 use principal::Facts;
 
@@ -55,6 +55,22 @@ impl PromptGet for ToolAccess {
         // While arguments are being filled in, the question is the list's: whether some may be allowed.
         let arguments = (prompt.purpose() != PromptPurpose::Complete).then_some(given);
         decide(caller, || prompt.server(), &Item::Prompt(&name), arguments)
+    }
+}
+
+impl ServerRequest for ToolAccess {
+    fn decide(caller: Caller<'_>, question: Question<'_>) -> Result<Decision, Error> {
+        let method = question.method();
+        let what = match &*method {
+            // A form where nothing is said (2025-11-25, elicitation).
+            "elicitation/create" if question.param("/mode").as_deref() == Some("\"url\"") => "elicitation/url",
+            "elicitation/create" => "elicitation/form",
+            "sampling/createMessage" => "sampling",
+            "roots/list" => "roots",
+            other => other,
+        };
+        let given: Arguments<'_> = &|pointer| question.param(pointer);
+        decide(caller, || question.server(), &Item::Request(what), Some(given))
     }
 }
 
@@ -117,6 +133,7 @@ fn refusal(config: &Config, verdict: &Verdict, who: &str, server: &str, item: &I
         Item::Resource(uri) => format!("read the resource \"{uri}\" of \"{server}\""),
         Item::Template(_) => format!("use this resource template of \"{server}\""),
         Item::Prompt(name) => format!("use the prompt \"{name}\" of \"{server}\""),
+        Item::Request(what) => format!("be asked by \"{server}\" for \"{what}\""),
     };
     match verdict.rule {
         Some(at) => match &config.rules[at].message {
@@ -128,7 +145,7 @@ fn refusal(config: &Config, verdict: &Verdict, who: &str, server: &str, item: &I
     }
 }
 
-export!(ToolAccess: Setup, ToolCall, ResourceRead, PromptGet, ListFilter);
+export!(ToolAccess: Setup, ToolCall, ResourceRead, PromptGet, ServerRequest, ListFilter);
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use portcullis_sdk::{Decision, Error, ListFilter, ListKind, PromptGet, ResourceRead, Setup, ToolCall, fake};
+use portcullis_sdk::{
+    Decision, Error, ListFilter, ListKind, PromptGet, ResourceRead, ServerRequest, Setup, ToolCall, fake,
+};
 use serde_json::{Value, json};
 
 use crate::ToolAccess;
@@ -53,6 +55,42 @@ fn promptable(config: &Value, caller: &fake::Caller, name: &str, arguments: &Val
     let _host = fake::Host::new().config(config).install();
     let prompt = fake::Prompt::new("s", name).with_arguments(arguments);
     <ToolAccess as PromptGet>::decide(caller.lend(), prompt.lend()).unwrap() == Decision::Allow
+}
+
+fn askable(config: &Value, caller: &fake::Caller, server: &str, method: &str, params: &Value) -> bool {
+    let _host = fake::Host::new().config(config).install();
+    let question = fake::Question::new(server, method).with_params(params).during("t");
+    <ToolAccess as ServerRequest>::decide(caller.lend(), question.lend()).unwrap() == Decision::Allow
+}
+
+#[test]
+fn servers_ask_what_the_rules_let_them() {
+    let ann = caller("user:ann");
+    let form =
+        |config: &Value, server: &str| askable(config, &ann, server, "elicitation/create", &json!({"message": "m"}));
+    let page = |config: &Value, url: &str| {
+        askable(config, &ann, "s", "elicitation/create", &json!({"mode": "url", "url": url}))
+    };
+    // Who wrote rules of tools alone has not thought of this: whoever may call a tool may be asked in it.
+    let tools = json!({"rules": [{"effect": "allow", "tools": ["*"]}]});
+    assert!(
+        form(&tools, "s") && page(&tools, "https://x.example") && askable(&tools, &ann, "s", "roots/list", &json!({}))
+    );
+    // Who denies a server means what it asks, too.
+    let server = json!({"rules": [{"effect": "deny", "servers": ["evil"]}, {"effect": "allow", "tools": ["*"]}]});
+    assert!(!form(&server, "evil") && form(&server, "s"));
+    // Where something is said, the rest is up to the default.
+    let some = json!({"rules": [
+        {"effect": "allow", "requests": ["elicitation/form", "roots"]},
+        {"effect": "allow", "requests": ["elicitation/url"], "when": [{"argument": "/url", "startsWith": "https://id.example/"}]},
+        {"effect": "allow", "tools": ["*"]},
+    ]});
+    assert!(form(&some, "s") && askable(&some, &ann, "s", "roots/list", &json!({})));
+    assert!(!askable(&some, &ann, "s", "sampling/createMessage", &json!({})));
+    assert!(page(&some, "https://id.example/a") && !page(&some, "https://evil.example/a"));
+    assert!(!askable(&some, &ann, "s", "later/method", &json!({})));
+    let allowed = json!({"default": "allow", "rules": [{"effect": "deny", "requests": ["sampling"]}]});
+    assert!(!askable(&allowed, &ann, "s", "sampling/createMessage", &json!({})) && form(&allowed, "s"));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! A server of 2025-11-25 that asks its client in the middle of a call, and counts how often its tool ran.
 //!
-//! The tool `ask` asks for a form as often as its argument `times` says, and answers with all that it heard; `wait` sends one
-//! notification and answers when it is told to.
+//! The tool `ask` asks for a form (or, `by` a `sample`, for one of the model's) as often as its argument `times` says, and answers with all that it heard; `wait` sends one
+//! notification and answers when it is told to; `page` wants its user to open a page first (error -32042);
+//! `talk` says as much as its arguments want before it answers.
 
 use std::{
     collections::HashMap,
@@ -9,7 +10,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -42,6 +43,23 @@ struct Shared {
     open: Mutex<HashMap<String, oneshot::Sender<Value>>>,
     capabilities: Mutex<HashMap<String, Value>>,
     go: Notify,
+    opened: AtomicBool,
+    said: AtomicU64,
+    dropped: Arc<AtomicU64>,
+}
+
+/// Counts a stream that was dropped before its answer.
+struct Watched {
+    answered: Arc<AtomicBool>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if !self.answered.load(Ordering::SeqCst) {
+            self.dropped.fetch_add(1, Ordering::SeqCst);
+        }
+    }
 }
 
 impl Asker {
@@ -71,6 +89,21 @@ impl Asker {
     /// How often a tool has begun to run.
     pub fn runs(&self) -> u64 {
         self.shared.runs.load(Ordering::SeqCst)
+    }
+
+    /// How many lines `talk` has said in all.
+    pub fn said(&self) -> u64 {
+        self.shared.said.load(Ordering::SeqCst)
+    }
+
+    /// From now on the page that `page` wants opened has been.
+    pub fn open_page(&self) {
+        self.shared.opened.store(true, Ordering::SeqCst);
+    }
+
+    /// How many of its calls were given up before their answer.
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Ordering::SeqCst)
     }
 
     /// Lets the calls of `wait` end.
@@ -112,13 +145,20 @@ async fn answer(State(shared): State<Arc<Shared>>, method: Method, headers: Head
         }
         Some("ping") => result(json!({})),
         Some("tools/list") => {
-            let tools = ["ask", "wait"].map(|name| json!({"name": name, "inputSchema": {"type": "object"}}));
+            let tools =
+                ["ask", "wait", "page", "talk"].map(|name| json!({"name": name, "inputSchema": {"type": "object"}}));
             result(json!({"tools": tools}))
         }
         Some("tools/call") => {
             let (sender, mut receiver) = mpsc::channel::<Value>(16);
-            tokio::spawn(call(shared, session, message, sender));
+            let answered = Arc::new(AtomicBool::new(false));
+            let watched = Watched { answered: answered.clone(), dropped: shared.dropped.clone() };
+            tokio::spawn(async move {
+                call(shared, session, message, sender).await;
+                answered.store(true, Ordering::SeqCst);
+            });
             let events = stream::poll_fn(move |cx| {
+                let _held = &watched;
                 let event = |m| Ok::<_, Infallible>(Bytes::from(format!("event: message\ndata: {m}\n\n")));
                 receiver.poll_recv(cx).map(|message| message.map(event))
             });
@@ -142,7 +182,25 @@ async fn answer(State(shared): State<Arc<Shared>>, method: Method, headers: Head
 async fn call(shared: Arc<Shared>, session: String, message: Value, sender: mpsc::Sender<Value>) {
     shared.runs.fetch_add(1, Ordering::SeqCst);
     let arguments = &message["params"]["arguments"];
+    if message["params"]["name"] == "page" && !shared.opened.load(Ordering::SeqCst) {
+        let page =
+            json!({"mode": "url", "elicitationId": "e-1", "url": "https://page.example/e-1", "message": "Sign in"});
+        let error = json!({"code": -32042, "message": "Sign in first", "data": {"elicitations": [page]}});
+        let _ = sender.send(json!({"jsonrpc": "2.0", "id": message["id"], "error": error})).await;
+        return;
+    }
     let mut heard = Vec::new();
+    if message["params"]["name"] == "talk" {
+        let data = "x".repeat(usize::try_from(arguments["bytes"].as_u64().unwrap_or(1)).unwrap_or(1));
+        for n in 0..arguments["lines"].as_u64().unwrap_or(0) {
+            let params = json!({"level": "info", "logger": n.to_string(), "data": data});
+            let note = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": params});
+            if sender.send(note).await.is_err() {
+                return;
+            }
+            shared.said.fetch_add(1, Ordering::SeqCst);
+        }
+    }
     if message["params"]["name"] == "wait" {
         let note =
             json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "soon"}});
@@ -156,12 +214,18 @@ async fn call(shared: Arc<Shared>, session: String, message: Value, sender: mpsc
         shared.open.lock().unwrap_or_else(PoisonError::into_inner).insert(format!("{session}/{id}"), answer);
         let params = json!({"message": format!("{} {n}", arguments["who"].as_str().unwrap_or("?")),
             "requestedSchema": {"type": "object", "properties": {"x": {"type": "string"}}}});
-        let question = json!({"jsonrpc": "2.0", "id": id, "method": "elicitation/create", "params": params});
+        let mut question = json!({"jsonrpc": "2.0", "id": id, "method": "elicitation/create", "params": params});
+        if arguments["by"] == "sample" {
+            let text = json!({"type": "text", "text": params["message"]});
+            question["method"] = json!("sampling/createMessage");
+            question["params"] = json!({"messages": [{"role": "user", "content": text}], "maxTokens": 9});
+        }
         if sender.send(question).await.is_err() {
             return;
         }
         let Ok(answer) = answered.await else { return };
         heard.push(match answer.get("result") {
+            Some(result) if arguments["by"] == "sample" => result["content"]["text"].clone(),
             Some(result) => result["content"]["x"].clone(),
             None => json!({"refused": answer["error"]["code"]}),
         });

@@ -51,6 +51,25 @@ impl Driver {
         Self::open(sdk, &json!({"url": url, "headers": {}, "mode": mode, "answers": true})).await
     }
 
+    /// The same over HTTP with SSE, the transport of 2024-11-05: PyPI `mcp`'s `sse_client`, and npm
+    /// `@modelcontextprotocol/sdk` 1.x, whose `SSEClientTransport` later versions do not have.
+    ///
+    /// # Errors
+    /// What the client says where it can't connect.
+    pub async fn over_sse(sdk: Sdk, url: &str, token: Option<&str>) -> anyhow::Result<Self> {
+        let headers = token.map_or_else(|| json!({}), |t| json!({"authorization": format!("Bearer {t}")}));
+        Self::open(sdk, &json!({"url": url, "headers": headers, "mode": "legacy", "answers": true, "sse": true})).await
+    }
+
+    /// Calls a tool, cancels the call as soon as it is under way, and gives what the client made of it.
+    ///
+    /// # Errors
+    /// Where the client does not say.
+    pub async fn cancel(&mut self, tool: &str, arguments: Value) -> anyhow::Result<String> {
+        let said = self.send(&json!({"do": "cancel", "tool": tool, "arguments": arguments})).await?;
+        said["cancelled"].as_str().map(str::to_owned).context("it was not cancelled")
+    }
+
     /// Wants to hear when the tools or these resources change: by `subscriptions/listen`, or by `resources/subscribe`.
     ///
     /// # Errors
@@ -88,7 +107,8 @@ impl Driver {
             }
             Sdk::Node => {
                 let mut command = Command::new(&parts.node_bin);
-                command.arg(fixtures.join("node/driver.mjs")).env("PORTCULLIS_TEST_NODE", &parts.node);
+                let script = if target["sse"] == true { "node/old.mjs" } else { "node/driver.mjs" };
+                command.arg(fixtures.join(script)).env("PORTCULLIS_TEST_NODE", &parts.node);
                 command
             }
         };

@@ -14,6 +14,8 @@ use crate::PATIENCE;
 /// One event.
 #[derive(Clone, Debug, Default)]
 pub struct Event {
+    /// Its type; none for a message.
+    pub kind: Option<String>,
     /// Its id.
     pub id: Option<String>,
     /// Its data; empty for one that primes.
@@ -69,6 +71,7 @@ impl Events {
                     let value = value.trim_start();
                     told |= !field.is_empty();
                     match field {
+                        "event" => event.kind = Some(value.to_owned()),
                         "id" => event.id = Some(value.to_owned()),
                         "data" => event.data.push_str(value),
                         "retry" => event.retry = value.parse().ok(),

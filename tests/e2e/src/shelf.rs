@@ -41,6 +41,8 @@ pub struct Offered {
     pub cache: (u64, &'static str),
     /// A header that every call of a tool has to have, else -32020.
     pub demands: Option<&'static str>,
+    /// A page that its tools want opened before they answer (2026-07-28).
+    pub page: Option<&'static str>,
     /// How long every answer takes.
     pub delay: Duration,
 }
@@ -60,6 +62,7 @@ impl Offered {
             templates: vec![json!({"uriTemplate": format!("shelf://{name}/{{id}}"), "name": "any"})],
             cache: (0, "private"),
             demands: None,
+            page: None,
             delay: Duration::ZERO,
         }
     }
@@ -185,6 +188,12 @@ async fn answer(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byt
         "tools/call" => {
             if offered.demands.is_some_and(|header| !headers.contains_key(header)) {
                 return error(-32020, "a header is missing");
+            }
+            if let (Some(url), None) = (offered.page, params.get("inputResponses")) {
+                let params = json!({"mode": "url", "url": url, "message": "Sign in"});
+                let requests = json!({"page": {"method": "elicitation/create", "params": params}});
+                let result = json!({"resultType": "input_required", "inputRequests": requests, "requestState": "s"});
+                return axum::Json(json!({"jsonrpc": "2.0", "id": id, "result": result})).into_response();
             }
             let text = json!({"server": name, "tool": params["name"], "arguments": params["arguments"]}).to_string();
             json!({"content": [

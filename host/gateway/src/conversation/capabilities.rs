@@ -44,6 +44,12 @@ impl Capabilities {
         }
     }
 
+    /// All but this one.
+    pub fn without(mut self, name: &str) -> Self {
+        self.0.remove(name);
+        self
+    }
+
     /// Those that a server may be told of when somebody else's client is behind it: only what can be asked, so that two
     /// clients who differ in nothing else share a session.
     pub fn for_servers(&self) -> String {
@@ -80,6 +86,8 @@ mod tests {
             assert_eq!(Capabilities::read(raw).allows(method, params), allowed, "{raw} {method} {params}");
         }
         assert!(!can_be_asked("{}") && !can_be_asked(r#"{"extensions":{"x":{}}}"#) && can_be_asked(r#"{"roots":{}}"#));
+        let less = Capabilities::read(r#"{"roots":{},"elicitation":{}}"#).without("elicitation");
+        assert!(less.allows("roots/list", "") && !less.allows("elicitation/create", "{}"));
         let told = Capabilities::read(r#"{"roots":{"listChanged":true},"experimental":{"x":{}}}"#).for_servers();
         assert_eq!(told, r#"{"roots":{"listChanged":true}}"#);
     }

@@ -13,6 +13,7 @@ use super::{capabilities::can_be_asked, line::Line, pick::has_own_peers};
 use crate::{
     answer,
     asked::{Asked, Received},
+    elicit_url,
     gateways::Gateways,
     held::{
         HeldCall, call_lost,
@@ -125,6 +126,24 @@ async fn run(gateways: &Arc<Gateways>, received: &Received, underway: Underway) 
 
 /// Runs a request of a modern client.
 pub async fn modern(gateways: &Arc<Gateways>, received: &Received, asked: &Asked<'_>) -> Response {
+    match elicit_url::returned(received, asked) {
+        None => round(gateways, received, asked).await,
+        Some(Err(fault)) if asked.message.method() == "tools/call" => {
+            gateways.metrics.refused(&fault);
+            answer::tool_fault(asked.id(), &fault, asked.request_id, asked.client.era)
+        }
+        Some(Err(fault)) => refused(gateways, asked, &fault),
+        Some(Ok(received)) => {
+            let limits = ParseLimits { max_bytes: gateways.settings.max_body, ..ParseLimits::default() };
+            match parse(&received.body, &limits) {
+                Ok(message) => round(gateways, &received, &received.asked(&message)).await,
+                Err(problem) => refused(gateways, asked, &problem.to_fault()),
+            }
+        }
+    }
+}
+
+async fn round(gateways: &Arc<Gateways>, received: &Received, asked: &Asked<'_>) -> Response {
     let brought = asked.message.params.as_ref().and_then(|p| p.request_state);
     if let Some(brought) = brought {
         let opened =

@@ -12,7 +12,7 @@ use std::{
 use axum::response::Response;
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use portcullis_model::Name;
+use portcullis_model::{Name, Principal};
 use portcullis_protocol::Version;
 use portcullis_upstream::{LetGo, Message};
 use tokio::sync::oneshot;
@@ -23,7 +23,7 @@ use crate::{
     asked::{self, Client},
     gateways::Gateways,
     held::HeldCall,
-    session::{Live, get, log::Log},
+    session::{Live, get, live::GET, log::Log},
 };
 
 /// How long a message that nobody waits for may take.
@@ -44,6 +44,8 @@ enum Kind {
     Stream(Box<Stream>),
     /// The GET stream of a legacy session.
     Get(Arc<Live>),
+    /// The one stream of a session of 2024-11-05.
+    Old(Arc<Live>),
     /// The answers to a modern client's requests.
     Held(Arc<HeldCall>),
 }
@@ -51,6 +53,7 @@ enum Kind {
 struct Stream {
     client: Client,
     at: (Name, Name),
+    whose: Arc<Principal>,
     /// Whether the client takes events.
     takes_events: bool,
     open: OnceLock<Option<(Arc<Live>, u32)>>,
@@ -63,9 +66,17 @@ impl Line {
     /// answer.
     pub fn stream(gateways: &Arc<Gateways>, asked: &asked::Asked<'_>) -> (Self, oneshot::Receiver<Response>) {
         let (opened, receiver) = oneshot::channel();
+        let old = || gateways.sessions.get(asked.client.session.as_ref()?);
+        if asked.client.over_sse
+            && let Some(live) = old()
+        {
+            let line = Self { gateways: Arc::clone(gateways), kind: Kind::Old(live), open: AtomicUsize::new(0) };
+            return (line, receiver);
+        }
         let stream = Stream {
             client: asked.client.clone(),
             at: (asked.view.tenant.clone(), asked.view.name.clone()),
+            whose: Arc::clone(asked.principal),
             takes_events: get::accepts_events(asked.headers),
             open: OnceLock::new(),
             opened: Mutex::new(Some(opened)),
@@ -118,11 +129,8 @@ impl Line {
                 if !stream.takes_events {
                     return None;
                 }
-                let live = self
-                    .gateways
-                    .sessions
-                    .open(stream.client.session?, stream.client.version, (&stream.at.0, &stream.at.1))
-                    .ok()?;
+                let (client, at) = (&stream.client, (&stream.at.0, &stream.at.1));
+                let live = self.gateways.open_session(client.session?, client.version, at, &stream.whose).ok()?;
                 let number = live.open().ok()?;
                 let reader = live.read(number, 0).ok()?;
                 let response = get::body(&self.gateways, &live, number, reader, true);
@@ -147,7 +155,18 @@ impl Line {
             Kind::Get(live) => {
                 live.tell(message);
             }
+            Kind::Old(live) => {
+                live.push(GET, message, until).await;
+            }
             Kind::Held(call) => call.say(message, until).await,
+        }
+    }
+
+    /// Whether there is a way to ask the client anything before the answer.
+    pub fn reaches(&self) -> bool {
+        match &self.kind {
+            Kind::Stream(stream) => stream.takes_events,
+            Kind::Get(_) | Kind::Old(_) | Kind::Held(_) => true,
         }
     }
 
@@ -159,7 +178,7 @@ impl Line {
                 .session
                 .and_then(|session| self.gateways.sessions.get(&session))
                 .is_some_and(|live| live.is_asked()),
-            Kind::Get(live) => live.is_asked(),
+            Kind::Get(live) | Kind::Old(live) => live.is_asked(),
             Kind::Held(_) => false,
         };
         beside || self.open.load(Ordering::Relaxed) > 0
@@ -184,6 +203,7 @@ impl Line {
                 None => return Err("the client has no stream to be asked on"),
             },
             Kind::Get(live) => (live, None),
+            Kind::Old(live) => (live, Some(GET)),
         };
         let mut open = live.question().ok_or("the client is asked too much at once")?;
         let _asked = Asked { live, number: open.number };
@@ -222,6 +242,8 @@ impl Line {
     pub async fn finish(&self, response: Response) -> Option<Response> {
         match &self.kind {
             Kind::Get(_) => None,
+            // Whoever took the request puts its answer on the stream.
+            Kind::Old(_) => Some(response),
             Kind::Held(call) => {
                 call.finish(&self.gateways, response).await;
                 None

@@ -2,16 +2,19 @@
 //! each caller, and used again by the same caller.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use portcullis_model::{Fault, Side};
+use portcullis_model::{Fault, Name, Side};
+use portcullis_telemetry::metrics::GaugeHandle;
 use portcullis_upstream::{Conversation, TargetKey, Upstreams};
 
 /// The most conversations of one server.
 const MOST_OF_SERVER: usize = 256;
+/// The most sessions or children of one server that clients of 2025 sessions have for themselves.
+const MOST_OWN_OF_SERVER: usize = 2_000;
 /// The most of them under way for one caller.
 const MOST_OF_CALLER: usize = 32;
 /// How long one that nobody uses is kept.
@@ -20,10 +23,13 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Whose conversation it is: the target without a conversation, the caller, what the caller can be asked.
 type Owner = (TargetKey, [u8; 16], String);
 
+/// A server of a tenant.
+type Server = (Name, Name);
+
 /// All of them.
-#[derive(Default)]
 pub struct Pool {
     state: Mutex<State>,
+    gauge: GaugeHandle,
 }
 
 #[derive(Default)]
@@ -31,7 +37,9 @@ struct State {
     next: u64,
     idle: HashMap<Owner, Vec<(Arc<Conversation>, Instant)>>,
     /// How many there are of each server, idle ones included.
-    servers: HashMap<(portcullis_model::Name, portcullis_model::Name), usize>,
+    servers: HashMap<Server, usize>,
+    /// Those that clients of 2025 have for as long as their session.
+    own: HashMap<Server, HashSet<TargetKey>>,
     callers: HashMap<[u8; 16], usize>,
 }
 
@@ -46,7 +54,48 @@ pub struct Lease {
     clean: bool,
 }
 
+fn busy(what: &str, key: &TargetKey) -> Fault {
+    Fault::new(Side::Gateway, "server-busy", format!("{what} has too many conversations with \"{}\"", key.server))
+        .server(key.server.as_str())
+        .next("Try again when one of them is over")
+        .retry_after_ms(1000)
+}
+
 impl Pool {
+    /// None yet; `gauge` shows how many there are.
+    pub fn new(gauge: GaugeHandle) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), gauge })
+    }
+
+    /// Notes that a client of 2025 gets a session of its own with a server.
+    ///
+    /// # Errors
+    /// A fault where the server has too many.
+    pub fn joined(&self, key: &TargetKey) -> Result<(), Fault> {
+        let mut state = self.state();
+        let own = state.own.entry((key.tenant.clone(), key.server.clone())).or_default();
+        if own.len() >= MOST_OWN_OF_SERVER && !own.contains(key) {
+            return Err(busy("the gateway", key));
+        }
+        if own.insert(key.clone()) {
+            self.gauge.inc();
+        }
+        Ok(())
+    }
+
+    /// That is over.
+    pub fn left(&self, key: &TargetKey) {
+        let mut state = self.state();
+        let server = (key.tenant.clone(), key.server.clone());
+        let Some(own) = state.own.get_mut(&server) else { return };
+        if own.remove(key) {
+            self.gauge.dec();
+        }
+        if own.is_empty() {
+            state.own.remove(&server);
+        }
+    }
+
     /// A conversation for one call.
     ///
     /// # Errors
@@ -59,19 +108,9 @@ impl Pool {
         capabilities: &str,
     ) -> Result<Lease, Fault> {
         let owner = (key.clone(), caller, capabilities.to_owned());
-        let busy = |what: &str| {
-            Fault::new(
-                Side::Gateway,
-                "server-busy",
-                format!("{what} has too many conversations with \"{}\"", key.server),
-            )
-            .server(key.server.as_str())
-            .next("Try again when one of them is over")
-            .retry_after_ms(1000)
-        };
         let mut state = self.state();
         if state.callers.get(&caller).is_some_and(|n| *n >= MOST_OF_CALLER) {
-            return Err(busy("this caller"));
+            return Err(busy("this caller", key));
         }
         let kept = state.idle.get_mut(&owner).and_then(Vec::pop).map(|(conversation, _)| conversation);
         let conversation = match kept {
@@ -79,8 +118,9 @@ impl Pool {
             None => {
                 let of_server = state.servers.entry((key.tenant.clone(), key.server.clone())).or_default();
                 if *of_server >= MOST_OF_SERVER {
-                    return Err(busy("the gateway"));
+                    return Err(busy("the gateway", key));
                 }
+                self.gauge.inc();
                 *of_server += 1;
                 state.next += 1;
                 Arc::new(Conversation { id: format!("call-{}", state.next).into(), capabilities: capabilities.into() })
@@ -107,6 +147,7 @@ impl Pool {
         });
         for key in &gone {
             state.forget(key);
+            self.gauge.dec();
         }
         drop(state);
         gone.iter().for_each(|key| upstreams.release(key));
@@ -152,7 +193,38 @@ impl Drop for Lease {
         }
         state.forget(&self.owner.0);
         drop(state);
+        self.pool.gauge.dec();
         self.upstreams
             .release(&TargetKey { conversation: Some(Arc::clone(&self.conversation)), ..self.owner.0.clone() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_upstream::Account;
+
+    use super::*;
+
+    #[test]
+    fn a_server_has_so_many_sessions_of_clients_and_another_one_its_own() {
+        let pool = Pool::new(GaugeHandle::default());
+        let key = |server: &str, n: usize| TargetKey {
+            tenant: Name::default_tenant(),
+            server: server.parse().unwrap(),
+            generation: 1,
+            account: Account::None,
+            conversation: Some(Arc::new(Conversation { id: format!("s{n}").into(), capabilities: "{}".into() })),
+            era: None,
+        };
+        for n in 0..MOST_OWN_OF_SERVER {
+            pool.joined(&key("a", n)).unwrap();
+        }
+        assert_eq!(pool.joined(&key("a", MOST_OWN_OF_SERVER)).unwrap_err().code, "server-busy");
+        pool.joined(&key("a", 0)).unwrap();
+        pool.joined(&key("b", 0)).unwrap();
+        pool.left(&key("a", 7));
+        pool.left(&key("a", 7));
+        pool.joined(&key("a", MOST_OWN_OF_SERVER)).unwrap();
+        assert_eq!(pool.gauge.get(), i64::try_from(MOST_OWN_OF_SERVER).unwrap() + 1);
     }
 }

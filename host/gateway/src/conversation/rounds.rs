@@ -1,7 +1,7 @@
 //! A server of 2026-07-28 that wants input of a legacy client: each of its questions becomes a request on the stream of the
 //! client's call, and then the call is made again with the answers (2026-07-28, multi round-trip requests).
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{borrow::Cow, collections::BTreeMap, time::Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -16,6 +16,10 @@ use super::{
     Who,
     line::Line,
     question::{Question, judge},
+};
+use crate::{
+    elicit_url::{self, Page},
+    members::Members,
 };
 
 /// Rounds of one call: a server that never has enough is given up.
@@ -78,6 +82,35 @@ impl<'a> Wanted<'a> {
         Ok(changed)
     }
 
+    /// Every question's params, with other `_meta` in them: those that a policy changed as it left them.
+    pub fn with_meta(
+        &self,
+        changed: &BTreeMap<String, String>,
+        meta: impl Fn(&str) -> Option<String>,
+    ) -> BTreeMap<String, String> {
+        let one = |(key, request): (&String, &Request<'_>)| {
+            let params = changed.get(key).map_or_else(|| request.params.map_or("{}", RawValue::get), String::as_str);
+            let mut members = Members::read(params)?;
+            let new = meta(members.get("_meta").unwrap_or("{}"))?;
+            members.set("_meta", new);
+            Some((key.clone(), members.to_string()))
+        };
+        self.input_requests.iter().filter_map(one).collect()
+    }
+
+    /// The pages that a person has to open, where the server wants nothing else.
+    pub fn pages_only(&self) -> Option<Vec<Page>> {
+        let page = |request: &Request<'_>| {
+            let params = Members::read(request.params?.get())?;
+            let url = request.method == "elicitation/create" && params.text("mode").as_deref() == Some("url");
+            url.then_some(())?;
+            let message = params.text("message").unwrap_or_default();
+            Some(Page { id: elicit_url::fresh_id(), url: params.text("url")?, message })
+        };
+        let pages: Vec<Page> = self.input_requests.values().map(page).collect::<Option<_>>()?;
+        (!pages.is_empty()).then_some(pages)
+    }
+
     /// Asks a legacy client all of it, and gives what the next request has to say beside what the first one did.
     ///
     /// # Errors
@@ -85,6 +118,7 @@ impl<'a> Wanted<'a> {
     pub async fn ask(&self, line: &Line, changed: &BTreeMap<String, String>, until: Instant) -> Result<String, Fault> {
         let asked = self.input_requests.iter().map(|(key, request)| async move {
             let params = changed.get(key).map_or_else(|| request.params.map_or("{}", RawValue::get), String::as_str);
+            let params = named_page(&request.method, params);
             let message =
                 format!(r#"{{"jsonrpc":"2.0","id":0,"method":{},"params":{params}}}"#, quote(&request.method));
             let message = Message::parse(Bytes::from(message)).map_err(|_| broken())?;
@@ -108,6 +142,19 @@ impl<'a> Wanted<'a> {
         }
         Ok(members)
     }
+}
+
+/// The params of a question; where it is for a page, with the id that each has in the legacy era.
+fn named_page<'p>(method: &str, params: &'p str) -> Cow<'p, str> {
+    if method != "elicitation/create" || !params.contains("\"url\"") {
+        return Cow::Borrowed(params);
+    }
+    let Some(mut members) = Members::read(params) else { return Cow::Borrowed(params) };
+    if members.text("mode").as_deref() != Some("url") || members.get("elicitationId").is_some() {
+        return Cow::Borrowed(params);
+    }
+    members.set("elicitationId", quote(&elicit_url::fresh_id()));
+    Cow::Owned(members.to_string())
 }
 
 fn broken() -> Fault {

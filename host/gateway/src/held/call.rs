@@ -16,7 +16,7 @@ use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use futures_util::Stream;
 use http::StatusCode;
-use portcullis_model::{Fault, Name, Side};
+use portcullis_model::{Fault, Name, Principal, Side};
 use portcullis_protocol::{seal::SealError, session::Binding, splice::quote};
 use portcullis_upstream::{Message, MessageKind};
 use serde_json::value::RawValue;
@@ -46,6 +46,8 @@ pub struct HeldCall {
     pub id: [u8; 16],
     /// Whose it is.
     pub binding: Binding,
+    /// The caller, as let in at the beginning.
+    pub whose: Arc<Principal>,
     /// Fires when nobody waits for it any more.
     pub cancelled: CancellationToken,
     /// Its server, once that is known.
@@ -130,6 +132,7 @@ impl HeldCall {
         Ok(Arc::new(Self {
             id: state::random()?,
             binding,
+            whose: Arc::clone(asked.principal),
             cancelled: CancellationToken::new(),
             server: OnceLock::new(),
             bound,
@@ -192,6 +195,7 @@ impl HeldCall {
             gateways.metrics.refused(&fault);
             return Err("too many calls wait for their callers");
         }
+        gateways.holds.notify_one();
         let (answer, answered) = oneshot::channel();
         let key = {
             let mut state = self.state();

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use portcullis_credential::Carried;
 use portcullis_model::{Fault, Side};
-use portcullis_protocol::Era;
+use portcullis_protocol::{Era, Version, rpc};
 use portcullis_upstream::{Incoming, Message, MessageStream, Outgoing, Params, UpstreamError};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -13,12 +13,14 @@ use crate::{
     conversation::{
         Who,
         attend::{self, Own},
+        capabilities::Capabilities,
         follow::{Patience, follow},
         line::Line,
         pick::{self, Blocked, Way},
-        question::Asker,
+        question::{self, Asker, Question},
         rounds::{MOST_ROUNDS, Wanted},
     },
+    elicit_url,
     relay::Rewrite,
     session::{Level, Live, level::Logs},
 };
@@ -135,9 +137,14 @@ impl<'a> Relayed<'a> {
             return Ok(Some(over.drop_guard()));
         }
         let live = self.gateways.live(self.asked)?;
-        if let Some(own) = live.own_peer(way.peer.key(), own)
-            && let Some(stream) = attend::begin(&own).await
-        {
+        let key = way.peer.key();
+        let Some(own) = live.own_peer(key, own) else { return Ok(None) };
+        if let Err(fault) = self.gateways.pool.joined(key) {
+            live.forget_own_peer(key);
+            self.gateways.upstreams.release(key);
+            return Err(self.fault(fault));
+        }
+        if let Some(stream) = attend::begin(&own).await {
             let line = Arc::new(Line::get(line.gateways(), Arc::clone(&live)));
             let over = live.over.clone();
             tokio::spawn(attend::attend(stream, own, line, over, move |message| attend::pass_on(&live, message)));
@@ -209,6 +216,12 @@ impl<'a> Relayed<'a> {
                 let Some(wanted) = Wanted::of(&message) else { return Ok(message) };
                 let wanted = wanted.map_err(|f| self.fault(f))?;
                 let patience = Patience::new(Instant::now());
+                if let Some(pages) = wanted.pages_only().filter(|_| self.is_told_of_pages(trip.way.capabilities, line))
+                {
+                    self.judged(&wanted, &who, elicit_url::CAPABILITIES, patience.until).await?;
+                    let error = elicit_url::required("0", "A page has to be opened first", &pages);
+                    return Message::parse(error).map_err(|_| self.fault(broken()));
+                }
                 let changed = self.judged(&wanted, &who, trip.way.capabilities, patience.until).await?;
                 wanted.ask(line, &changed, patience.until).await.map_err(|f| self.fault(f))?
             };
@@ -224,7 +237,40 @@ impl<'a> Relayed<'a> {
         Err(self.fault(Fault::new(Side::Server, "server-protocol", "the server asks for input without an end")))
     }
 
-    async fn judged(
+    /// Whether a legacy client is told of pages by an error, because it can't be asked to open one in mid-call.
+    fn is_told_of_pages(&self, capabilities: &str, line: &Line) -> bool {
+        let can = Capabilities::read(capabilities).allows("elicitation/create", r#"{"mode":"url"}"#);
+        self.asked.client.version >= Version::V2025_11_25 && !(can && line.reaches())
+    }
+
+    /// A legacy server's wish that a person opens pages, as a modern client is asked for it (it then sends the request
+    /// again).
+    ///
+    /// # Errors
+    /// Where the client can't be asked that, or a policy will not have it.
+    pub(super) async fn pages(&self, message: &Message, capabilities: &str, until: Instant) -> Result<Message, Fault> {
+        if !matches!(self.what, What::Tool | What::Prompt | What::Resource) {
+            return Err(self.fault(client_can_not()));
+        }
+        let pages = elicit_url::pages(message.payload_text()).ok_or_else(|| self.fault(broken()))?;
+        let who = Who::of(self.asked);
+        let tool = (self.what == What::Tool).then_some(self.own);
+        let mut all = Vec::with_capacity(pages.len());
+        for page in &pages {
+            let params = page.params();
+            let question =
+                Question { server: &self.assigned.server, tool, method: "elicitation/create", params: &params };
+            let judged = question::judge(&who, capabilities, &question, until).await.map_err(|fault| {
+                self.gateways.metrics.question("refused");
+                self.fault(if fault.code == "client-capability" { client_can_not() } else { fault })
+            })?;
+            all.push(judged.map_or(params, |new| String::from_utf8_lossy(&new).into_owned()));
+        }
+        let result = rpc::result("0", &elicit_url::input_required(&all));
+        Message::parse(result).map_err(|_| self.fault(broken()))
+    }
+
+    pub(super) async fn judged(
         &self,
         wanted: &Wanted<'_>,
         who: &Who,
@@ -263,4 +309,17 @@ impl<'a> Relayed<'a> {
             .with_payload(result.to_string().as_bytes())
             .map_err(|_| Fault::new(Side::Gateway, "plugin-invalid", "a policy answered with invalid params"))
     }
+}
+
+fn client_can_not() -> Fault {
+    Fault::new(
+        Side::Server,
+        "client-capability",
+        "the server wants its user to open a page, and this client can't be asked for that",
+    )
+    .next("Use a client that declares elicitation with the mode url")
+}
+
+fn broken() -> Fault {
+    Fault::new(Side::Server, "server-protocol", "the server wants pages opened in a way that nobody can read")
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::{body::Body, response::Response};
 use http::{HeaderMap, header};
-use portcullis_model::{Fault, Name, Side};
+use portcullis_model::{Fault, Name, Principal, Side};
 use portcullis_protocol::{Version, headers};
 
 use super::{
@@ -19,7 +19,13 @@ use crate::{answer, asked::Client, gateways::Gateways};
 ///
 /// # Errors
 /// A fault of the caller: 406 where it takes no events, 400 for an event that is not its own or not kept any more.
-pub fn get(gateways: &Gateways, client: &Client, at: (&Name, &Name), sent: &HeaderMap) -> Result<Response, Fault> {
+pub fn get(
+    gateways: &Gateways,
+    client: &Client,
+    at: (&Name, &Name),
+    whose: &Arc<Principal>,
+    sent: &HeaderMap,
+) -> Result<Response, Fault> {
     let nonce = client.session.ok_or_else(|| Fault::new(Side::Caller, "missing-session", "there is no session"))?;
     if !accepts_events(sent) {
         return Err(Fault::new(Side::Caller, "not-acceptable", "a GET is answered by text/event-stream only")
@@ -27,14 +33,14 @@ pub fn get(gateways: &Gateways, client: &Client, at: (&Name, &Name), sent: &Head
     }
     let last = sent.get(headers::LAST_EVENT_ID).map(|v| v.to_str().unwrap_or_default());
     let Some(last) = last else {
-        let live = gateways.sessions.open(nonce, client.version, at)?;
+        let live = gateways.open_session(nonce, client.version, at, whose)?;
         let reader = live.open_get();
         return Ok(body(gateways, &live, GET, reader, true));
     };
     let live = match gateways.sessions.get(&nonce) {
         Some(live) => live,
         // Another replica's or an older process's: what was missed is gone, and what comes is told.
-        None => gateways.sessions.open(nonce, client.version, at)?,
+        None => gateways.open_session(nonce, client.version, at, whose)?,
     };
     let (stream, event) = live.event(last).map_err(|e| unknown(gateways, e))?;
     if stream == GET {

@@ -11,13 +11,16 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use portcullis_model::Name;
+use portcullis_model::{Name, Principal};
 use portcullis_protocol::Version;
 use portcullis_upstream::TargetKey;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{level::Level, log::Log};
+use super::{
+    level::Level,
+    log::{Log, Replay},
+};
 use crate::conversation::attend::Own;
 
 /// Streams of one session, those of calls that are over included.
@@ -28,6 +31,9 @@ const KEPT: Duration = Duration::from_secs(120);
 const MOST_QUESTIONS: usize = 64;
 /// Progress notifications of one question that wait to be handed on.
 const PROGRESS: usize = 8;
+
+/// Requests of one session of 2024-11-05 that are under way: their POSTs are answered before they are.
+const MOST_RUNNING: usize = 64;
 
 /// How long a question waits for a stream that it can go out on, and how often it looks.
 const REACH: Duration = Duration::from_secs(10);
@@ -42,9 +48,14 @@ pub struct Live {
     pub version: Version,
     /// Tenant and gateway.
     pub at: (Name, Name),
+    /// Whose it is.
+    pub whose: Arc<Principal>,
+    /// Its key in the table.
+    pub nonce: [u8; 12],
     /// Fires when the session ends.
     pub over: CancellationToken,
     tag: Box<str>,
+    replay: Arc<Replay>,
     state: Mutex<State>,
     /// Woken when a reader has read something.
     room: Notify,
@@ -63,7 +74,16 @@ struct State {
     own: HashMap<TargetKey, Arc<Own>>,
     /// The log level that servers were told.
     told: HashMap<TargetKey, Level>,
+    /// Of a session of 2024-11-05, which has one stream for everything.
+    old: Option<Old>,
     used: Instant,
+}
+
+/// What only a session of 2024-11-05 has.
+struct Old {
+    /// What the client can be asked, once it has said so.
+    capabilities: Option<Arc<str>>,
+    running: Arc<Semaphore>,
 }
 
 /// Who waits for a client's answer.
@@ -101,10 +121,19 @@ pub enum StreamError {
 
 impl Live {
     /// A session that holds nothing yet.
-    pub fn new(nonce: [u8; 12], version: Version, at: (Name, Name)) -> Self {
+    pub fn new(
+        nonce: [u8; 12],
+        version: Version,
+        at: (Name, Name),
+        whose: Arc<Principal>,
+        replay: Arc<Replay>,
+    ) -> Self {
         Self {
             version,
             at,
+            whose,
+            nonce,
+            replay,
             over: CancellationToken::new(),
             tag: URL_SAFE_NO_PAD.encode(&nonce[..6]).into(),
             state: Mutex::new(State {
@@ -115,6 +144,7 @@ impl Live {
                 subscriptions: HashMap::new(),
                 own: HashMap::new(),
                 told: HashMap::new(),
+                old: None,
                 used: Instant::now(),
             }),
             room: Notify::new(),
@@ -142,14 +172,17 @@ impl Live {
         }
         let no = state.next_stream;
         state.next_stream = no.checked_add(1).ok_or(StreamError::TooMany)?;
-        state.streams.insert(no, Kept { log: Log::default(), since: Instant::now() });
+        state.streams.insert(no, Kept { log: Log::new(Arc::clone(&self.replay)), since: Instant::now() });
         Ok(no)
     }
 
     /// Takes the GET stream over from whoever has it; its reader goes on where the last one stopped.
     pub fn open_get(&self) -> u64 {
         let mut state = self.state();
-        let kept = state.streams.entry(GET).or_insert_with(|| Kept { log: Log::default(), since: Instant::now() });
+        let kept = state
+            .streams
+            .entry(GET)
+            .or_insert_with(|| Kept { log: Log::new(Arc::clone(&self.replay)), since: Instant::now() });
         kept.log.read_on()
     }
 
@@ -319,6 +352,11 @@ impl Live {
         self.state().own.values().cloned().collect()
     }
 
+    /// Forgets one of them.
+    pub fn forget_own_peer(&self, key: &TargetKey) {
+        self.state().own.remove(key);
+    }
+
     /// Forgets its sessions of its own with servers, and gives their keys.
     pub fn take_own_peers(&self) -> Vec<TargetKey> {
         std::mem::take(&mut self.state().own).into_keys().collect()
@@ -329,6 +367,30 @@ impl Live {
         let mut state = self.state();
         let level = state.level?;
         (state.told.insert(key.clone(), level) != Some(level)).then_some(level)
+    }
+
+    /// Makes it a session of 2024-11-05: all that it is told, answers too, goes out on its GET stream.
+    pub fn make_old(&self) {
+        let running = Arc::new(Semaphore::new(MOST_RUNNING));
+        self.state().old = Some(Old { capabilities: None, running });
+    }
+
+    /// What the client of a session of 2024-11-05 can be asked, nothing before it said so; none for any other session.
+    pub fn old_capabilities(&self) -> Option<Option<Arc<str>>> {
+        self.state().old.as_ref().map(|old| old.capabilities.clone())
+    }
+
+    /// Notes what the client of a session of 2024-11-05 can be asked.
+    pub fn note_capabilities(&self, capabilities: Arc<str>) {
+        if let Some(old) = &mut self.state().old {
+            old.capabilities = Some(capabilities);
+        }
+    }
+
+    /// A place for a request of a session of 2024-11-05; none where it has too many under way.
+    pub fn run(&self) -> Option<OwnedSemaphorePermit> {
+        let running = Arc::clone(&self.state().old.as_ref()?.running);
+        running.try_acquire_owned().ok()
     }
 
     /// Ends its streams; the session goes on.
@@ -364,12 +426,6 @@ impl Live {
     pub fn idles_for(&self, long: Duration) -> bool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).used.elapsed() > long
     }
-
-    /// Bytes kept for readers that may come again.
-    pub fn bytes(&self) -> usize {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.streams.values().map(|s| s.log.bytes()).sum()
-    }
 }
 
 #[cfg(test)]
@@ -378,7 +434,8 @@ mod tests {
 
     fn live(n: u8) -> Live {
         let name = Name::default_tenant();
-        Live::new([n; 12], Version::LATEST_LEGACY, (name.clone(), name))
+        let whose = Arc::new(Principal::anonymous(name.clone()));
+        Live::new([n; 12], Version::LATEST_LEGACY, (name.clone(), name), whose, Arc::default())
     }
 
     #[test]

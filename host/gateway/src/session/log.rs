@@ -3,9 +3,17 @@
 //! Bounded in both directions. While somebody reads, nothing unread is dropped and whoever writes has to wait; while nobody
 //! does, the oldest go first, so that the answer, which comes last, stays.
 
-use std::{collections::VecDeque, task::Waker};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Waker,
+};
 
 use bytes::Bytes;
+use portcullis_telemetry::metrics::CounterHandle;
 
 /// Events that wait for a reader before whoever writes waits too.
 pub const UNREAD: usize = 16;
@@ -14,8 +22,42 @@ const KEPT_EVENTS: usize = 128;
 /// Bytes kept for a reader that comes again.
 const KEPT_BYTES: usize = 512 << 10;
 
+/// Bytes kept in the whole process.
+const KEPT_IN_ALL: usize = 64 << 20;
+
+/// What all streams of the process keep together.
+pub struct Replay {
+    bytes: AtomicUsize,
+    most: usize,
+    /// Counts events that were not kept for it.
+    dropped: CounterHandle,
+}
+
+impl Default for Replay {
+    fn default() -> Self {
+        Self::new(CounterHandle::default())
+    }
+}
+
+impl Replay {
+    /// Nothing yet.
+    pub fn new(dropped: CounterHandle) -> Self {
+        Self { bytes: AtomicUsize::new(0), most: KEPT_IN_ALL, dropped }
+    }
+
+    /// Bytes kept now.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes() > self.most
+    }
+}
+
 /// One stream.
 pub struct Log {
+    replay: Arc<Replay>,
     /// Kept events; the last one has the number `next - 1`.
     events: VecDeque<Bytes>,
     bytes: usize,
@@ -42,10 +84,12 @@ pub enum Next {
     End,
 }
 
-impl Default for Log {
-    fn default() -> Self {
+impl Log {
+    /// An empty stream, one of those that keep no more than that together.
+    pub fn new(replay: Arc<Replay>) -> Self {
         // Event 0 is the one that primes (2025-11-25, transports): it says nothing and gives an id to resume from.
         Self {
+            replay,
             events: VecDeque::new(),
             bytes: 0,
             next: 1,
@@ -57,18 +101,18 @@ impl Default for Log {
             waker: None,
         }
     }
-}
 
-impl Log {
     /// Appends an event. Gives it back where a reader has too many unread.
     pub fn push(&mut self, event: Bytes) -> Result<(), Bytes> {
         if self.ended {
             return Ok(());
         }
-        if self.reader != 0 && self.next - self.unread >= UNREAD as u64 {
+        let unread = self.next - self.unread;
+        if self.reader != 0 && (unread >= UNREAD as u64 || (unread > 0 && self.replay.is_full())) {
             return Err(event);
         }
         self.bytes += event.len();
+        self.replay.bytes.fetch_add(event.len(), Ordering::Relaxed);
         self.events.push_back(event);
         self.next += 1;
         self.trim();
@@ -96,11 +140,6 @@ impl Log {
     /// Whether somebody reads.
     pub fn is_read(&self) -> bool {
         self.reader != 0
-    }
-
-    /// Bytes kept.
-    pub fn bytes(&self) -> usize {
-        self.bytes
     }
 
     /// A reader of all events after `after`; whoever read before finds the end. None where some of them are gone.
@@ -157,14 +196,18 @@ impl Log {
     }
 
     fn trim(&mut self) {
-        while self.events.len() > KEPT_EVENTS || self.bytes > KEPT_BYTES {
+        while self.events.len() > KEPT_EVENTS || self.bytes > KEPT_BYTES || self.replay.is_full() {
             let first = self.next - self.events.len() as u64;
             let unseen = first >= self.unread;
             if unseen && self.reader != 0 {
                 return;
             }
             let Some(gone) = self.events.pop_front() else { return };
+            if self.events.len() < KEPT_EVENTS && self.bytes <= KEPT_BYTES {
+                self.replay.dropped.inc();
+            }
             self.bytes -= gone.len();
+            self.replay.bytes.fetch_sub(gone.len(), Ordering::Relaxed);
         }
     }
 
@@ -172,6 +215,19 @@ impl Log {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.replay.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+impl Default for Log {
+    fn default() -> Self {
+        Self::new(Arc::default())
     }
 }
 
@@ -241,6 +297,28 @@ mod tests {
         assert_eq!(log.read(1), None, "gone");
         assert!(log.events.len() == KEPT_EVENTS && log.next(log.reader, Waker::noop()) != Next::Wait);
         log.push(Bytes::from(vec![0; KEPT_BYTES + 1])).unwrap();
-        assert_eq!(log.bytes(), 0, "what is too large is not kept");
+        assert_eq!(log.bytes, 0, "what is too large is not kept");
+    }
+
+    #[test]
+    fn all_streams_together_keep_so_much_and_give_it_back() {
+        let replay = Arc::new(Replay { most: 100, ..Replay::default() });
+        let mut logs: Vec<Log> = (0..20).map(|_| Log::new(Arc::clone(&replay))).collect();
+        for log in &mut logs {
+            log.push(Bytes::from(vec![0; 10])).unwrap();
+        }
+        assert!(replay.bytes() <= 100 && replay.dropped.get() > 0, "{}", replay.bytes());
+        // Whoever reads gets each event, one by one, and nothing is kept once it is read.
+        let mut log = Log::new(Arc::clone(&replay));
+        let reader = log.read(0).unwrap();
+        replay.bytes.fetch_add(1_000, Ordering::Relaxed);
+        log.push(event(1)).unwrap();
+        assert!(log.push(event(2)).is_err(), "the writer waits");
+        assert_eq!(log.next(reader, Waker::noop()), Next::Event(1, event(1)));
+        log.push(event(2)).unwrap();
+        assert_eq!(log.next(reader, Waker::noop()), Next::Event(2, event(2)));
+        assert_eq!(log.bytes, 0);
+        drop((log, logs));
+        assert_eq!(replay.bytes(), 1_000);
     }
 }

@@ -31,6 +31,8 @@ pub struct Reader {
     reader: u64,
     /// What goes out before any event.
     prime: Option<Bytes>,
+    /// Whether events have ids, so that a client can come back to them.
+    resumable: bool,
     silent: Pin<Box<Sleep>>,
     _open: Open,
 }
@@ -55,7 +57,22 @@ impl Drop for Open {
 impl Reader {
     /// A reader that [`Live::read`] or [`Live::open_get`] let in.
     pub fn new(live: Arc<Live>, stream: u32, reader: u64, open: Open) -> Self {
-        Self { live, stream, reader, prime: None, silent: Box::pin(tokio::time::sleep(KEEP_ALIVE)), _open: open }
+        Self {
+            live,
+            stream,
+            reader,
+            prime: None,
+            resumable: true,
+            silent: Box::pin(tokio::time::sleep(KEEP_ALIVE)),
+            _open: open,
+        }
+    }
+
+    /// A stream of 2024-11-05, which can't be resumed and begins with this event.
+    pub fn once(mut self, first: Bytes) -> Self {
+        self.resumable = false;
+        self.prime = Some(first);
+        self
     }
 
     /// Sends an event with an id and nothing else first, so that a client can resume before anything was said
@@ -67,8 +84,11 @@ impl Reader {
     }
 
     fn encode(&self, number: u64, event: &[u8]) -> Bytes {
-        let id = self.live.event_id(self.stream, number);
         let message = sse::encode_message(event);
+        if !self.resumable {
+            return message;
+        }
+        let id = self.live.event_id(self.stream, number);
         let mut out = BytesMut::with_capacity(message.len() + id.len() + 5);
         out.extend_from_slice(b"id: ");
         out.extend_from_slice(id.as_bytes());

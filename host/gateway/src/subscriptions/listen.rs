@@ -103,6 +103,7 @@ async fn stream(gateways: &Arc<Gateways>, asked: &Asked<'_>) -> Result<Response,
     let entry = Entry {
         at: (asked.view.tenant.clone(), asked.view.name.clone()),
         caller: asked.binding().principal,
+        whose: Arc::clone(asked.principal),
         lists,
         meta: Arc::clone(&meta),
         sender: sender.clone(),

@@ -20,6 +20,11 @@ use portcullis_outbound::{GuardedResolver, Reach};
 
 use crate::{http::connect::Counting, lane, server::Server};
 
+/// How long a connection may be silent before the other end is asked whether it is still there; how soon it is asked again, and
+/// how often.
+const ALIVE: Duration = Duration::from_secs(60);
+const ALIVE_AGAIN: Duration = Duration::from_secs(15);
+const ALIVE_TRIES: u32 = 4;
 /// How long a connection that nobody uses is kept.
 const IDLE_CONNECTION: Duration = Duration::from_secs(60);
 
@@ -42,6 +47,10 @@ impl HttpClient {
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(traffic.connect_timeout.get()));
+        // A stream may be silent for hours: only this tells a server that is silent from one that is gone.
+        http.set_keepalive(Some(ALIVE));
+        http.set_keepalive_interval(Some(ALIVE_AGAIN));
+        http.set_keepalive_retries(Some(ALIVE_TRIES));
         let https = HttpsConnectorBuilder::new()
             .with_tls_config(tls.as_ref().clone())
             .https_or_http()
@@ -65,6 +74,9 @@ impl HttpClient {
                 .pool_idle_timeout(IDLE_CONNECTION)
                 .pool_max_idle_per_host(256)
                 .pool_timer(TokioTimer::new())
+                .timer(TokioTimer::new())
+                .http2_keep_alive_interval(ALIVE)
+                .http2_keep_alive_timeout(ALIVE_AGAIN)
                 .build(connector.clone());
             Box::new(pool)
         })

@@ -1,8 +1,11 @@
 //! The whole protocol, both eras, both sides: through the gateway equals direct.
 
 mod asked;
+mod bounds;
 mod equal;
 mod held;
 mod offered;
+mod old;
+mod pages;
 mod search;
 mod streams;

@@ -3,11 +3,14 @@
 
 use portcullis_e2e::{
     asker::Asker,
+    events::Events,
     eventually,
     http::{self, MODERN, Reply},
     product::{Product, resource},
 };
 use serde_json::{Value, json};
+
+use super::asked::Session;
 
 struct House {
     asker: Asker,
@@ -170,6 +173,39 @@ async fn whoever_may_not_call_any_more_does_not_go_on() {
     let reply = send(&url, &house.bob, &right).await;
     assert!(matches!(&*code(&reply), "outcome-unknown" | "invalid-request-state"), "{}", reply.text());
     assert_eq!(house.asker.runs(), runs);
+    house.product.stop().await;
+}
+
+#[tokio::test]
+async fn a_revoked_callers_held_call_and_streams_end_at_once() {
+    let house = house().await;
+    let url = house.product.url("main");
+    let begin = |token: &str| {
+        let (url, token) = (url.clone(), token.to_owned());
+        async move { send(&url, &token, &call(json!({"who": "x", "times": 1}), json!({}))).await.message() }
+    };
+    let (first, second) = (begin(&house.alice).await, begin(&house.bob).await);
+    assert_eq!(first["result"]["resultType"], "input_required", "{first}");
+    let authorization = format!("Bearer {}", house.alice);
+    let headers =
+        [("authorization", &*authorization), ("mcp-protocol-version", MODERN), ("mcp-method", "subscriptions/listen")];
+    let listen = http::modern("subscriptions/listen", json!({"notifications": {"toolsListChanged": true}}));
+    let mut stream = Events::open("POST", &url, &headers, listen.to_string()).await.unwrap();
+    stream.message().await.unwrap().expect("it stands");
+    let session = Session::open(&house.product, &house.alice, json!({})).await;
+    let mut old = session.stream("GET", &[], &Value::Null).await;
+    old.event().await.unwrap().expect("primed");
+    assert_eq!(house.asker.dropped(), 0);
+    let began = std::time::Instant::now();
+    house.product.ask(&["token", "revoke", &house.alice_id], "").unwrap();
+    // Nobody asks again: it ends by itself, at the server too.
+    eventually("the held call ends", || async { (house.asker.dropped() == 1).then_some(()) }).await;
+    while stream.message().await.unwrap().is_some() {}
+    while old.message().await.unwrap().is_some() {}
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+    // Whoever was not revoked goes on.
+    let answer = call(json!({"who": "x", "times": 1}), answers(&second["result"], "green"));
+    assert_eq!(heard(&send(&url, &house.bob, &answer).await)["heard"], json!(["green"]));
     house.product.stop().await;
 }
 
