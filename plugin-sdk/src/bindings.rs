@@ -17,9 +17,12 @@ pub(crate) mod imports {
                 import portcullis:host/secrets@0.1.0;
                 import portcullis:host/reveal@0.1.0;
                 import portcullis:host/http@0.1.0;
+                import portcullis:host/token-request@0.1.0;
                 import portcullis:credential/target@0.1.0;
                 import portcullis:credential/connections@0.1.0;
                 import portcullis:credential/resolution@0.1.0;
+                import portcullis:credential/caller-token@0.1.0;
+                import portcullis:credential/earlier@0.1.0;
                 import portcullis:auth/request@0.1.0;
                 import portcullis:auth/tokens@0.1.0;
                 import portcullis:auth/jwt@0.1.0;
@@ -94,6 +97,22 @@ hook!(resolver, "portcullis:credential/hook-resolver", ["wit/types", "wit/host",
     "portcullis:types/error@0.1.0": crate::bindings::imports::portcullis::types::error,
     "portcullis:host/secrets@0.1.0": crate::bindings::imports::portcullis::host::secrets,
     "portcullis:credential/target@0.1.0": crate::bindings::imports::portcullis::credential::target,
+    "portcullis:credential/resolution@0.1.0": crate::bindings::imports::portcullis::credential::resolution,
+});
+hook!(refresher, "portcullis:credential/hook-refresher", ["wit/types", "wit/host", "wit/credential"], "export_refresher", {
+    "portcullis:types/context@0.1.0": crate::bindings::imports::portcullis::types::context,
+    "portcullis:types/error@0.1.0": crate::bindings::imports::portcullis::types::error,
+    "portcullis:host/secrets@0.1.0": crate::bindings::imports::portcullis::host::secrets,
+    "portcullis:credential/target@0.1.0": crate::bindings::imports::portcullis::credential::target,
+    "portcullis:credential/earlier@0.1.0": crate::bindings::imports::portcullis::credential::earlier,
+    "portcullis:credential/resolution@0.1.0": crate::bindings::imports::portcullis::credential::resolution,
+});
+hook!(on_rejected, "portcullis:credential/hook-on-rejected", ["wit/types", "wit/host", "wit/credential"], "export_on_rejected", {
+    "portcullis:types/context@0.1.0": crate::bindings::imports::portcullis::types::context,
+    "portcullis:types/error@0.1.0": crate::bindings::imports::portcullis::types::error,
+    "portcullis:host/secrets@0.1.0": crate::bindings::imports::portcullis::host::secrets,
+    "portcullis:credential/target@0.1.0": crate::bindings::imports::portcullis::credential::target,
+    "portcullis:credential/earlier@0.1.0": crate::bindings::imports::portcullis::credential::earlier,
     "portcullis:credential/resolution@0.1.0": crate::bindings::imports::portcullis::credential::resolution,
 });
 hook!(provider, "portcullis:auth/hook-provider", ["wit/types", "wit/host", "wit/auth"], "export_provider", {

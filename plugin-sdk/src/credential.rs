@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
-use crate::{Caller, Error, Part, raw};
+use crate::{Caller, Error, Part, Secret, raw};
 
 /// Whose credential a call carries.
 pub trait Resolver {
@@ -11,6 +11,121 @@ pub trait Resolver {
     /// # Errors
     /// Any error refuses the call.
     fn resolve(caller: Caller<'_>, target: Target<'_>, into: Resolution<'_>) -> Result<(), Error>;
+}
+
+/// Gives a new answer ahead of the old one's end. Optional, beside [`Resolver`].
+pub trait Refresher {
+    /// Asked once for each answer that says when it ends: the lesser of five minutes and a fifth of its life before that. Calls go on
+    /// under the old answer meanwhile.
+    ///
+    /// # Errors
+    /// Any error leaves the old answer in use for as long as it holds.
+    fn refresh(caller: Caller<'_>, target: Target<'_>, earlier: Earlier<'_>, into: Resolution<'_>)
+    -> Result<(), Error>;
+}
+
+/// What to do when the server refused what a call carried (HTTP status 401). Optional, beside [`Resolver`].
+pub trait OnRejected {
+    /// Asked once for a call; the old answer is not used again, whatever this says.
+    ///
+    /// # Errors
+    /// Any error lets the refusal stand.
+    fn rejected(
+        caller: Caller<'_>,
+        target: Target<'_>,
+        earlier: Earlier<'_>,
+        into: Resolution<'_>,
+    ) -> Result<NextStep, Error>;
+}
+
+/// What follows a refusal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NextStep {
+    /// The call is sent once more, with what `into` says now.
+    Retry,
+    /// Somebody has to do this first.
+    Reconnect(String),
+    /// The refusal stands.
+    GiveUp,
+}
+
+/// An answer that was given before.
+#[derive(Clone, Copy)]
+pub struct Earlier<'a>(pub(crate) &'a raw::Earlier);
+
+impl Earlier<'_> {
+    /// Until when it said that it may be used, in milliseconds since 1970-01-01T00:00:00Z.
+    pub fn expires_ms(self) -> Option<u64> {
+        self.0.expires_ms()
+    }
+
+    /// What was kept beside it.
+    pub fn kept(self, name: &str) -> Option<Secret> {
+        self.0.kept(name).map(Secret)
+    }
+}
+
+/// The token that the caller came with, and what was verified of it. Needs the grant `callerToken`.
+pub struct CallerToken(raw::CallerToken);
+
+/// Where a caller's token comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    /// An identity provider's, which came with the request.
+    Jwt,
+    /// An identity provider's, kept since the caller signed in here.
+    SignIn,
+    /// A token of Portcullis itself, which nobody else understands.
+    Ours,
+    /// A kind that this SDK does not know.
+    Unknown,
+}
+
+/// The token that the caller came with; none where there was none.
+pub fn caller_token() -> Option<CallerToken> {
+    raw::caller_token().map(CallerToken)
+}
+
+impl CallerToken {
+    /// Where it comes from.
+    pub fn kind(&self) -> TokenKind {
+        match self.0.kind().as_str() {
+            "jwt" => TokenKind::Jwt,
+            "sign-in" => TokenKind::SignIn,
+            "ours" => TokenKind::Ours,
+            _ => TokenKind::Unknown,
+        }
+    }
+
+    /// The issuer, as it was verified.
+    pub fn issuer(&self) -> Option<String> {
+        self.0.issuer()
+    }
+
+    /// Whom it is for.
+    pub fn audiences(&self) -> Vec<String> {
+        self.0.audiences()
+    }
+
+    /// When it expires, in milliseconds since 1970-01-01T00:00:00Z.
+    pub fn expires_ms(&self) -> Option<u64> {
+        self.0.expires_ms()
+    }
+
+    /// Whether it is bound to a key of the caller's.
+    pub fn bound(&self) -> bool {
+        self.0.bound()
+    }
+
+    /// What it is, as a token type identifier of RFC 8693 section 3.
+    pub fn token_type(&self) -> Option<String> {
+        self.0.token_type()
+    }
+
+    /// The token itself; none of a token of Portcullis.
+    pub fn handle(&self) -> Option<Secret> {
+        self.0.secret().map(Secret)
+    }
 }
 
 /// The server that a credential is wanted for.
@@ -156,5 +271,10 @@ impl Resolution<'_> {
     /// A caller's header or claim that the answer depends on, beside tenant, principal, assignment and connections.
     pub fn vary(self, on: &str) {
         self.0.vary(on);
+    }
+
+    /// Keeps a secret beside the answer, under a name, for [`Refresher`] and [`OnRejected`]. At most 8.
+    pub fn keep(self, name: &str, value: &Secret) {
+        self.0.keep(name, &value.0);
     }
 }

@@ -48,6 +48,12 @@ macro_rules! __export_hook {
     (Resolver, $export:ident) => {
         $crate::__private::resolver::export_resolver!($export with_types_in $crate::__private::resolver);
     };
+    (Refresher, $export:ident) => {
+        $crate::__private::refresher::export_refresher!($export with_types_in $crate::__private::refresher);
+    };
+    (OnRejected, $export:ident) => {
+        $crate::__private::on_rejected::export_on_rejected!($export with_types_in $crate::__private::on_rejected);
+    };
     (Provider, $export:ident) => {
         $crate::__private::provider::export_provider!($export with_types_in $crate::__private::provider);
     };

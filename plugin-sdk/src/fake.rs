@@ -19,6 +19,7 @@ mod http;
 mod list;
 pub(crate) mod raw;
 mod request;
+mod token;
 
 pub use auth::{Identity, Request, SignedToken};
 pub use context::{Call, Caller, ToolOutcome};
@@ -27,3 +28,4 @@ pub use host::{Host, Installed, Secret};
 pub use http::{Response, Sent};
 pub use list::List;
 pub use request::{Prompt, Question, Read};
+pub use token::{CallerToken, Earlier, TokenSent};

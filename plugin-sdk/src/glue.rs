@@ -3,13 +3,16 @@
 use std::marker::PhantomData;
 
 use crate::{
-    Call, Caller, Decision, Denial, Error, Identity, List, ListFilter, Outcome, Prompt, PromptGet, Provider, Question,
-    Read, Request, Resolution, Resolver, ResourceRead, ServerRequest, Setup, Target, ToolCall, ToolOutcome, ToolResult,
+    Call, Caller, Decision, Denial, Earlier, Error, Identity, List, ListFilter, NextStep, OnRejected, Outcome, Prompt,
+    PromptGet, Provider, Question, Read, Refresher, Request, Resolution, Resolver, ResourceRead, ServerRequest, Setup,
+    Target, ToolCall, ToolOutcome, ToolResult,
     bindings::{
         imports::portcullis::{auth, credential, policy, types},
         list_filter::exports::portcullis::policy::list_filter,
+        on_rejected::exports::portcullis::credential::on_rejected,
         prompt_get::exports::portcullis::policy::prompt_get,
         provider::exports::portcullis::auth::provider,
+        refresher::exports::portcullis::credential::refresher,
         resolver::exports::portcullis::credential::resolver,
         resource_read::exports::portcullis::policy::resource_read,
         server_request::exports::portcullis::policy::server_request,
@@ -91,6 +94,33 @@ impl<T: Resolver> resolver::Guest for Adapter<T> {
         into: &credential::resolution::Resolution,
     ) -> Result<(), types::error::Error> {
         T::resolve(Caller(caller), Target(target), Resolution(into)).map_err(error)
+    }
+}
+
+impl<T: Refresher> refresher::Guest for Adapter<T> {
+    fn refresh(
+        caller: &types::context::Caller,
+        target: &credential::target::Target,
+        earlier: &credential::earlier::Earlier,
+        into: &credential::resolution::Resolution,
+    ) -> Result<(), types::error::Error> {
+        T::refresh(Caller(caller), Target(target), Earlier(earlier), Resolution(into)).map_err(error)
+    }
+}
+
+impl<T: OnRejected> on_rejected::Guest for Adapter<T> {
+    fn rejected(
+        caller: &types::context::Caller,
+        target: &credential::target::Target,
+        earlier: &credential::earlier::Earlier,
+        into: &credential::resolution::Resolution,
+    ) -> Result<on_rejected::NextStep, types::error::Error> {
+        let next = T::rejected(Caller(caller), Target(target), Earlier(earlier), Resolution(into)).map_err(error)?;
+        Ok(match next {
+            NextStep::Retry => on_rejected::NextStep::Retry,
+            NextStep::Reconnect(what) => on_rejected::NextStep::Reconnect(what),
+            NextStep::GiveUp => on_rejected::NextStep::GiveUp,
+        })
     }
 }
 

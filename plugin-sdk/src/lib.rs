@@ -61,6 +61,7 @@ pub mod http;
 mod list;
 mod policy;
 mod request;
+mod token_request;
 
 #[cfg(target_arch = "wasm32")]
 mod bindings;
@@ -78,12 +79,16 @@ pub use auth::{
     Identity, JwtError, LookupError, Outcome, Provider, Request, Rules, Token, Verified, lookup, unverified_issuer,
 };
 pub use context::{Call, Caller, Kind, Value};
-pub use credential::{Connection, Listing, Owner, Resolution, Resolver, Target, connections};
+pub use credential::{
+    CallerToken, Connection, Earlier, Listing, NextStep, OnRejected, Owner, Refresher, Resolution, Resolver, Target,
+    TokenKind, caller_token, connections,
+};
 pub use error::{Denial, Error};
 pub use host::{ConfigCell, Level, Part, Secret, Setup, config, log, reveal, secret};
 pub use list::{Entries, Entry, List, ListFilter, ListKind};
 pub use policy::{Decision, PromptGet, ResourceRead, ServerRequest, ToolCall, ToolOutcome, ToolResult};
 pub use request::{Prompt, PromptPurpose, Question, Read, ReadPurpose};
+pub use token_request::{TokenAnswer, TokenError, TokenRequest};
 
 /// What [`export!`] expands to. Not for plugins.
 #[cfg(target_arch = "wasm32")]
@@ -93,7 +98,8 @@ pub mod __private {
 
     pub use crate::{
         bindings::{
-            list_filter, prompt_get, provider, resolver, resource_read, server_request, setup, tool_call, tool_result,
+            list_filter, on_rejected, prompt_get, provider, refresher, resolver, resource_read, server_request, setup,
+            tool_call, tool_result,
         },
         glue::Adapter,
     };

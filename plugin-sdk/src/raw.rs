@@ -8,8 +8,15 @@ pub(crate) use crate::bindings::imports::portcullis::{
         request::Request,
         tokens::Token,
     },
-    credential::{connections::Listing, resolution::Resolution, target::Target},
-    host::{http::Response, secrets::Secret},
+    credential::{
+        caller_token::Token as CallerToken, connections::Listing, earlier::Earlier, resolution::Resolution,
+        target::Target,
+    },
+    host::{
+        http::Response,
+        secrets::Secret,
+        token_request::{Answer as TokenAnswer, Request as TokenRequest},
+    },
     policy::{
         lists::Listing as List,
         requests::{Prompt, Question, Read},
@@ -18,7 +25,7 @@ pub(crate) use crate::bindings::imports::portcullis::{
     types::context::{Call, Caller},
 };
 use crate::{
-    Error, JwtError, Level, LookupError, Part, Value,
+    Error, JwtError, Level, LookupError, Part, TokenError, Value,
     bindings::imports::portcullis::{auth, credential, host, policy, types},
     http,
 };
@@ -122,6 +129,24 @@ pub(crate) fn send(request: http::Request<'_>) -> Result<Response, http::HttpErr
         E::Timeout => http::HttpError::Timeout,
         E::TooLarge => http::HttpError::TooLarge,
         E::Other(why) => http::HttpError::Other(why),
+    })
+}
+
+pub(crate) fn caller_token() -> Option<CallerToken> {
+    credential::caller_token::get()
+}
+
+pub(crate) fn send_token_request(request: TokenRequest) -> Result<TokenAnswer, TokenError> {
+    use host::token_request::TokenError as E;
+    host::token_request::send(request).map_err(|error| match error {
+        E::Denied(what) => TokenError::Denied(what),
+        E::Refused(said) => {
+            TokenError::Refused { status: said.status, error: said.error, description: said.description }
+        }
+        E::Unavailable(why) => TokenError::Unavailable(why),
+        E::Timeout => TokenError::Timeout,
+        E::Malformed(why) => TokenError::Malformed(why),
+        E::Other(why) => TokenError::Other(why),
     })
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 /// The folders under `plugins/`; the crate of each is `portcullis-plugin-{folder}`.
-const GUESTS: [&str; 5] = ["static", "call-time", "bearer-token", "jwks", "tool-access"];
+const GUESTS: [&str; 7] = ["static", "call-time", "idp-exchange", "passthrough", "bearer-token", "jwks", "tool-access"];
 /// What `cargo build` makes a component for straight away.
 const TARGET: &str = "wasm32-wasip2";
 const PROFILE: &str = "guest";

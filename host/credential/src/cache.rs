@@ -3,7 +3,7 @@
 use std::{
     hash::Hash,
     sync::{Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -14,10 +14,13 @@ use quick_cache::Equivalent;
 use serde_json::Value;
 use std::sync::Arc;
 
-use crate::{Carried, book::Standing};
+use crate::{Carried, book::Standing, missing};
 
 /// The most answers that are kept for one key, which differ in what the plugin read.
 const VARIANTS: usize = 8;
+
+/// How long somebody who did not answer is not asked again for the same.
+const DOWN: Duration = Duration::from_secs(1);
 
 /// What an answer is found by. Compared whole: nobody gets another's by a collision.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -78,10 +81,16 @@ enum Fact {
     Claim(String, Option<Value>),
     Roles(Vec<Name>),
     Groups(Vec<String>),
+    /// By its digest.
+    CallerToken(Option<[u8; 32]>),
+}
+
+fn digest(principal: &Principal) -> Option<[u8; 32]> {
+    principal.bearer.as_ref().map(|token| token.digest)
 }
 
 /// What an answer depends on beyond the key.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Facts(Vec<Fact>);
 
 impl Facts {
@@ -96,6 +105,7 @@ impl Facts {
                 Read::Claim(name) => claim(name),
                 Read::Roles => Fact::Roles(principal.roles.clone()),
                 Read::Groups => Fact::Groups(principal.groups.clone()),
+                Read::CallerToken => Fact::CallerToken(digest(principal)),
                 // In the key.
                 Read::Teams | Read::Connections => continue,
                 Read::Attribute(_) | Read::Peer | Read::Method | Read::Path => return None,
@@ -114,6 +124,7 @@ impl Facts {
             Fact::Claim(name, value) => principal.claims.get(name) == value.as_ref(),
             Fact::Roles(roles) => principal.roles == *roles,
             Fact::Groups(groups) => principal.groups == *groups,
+            Fact::CallerToken(known) => digest(principal) == *known,
         })
     }
 }
@@ -146,7 +157,7 @@ impl Slot {
 
     /// Keeps an answer. Called by whoever holds the flight.
     pub(crate) fn keep(&self, facts: Facts, until_ms: u64, carried: &Arc<Carried>, now_ms: u64) {
-        let holds = |v: &&Variant| now_ms < v.until_ms && v.carried.is_current();
+        let holds = |v: &&Variant| now_ms < v.until_ms && v.carried.is_current() && v.facts != facts;
         let mut variants: Vec<Variant> = self.variants.load().iter().filter(holds).cloned().collect();
         if variants.len() >= VARIANTS {
             variants.remove(0);
@@ -155,14 +166,25 @@ impl Slot {
         self.variants.store(Arc::new(variants));
     }
 
+    /// Forgets an answer, wherever it stands. Called by whoever holds the flight.
+    pub(crate) fn forget(&self, carried: &Arc<Carried>) {
+        let variants = self.variants.load();
+        let left: Vec<Variant> = variants.iter().filter(|v| !Arc::ptr_eq(&v.carried, carried)).cloned().collect();
+        self.variants.store(Arc::new(left));
+    }
+
     /// Notes a failure for those who wait already: they asked for the same, and shall not fail one after another.
     pub(crate) fn fail(&self, fault: &Fault) {
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), fault.clone()));
     }
 
-    /// The failure that happened since, if one did.
+    /// The failure that happened since, if one did; and one of a moment ago of somebody else who does not answer: who asked for the
+    /// same just now shall not wait for it again.
     pub(crate) fn failed_since(&self, since: Instant) -> Option<Fault> {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        failed.as_ref().filter(|(at, _)| *at >= since).map(|(_, fault)| fault.clone())
+        let holds = |(at, fault): &&(Instant, Fault)| {
+            *at >= since || (fault.code == missing::UNAVAILABLE && since.duration_since(*at) < DOWN)
+        };
+        failed.as_ref().filter(holds).map(|(_, fault)| fault.clone())
     }
 }

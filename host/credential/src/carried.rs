@@ -13,10 +13,10 @@ use portcullis_model::{
     Name, Secret, Subject,
     spec::{Placement, TokenHeader},
 };
-use portcullis_plugin::Guarded;
+use portcullis_plugin::{Guarded, Passed};
 use zeroize::Zeroizing;
 
-use crate::oauth::Lent;
+use crate::{follow::Followed, oauth::Lent};
 
 /// A credential, ready to be carried by calls of one principal to one server. Shared by the calls that use it.
 #[derive(Clone, Debug)]
@@ -42,11 +42,15 @@ pub struct Carried {
     pub files: Vec<(String, Secret)>,
     /// Until when it may be used, milliseconds since 1970; none where it does not expire.
     pub expires_ms: Option<u64>,
+    /// Where the caller's own token goes on to the server: audited durably at each use (security.md 26).
+    pub passed: Option<Passed>,
     pub(crate) health: Option<Arc<Health>>,
     /// The token of a connection with OAuth, which is renewed.
     pub(crate) lent: Option<Lent>,
     /// Whose connection it is; none without one.
     pub(crate) lent_by: Option<Subject>,
+    /// How it is followed up; none where its resolver does not.
+    pub(crate) followed: Option<Arc<Followed>>,
 }
 
 /// Whether a connection's last use was refused by its server.
@@ -87,9 +91,11 @@ impl Carried {
             arguments: Vec::new(),
             files: Vec::new(),
             expires_ms: None,
+            passed: None,
             health: None,
             lent: None,
             lent_by: None,
+            followed: None,
         }
     }
 

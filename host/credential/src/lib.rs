@@ -10,6 +10,7 @@ mod book;
 mod cache;
 mod carried;
 mod eligible;
+mod follow;
 pub mod link;
 mod missing;
 mod oauth;
@@ -22,6 +23,7 @@ mod vault;
 
 pub use book::{ConnectionBook, ConnectionStatus};
 pub use carried::Carried;
+pub use follow::PassedAudit;
 pub use link::ConnectLink;
 pub use oauth::{
     Account, Begin, Begun, CALLBACK_PATH, Callback, Challenge, Connected, GrantState, GrantStatus, Grants,

@@ -9,6 +9,9 @@ use crate::{Carried, CredentialPlan, book::Entry};
 /// The most characters of a plugin's own words.
 const MAX_WORDS: usize = 300;
 
+/// The code where somebody outside does not answer who has to.
+pub(crate) const UNAVAILABLE: &str = "credential-unavailable";
+
 /// Who has to own the connection, as `portcullis connect` takes it; none where nobody can.
 fn owner(principal: &Principal) -> Option<String> {
     match &principal.subject {
@@ -171,6 +174,15 @@ pub(crate) fn failed(plan: &CredentialPlan, failure: &PluginFailure) -> Fault {
             fault(plan, Side::Caller, "missing-credential", words(message))
                 .next(format!("Go to {}, then retry", words(url)))
         }
+        PluginFailure::Timeout
+        | PluginFailure::Error(PluginError::Timeout | PluginError::Unavailable(_))
+        | PluginFailure::Error(PluginError::Upstream { status: Some(500..), .. }) => {
+            tracing::warn!(server = %plan.server, mode = plan.mode, %failure, "what gives out credentials does not answer");
+            let message = format!("what gives out the credential for {} does not answer just now", plan.server);
+            fault(plan, Side::Gateway, UNAVAILABLE, message)
+                .next("Retry; if it lasts, tell the operator with the request id".to_owned())
+                .retry_after_ms(1000)
+        }
         PluginFailure::PoolFull => fault(
             plan,
             Side::Gateway,
@@ -192,6 +204,19 @@ pub(crate) fn invalid(plan: &CredentialPlan, why: &str) -> Fault {
     tracing::warn!(server = %plan.server, mode = plan.mode, why, "a credential can't be placed");
     fault(plan, Side::Gateway, "credential-invalid", format!("the credential for {} can't be used: {why}", plan.server))
         .next("Tell the operator, with the request id".to_owned())
+}
+
+/// What has to be on record can't be.
+pub(crate) fn unrecorded(plan: &CredentialPlan) -> Fault {
+    let message = format!("passing the caller's token on to {} could not be recorded, so it is refused", plan.server);
+    fault(plan, Side::Gateway, "audit-unavailable", message)
+        .next("Ask your operator: the audit stream can't be written".to_owned())
+}
+
+/// Somebody has to do something before a server takes what a call carries.
+pub(crate) fn rejected(plan: &CredentialPlan, what: &str) -> Fault {
+    let message = format!("{} refused the credential of this call: {}", plan.server, words(what));
+    fault(plan, Side::Caller, "missing-credential", message)
 }
 
 /// Another's words, short and on one line.

@@ -11,7 +11,7 @@ use portcullis_model::{
     Name, Principal,
     spec::{CredentialMode, McpServer},
 };
-use portcullis_plugin::{Attributes, Plugin, PluginFailure, RequestFacts, Resolution, TargetFacts};
+use portcullis_plugin::{Attributes, Earlier, Plugin, PluginFailure, Rejection, RequestFacts, Resolution, TargetFacts};
 use portcullis_store::registry::server_origin;
 use sha2::{Digest, Sha256};
 
@@ -27,6 +27,50 @@ pub trait Resolve: Send + Sync {
         headers: &'a Arc<HeaderMap>,
         target: &'a TargetFacts,
     ) -> BoxFuture<'a, Result<Resolution, PluginFailure>>;
+
+    /// Whether it gives new answers ahead of the end of old ones.
+    fn refreshes(&self) -> bool {
+        false
+    }
+
+    /// Whether it says what to do where a server refuses what it gave.
+    fn hears_of_rejections(&self) -> bool {
+        false
+    }
+
+    /// A new answer in an earlier one's place.
+    fn refresh<'a>(
+        &'a self,
+        _principal: &'a Arc<Principal>,
+        _headers: &'a Arc<HeaderMap>,
+        _target: &'a TargetFacts,
+        _earlier: &'a Earlier,
+    ) -> BoxFuture<'a, Result<Resolution, PluginFailure>> {
+        Box::pin(async { Err(PluginFailure::NoHook) })
+    }
+
+    /// What to do after a server refused an answer.
+    fn rejected<'a>(
+        &'a self,
+        _principal: &'a Arc<Principal>,
+        _headers: &'a Arc<HeaderMap>,
+        _target: &'a TargetFacts,
+        _earlier: &'a Earlier,
+    ) -> BoxFuture<'a, Result<Rejection, PluginFailure>> {
+        Box::pin(async { Err(PluginFailure::NoHook) })
+    }
+}
+
+/// A resolver is lent no call: gateway, deadline and attributes are nothing that its answer may depend on, since others use the
+/// answer at other gateways and later. Its own limits bound its time.
+fn request(headers: &Arc<HeaderMap>, target: &TargetFacts) -> RequestFacts {
+    RequestFacts {
+        gateway: target.server.clone(),
+        request_id: Arc::from(""),
+        headers: Arc::clone(headers),
+        deadline: Instant::now() + WAIT,
+        attributes: Attributes::default(),
+    }
 }
 
 impl Resolve for Plugin {
@@ -36,18 +80,35 @@ impl Resolve for Plugin {
         headers: &'a Arc<HeaderMap>,
         target: &'a TargetFacts,
     ) -> BoxFuture<'a, Result<Resolution, PluginFailure>> {
-        Box::pin(async move {
-            // A resolver is lent no call: gateway, deadline and attributes are nothing that its answer may depend on, since
-            // others use the answer at other gateways and later. Its own limits bound its time.
-            let request = RequestFacts {
-                gateway: target.server.clone(),
-                request_id: Arc::from(""),
-                headers: Arc::clone(headers),
-                deadline: Instant::now() + WAIT,
-                attributes: Attributes::default(),
-            };
-            Plugin::resolve(self, principal, &request, target).await
-        })
+        Box::pin(async move { Plugin::resolve(self, principal, &request(headers, target), target).await })
+    }
+
+    fn refreshes(&self) -> bool {
+        self.hooks().refresher
+    }
+
+    fn hears_of_rejections(&self) -> bool {
+        self.hooks().on_rejected
+    }
+
+    fn refresh<'a>(
+        &'a self,
+        principal: &'a Arc<Principal>,
+        headers: &'a Arc<HeaderMap>,
+        target: &'a TargetFacts,
+        earlier: &'a Earlier,
+    ) -> BoxFuture<'a, Result<Resolution, PluginFailure>> {
+        Box::pin(async move { Plugin::refresh(self, principal, &request(headers, target), target, earlier).await })
+    }
+
+    fn rejected<'a>(
+        &'a self,
+        principal: &'a Arc<Principal>,
+        headers: &'a Arc<HeaderMap>,
+        target: &'a TargetFacts,
+        earlier: &'a Earlier,
+    ) -> BoxFuture<'a, Result<Rejection, PluginFailure>> {
+        Box::pin(async move { Plugin::rejected(self, principal, &request(headers, target), target, earlier).await })
     }
 }
 

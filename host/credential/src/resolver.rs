@@ -15,6 +15,7 @@ use crate::{
     Carried, ConnectionBook, CredentialPlan,
     book::Entry,
     cache::{Facts, Key, KeyRef, Slot},
+    follow::{Followed, PassedAudit, Rejected},
     missing,
     oauth::{Due, Grant, Lent, Renewal, insufficient_scope},
 };
@@ -39,12 +40,18 @@ pub struct Rejection<'a> {
 pub struct Resolver {
     book: Arc<ConnectionBook>,
     cache: Cache<Key, Arc<Slot>>,
+    audit: Option<Arc<dyn PassedAudit>>,
 }
 
 impl Resolver {
     /// A resolver that remembers at most so many callers' credentials.
     pub fn new(book: Arc<ConnectionBook>, entries: usize) -> Arc<Self> {
-        Arc::new(Self { book, cache: Cache::new(entries) })
+        Arc::new(Self { book, cache: Cache::new(entries), audit: None })
+    }
+
+    /// The same, with where it is recorded that a caller's own token goes on to a server. Without that none does.
+    pub fn audited(book: Arc<ConnectionBook>, entries: usize, audit: Arc<dyn PassedAudit>) -> Arc<Self> {
+        Arc::new(Self { book, cache: Cache::new(entries), audit: Some(audit) })
     }
 
     /// The book that it chooses from.
@@ -58,8 +65,8 @@ impl Resolver {
     /// # Errors
     /// A fault that says what is missing, for whom, and what to do.
     pub async fn resolve(
-        &self,
-        plan: &CredentialPlan,
+        self: &Arc<Self>,
+        plan: &Arc<CredentialPlan>,
         principal: &Arc<Principal>,
         headers: &Arc<HeaderMap>,
     ) -> Result<Arc<Carried>, Fault> {
@@ -85,16 +92,19 @@ impl Resolver {
     /// # Errors
     /// A fault, where it is known what the owner of the connection has to do.
     pub async fn refused(
-        &self,
-        plan: &CredentialPlan,
+        self: &Arc<Self>,
+        plan: &Arc<CredentialPlan>,
         principal: &Arc<Principal>,
         headers: &Arc<HeaderMap>,
         carried: &Arc<Carried>,
         rejection: Rejection<'_>,
     ) -> Result<Option<Arc<Carried>>, Fault> {
         if rejection.status == 401 && carried.lent.is_none() {
-            self.rejected(carried);
-            return Ok(None);
+            return match self.followed_up(carried, principal, headers).await {
+                Rejected::Stands => Ok(None),
+                Rejected::Again(another) => Ok(Some(another)),
+                Rejected::Refused(fault) => Err(*fault),
+            };
         }
         let Some(lent) = &carried.lent else { return Ok(None) };
         if let Some(scopes) = insufficient_scope(rejection.status, rejection.www_authenticate) {
@@ -144,8 +154,8 @@ impl Resolver {
 
     /// What a renewal means for a call that needs another token.
     async fn another(
-        &self,
-        plan: &CredentialPlan,
+        self: &Arc<Self>,
+        plan: &Arc<CredentialPlan>,
         principal: &Arc<Principal>,
         headers: &Arc<HeaderMap>,
         carried: &Arc<Carried>,
@@ -169,8 +179,8 @@ impl Resolver {
 
     /// What is remembered, or what the plugin says now.
     async fn find(
-        &self,
-        plan: &CredentialPlan,
+        self: &Arc<Self>,
+        plan: &Arc<CredentialPlan>,
         principal: &Arc<Principal>,
         headers: &Arc<HeaderMap>,
     ) -> Result<Arc<Carried>, Fault> {
@@ -181,18 +191,26 @@ impl Resolver {
         let standing = self.book.standing(&plan.tenant, &plan.server);
         let key = KeyRef::new(&plan.fingerprint, principal, standing);
         if let Some(slot) = self.cache.get(&key) {
-            if let Some(carried) = slot.find(principal, headers, now_ms()) {
+            let now = now_ms();
+            if let Some(carried) = slot.find(principal, headers, now) {
+                if carried.followed.as_ref().is_some_and(|followed| followed.is_due(now)) {
+                    self.refresh(&slot, plan, principal, headers, &carried);
+                }
                 return Ok(carried);
             }
             return self.ask(&slot, plan, principal, headers).await;
         }
-        // Another caller may come in between; then this slot is used once and forgotten.
+        let slot = self.slot(&key);
+        self.ask(&slot, plan, principal, headers).await
+    }
+
+    /// The slot of a key. Another caller may come in between; then this slot is used once and forgotten.
+    pub(crate) fn slot(&self, key: &KeyRef<'_>) -> Arc<Slot> {
         let made = self.cache.get_or_insert_with(&key.to_key(), || Ok::<_, std::convert::Infallible>(Arc::default()));
-        let slot = match made {
+        match made {
             Ok(slot) => slot,
             Err(never) => match never {},
-        };
-        self.ask(&slot, plan, principal, headers).await
+        }
     }
 
     /// The server refused what the call carried: other connections of the same rank come first from now on.
@@ -214,8 +232,8 @@ impl Resolver {
     /// # Errors
     /// As [`Resolver::resolve`]: what is still missing.
     pub async fn resolve_until(
-        &self,
-        plan: &CredentialPlan,
+        self: &Arc<Self>,
+        plan: &Arc<CredentialPlan>,
         principal: &Arc<Principal>,
         headers: &Arc<HeaderMap>,
         deadline: Instant,
@@ -238,7 +256,7 @@ impl Resolver {
     async fn ask(
         &self,
         slot: &Slot,
-        plan: &CredentialPlan,
+        plan: &Arc<CredentialPlan>,
         principal: &Arc<Principal>,
         headers: &Arc<HeaderMap>,
     ) -> Result<Arc<Carried>, Fault> {
@@ -251,25 +269,47 @@ impl Resolver {
             return Err(fault);
         }
         let answer = plan.resolver.resolve(principal, headers, &plan.target).await;
-        let resolution = answer.map_err(|failure| missing::failed(plan, &failure));
+        let made = match answer {
+            Ok(resolution) => self.take(slot, plan, principal, headers, resolution, false).await,
+            Err(failure) => Err(missing::failed(plan, &failure)),
+        };
+        made.inspect_err(|fault| slot.fail(fault))
+    }
+
+    /// Makes of an answer what calls carry, and keeps it for as long as it holds. Called by whoever holds the flight. `again`: it
+    /// takes the place of one that the server refused.
+    pub(crate) async fn take(
+        &self,
+        slot: &Slot,
+        plan: &Arc<CredentialPlan>,
+        principal: &Arc<Principal>,
+        headers: &Arc<HeaderMap>,
+        mut answer: Resolution,
+        again: bool,
+    ) -> Result<Arc<Carried>, Fault> {
         let now = now_ms();
-        let made = resolution.and_then(|r| Ok((self.carry(plan, principal, &r, now)?, r)));
-        match made {
-            Ok((carried, resolution)) => {
-                let carried = Arc::new(carried);
-                let until = carried.expires_ms.unwrap_or(now + DEFAULT_AGE_MS);
-                if now < until
-                    && let Some(facts) = Facts::of(&resolution.reads, &resolution.vary, principal, headers)
-                {
-                    slot.keep(facts, until, &carried, now);
-                }
-                Ok(carried)
-            }
-            Err(fault) => {
-                slot.fail(&fault);
-                Err(fault)
+        let mut carried = self.carry(plan, principal, &answer, now)?;
+        carried.passed = answer.passed.take();
+        if let Some(passed) = &carried.passed {
+            let exception = passed.exception.as_deref();
+            let recorded = match &self.audit {
+                Some(audit) => audit.passed(&plan.tenant, &principal.subject_text, &plan.server, exception).await,
+                None => false,
+            };
+            if !recorded {
+                return Err(missing::unrecorded(plan));
             }
         }
+        let until = carried.expires_ms.unwrap_or(now + DEFAULT_AGE_MS);
+        carried.followed =
+            Followed::of(plan, std::mem::take(&mut answer.kept), carried.expires_ms, now, again).map(Arc::new);
+        let carried = Arc::new(carried);
+        if now < until
+            && let Some(facts) = Facts::of(&answer.reads, &answer.vary, principal, headers)
+        {
+            slot.keep(facts, until, &carried, now);
+        }
+        Ok(carried)
     }
 
     /// Makes of an answer what the call carries, and takes nothing that the caller may not have.

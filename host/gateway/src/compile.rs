@@ -289,6 +289,11 @@ impl Gateways {
         let plan = |mode: &CredentialMode| -> Result<Arc<CredentialPlan>, String> {
             let place = Place { tenant: tenant.clone(), plugin: mode.mode.clone(), config: None };
             let in_use = sources.plugins.get(&place)?;
+            // A server may have become a process since the assignment was written.
+            let built_in = portcullis_store::registry::built_in_of(sources.fleet, tenant, &mode.mode);
+            if let Some(why) = built_in.and_then(|name| spec::exchange::unfit(name, server)) {
+                return Err(why);
+            }
             if !in_use.plugin.hooks().resolver {
                 return Err(format!("plugin \"{}\" is no credential resolver", mode.mode));
             }

@@ -28,6 +28,8 @@ pub struct Record {
     started: Instant,
     sent: Option<Instant>,
     borrowed: bool,
+    /// Where the caller's own token goes on to the server, and an operator's reason where there is one.
+    passed: Option<Option<String>>,
     /// What the policies said, once all of them were asked.
     decision: Option<&'static str>,
 }
@@ -103,6 +105,7 @@ impl Record {
             started: asked.started,
             sent: None,
             borrowed: false,
+            passed: None,
             decision: None,
         }
     }
@@ -118,19 +121,24 @@ impl Record {
             event.executed_as = Some(Arc::clone(&carried.executed_as));
             event.connection = carried.connection.as_ref().map(portcullis_model::Name::shared);
             self.borrowed = carried.by_another;
+            self.passed = carried.passed.as_ref().map(|passed| passed.exception.clone());
         }
     }
 
-    /// Notes that the request is on its way; the use of somebody else's connection is durable before it leaves
-    /// (security decision 26).
+    /// Notes that the request is on its way; the use of somebody else's connection, and a caller's own token that goes on, are
+    /// durable before it leaves (security decision 26).
     ///
     /// # Errors
     /// A fault when the audit stream can't take it.
     pub async fn sending(&mut self) -> Result<(), Fault> {
-        if self.borrowed
-            && let Some(event) = &self.event
-        {
-            let event = AuditEvent { kind: Cow::Borrowed("borrowed-connection"), ..event.clone() };
+        let kind = match (&self.passed, self.borrowed) {
+            (Some(_), _) => Some("passthrough"),
+            (None, true) => Some("borrowed-connection"),
+            (None, false) => None,
+        };
+        if let (Some(kind), Some(event)) = (kind, &self.event) {
+            let reason = self.passed.clone().flatten().map(Cow::Owned);
+            let event = AuditEvent { kind: Cow::Borrowed(kind), reason, ..event.clone() };
             self.audit.record_durable(event).await.map_err(|error| {
                 tracing::error!(%error, "the audit stream takes nothing, so the call is refused");
                 crate::record::unrecorded()

@@ -3,6 +3,7 @@
 //! The warm path hashes the credential once, looks one entry up and reads two atomics; it asks no plugin, takes no lock and
 //! waits for nothing. Whatever goes wrong on the cold path refuses.
 
+mod callers_token;
 mod limit;
 mod provider;
 mod refusal;
@@ -265,7 +266,8 @@ impl Authenticator {
                 (Basis::Token(live), self.options.own)
             }
             Asserted::External { issuer, subject } => {
-                (Basis::External { issuer: issuer.clone(), subject: subject.clone() }, self.options.external)
+                let token = callers_token::of(asserted.token.as_ref(), bearer(presented.headers));
+                (Basis::External { issuer: issuer.clone(), subject: subject.clone(), token }, self.options.external)
             }
         };
         let expires = expires_ms.unwrap_or(u64::MAX).min(now.saturating_add(millis(most)));
@@ -304,9 +306,13 @@ fn build(
             principal.scopes = on_behalf.map(|o| o.scopes.clone());
             principal
         }
-        Basis::External { issuer, subject } => directory
-            .external(tenant, issuer, subject, asserted.groups.clone())
-            .map_err(|e| AuthRefusal::denied(e.to_string()))?,
+        Basis::External { issuer, subject, token } => {
+            let mut principal = directory
+                .external(tenant, issuer, subject, asserted.groups.clone())
+                .map_err(|e| AuthRefusal::denied(e.to_string()))?;
+            principal.bearer.clone_from(token);
+            principal
+        }
     };
     if principal.display_name.is_none() {
         principal.display_name.clone_from(&asserted.display_name);

@@ -6,6 +6,7 @@
 //! while a call waits.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod assertion;
 pub mod authenticator;
 mod clock;
 pub mod directory;
@@ -16,6 +17,7 @@ pub mod shelf;
 pub mod signin;
 pub mod token;
 
+pub use assertion::ClientAssertions;
 pub use authenticator::{
     AuthOptions, AuthRefusal, Authenticator, Failures, LimitOptions, Presented, Provider, ProviderAnswer, ProviderHook,
 };

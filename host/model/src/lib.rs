@@ -17,7 +17,7 @@ pub mod problem;
 
 pub use fault::{Fault, Side};
 pub use name::{Name, ResourceKey};
-pub use principal::{Principal, PrincipalKind, Subject};
+pub use principal::{CallerToken, Principal, PrincipalKind, Subject, TokenOrigin};
 pub use problem::Problem;
 pub use quantity::{Bytes, Span};
 pub use resource::{Door, Kind, Metadata, Resource, Spec};

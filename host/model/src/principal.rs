@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Name;
+use crate::{Name, Secret};
 
 /// What sort of caller a principal is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -121,6 +121,47 @@ impl std::str::FromStr for Subject {
     }
 }
 
+/// Where a caller's token comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TokenOrigin {
+    /// It came with the request.
+    Presented,
+    /// It was kept when the caller signed in here; what came with the request is a token of ours.
+    SignIn,
+}
+
+impl TokenOrigin {
+    /// The word that plugins read.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Presented => "jwt",
+            Self::SignIn => "sign-in",
+        }
+    }
+}
+
+/// A token of an identity provider that stands for a caller: what strategies exchange or, where its audience allows, pass on. Its
+/// facts were verified when the caller was let in.
+#[derive(Clone, Debug)]
+pub struct CallerToken {
+    /// The token.
+    pub secret: Secret,
+    /// Where it comes from.
+    pub origin: TokenOrigin,
+    /// The `iss` claim.
+    pub issuer: String,
+    /// The `aud` claim.
+    pub audiences: Vec<String>,
+    /// The `exp` claim, milliseconds since 1970; none where it is not known.
+    pub expires_ms: Option<u64>,
+    /// Whether it is bound to a key of the caller's (RFC 7800 `cnf`).
+    pub bound: bool,
+    /// What it is, as a token type identifier of RFC 8693 section 3; none where nobody said.
+    pub token_type: Option<String>,
+    /// SHA-256 of the token: tells it from every other one where answers are remembered.
+    pub digest: [u8; 32],
+}
+
 /// A caller, authenticated. Compiled once per verdict and shared by the calls that use it.
 #[derive(Clone, Debug)]
 pub struct Principal {
@@ -144,6 +185,8 @@ pub struct Principal {
     pub token: Option<String>,
     /// What an OAuth client's token may do; none where nothing limits it.
     pub scopes: Option<Vec<String>>,
+    /// A token of an identity provider that stands for it; none where it has only tokens of ours, or none.
+    pub bearer: Option<Arc<CallerToken>>,
 }
 
 impl Principal {
@@ -166,6 +209,7 @@ impl Principal {
             claims: BTreeMap::new(),
             token: None,
             scopes: None,
+            bearer: None,
         }
     }
 }

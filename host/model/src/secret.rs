@@ -27,6 +27,11 @@ impl Secret {
         self.0.len()
     }
 
+    /// Whether a text holds the secret, so that it must not be shown. An empty secret is in nothing.
+    pub fn is_in(&self, text: &[u8]) -> bool {
+        !self.is_empty() && text.windows(self.len()).any(|window| window == &self.0[..])
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -46,5 +51,12 @@ mod tests {
     #[test]
     fn debug_tells_nothing() {
         assert_eq!(format!("{:?}", Secret::new("hunter2")), "Secret(..)");
+    }
+
+    #[test]
+    fn a_text_that_holds_a_secret_is_noticed() {
+        assert!(Secret::new("hunter2").is_in(b"not hunter2, is it"));
+        assert!(!Secret::new("hunter2").is_in(b"hunter"));
+        assert!(!Secret::new("").is_in(b"x"));
     }
 }

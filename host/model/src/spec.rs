@@ -1,6 +1,7 @@
 //! The specs of the ten kinds, a file each.
 
 pub mod connection;
+pub mod exchange;
 pub mod field;
 pub mod gateway;
 pub mod headers;

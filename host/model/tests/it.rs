@@ -215,3 +215,95 @@ fn the_schema_is_the_published_one() {
     }
     assert_eq!(std::fs::read_to_string(path).unwrap_or_default(), schema, "run with UPDATE_GOLDEN=1 if this is meant");
 }
+
+/// Settings of `idp-exchange` that are right, to be made wrong.
+fn exchange() -> Value {
+    json!({
+        "tokenEndpoint": "https://idp.example.com/token",
+        "client": { "id": "portcullis", "secret": "idp" },
+        "audience": ["github"],
+        "scope": "repo",
+    })
+}
+
+fn exchange_with(change: impl FnOnce(&mut Value)) -> Value {
+    let mut settings = exchange();
+    change(&mut settings);
+    json!({ "servers": [{ "server": "github", "credential": { "mode": "idp-exchange", "settings": settings } }] })
+}
+
+#[test]
+fn exchange_settings_are_read_when_they_are_written() {
+    let at = "spec.servers[0].credential.settings";
+    check("Gateway", exchange_with(|_| {}), &[]);
+    check("Gateway", exchange_with(|s| s["flow"] = json!("swap")), &["unknown variant `swap`"]);
+    check("Gateway", exchange_with(|s| s["tokenEndpiont"] = json!("x")), &["unknown field `tokenEndpiont`"]);
+    check(
+        "Gateway",
+        exchange_with(|s| s["tokenEndpoint"] = json!("http://idp.example.com/token")),
+        &[&format!("{at}.tokenEndpoint: must be https")],
+    );
+    check("Gateway", exchange_with(|s| s["tokenEndpoint"] = json!("http://127.0.0.1:9/token")), &[]);
+    check("Gateway", exchange_with(|s| s["client"] = json!({ "id": "p" })), &["granted secrets"]);
+    check(
+        "Gateway",
+        exchange_with(|s| s["client"] = json!({ "id": "p", "auth": "private-key-jwt", "secret": "s" })),
+        &["client.secret: is not used", "client.key: must name one"],
+    );
+    check(
+        "Gateway",
+        exchange_with(|s| {
+            s["client"] = json!({ "id": "p", "auth": "private-key-jwt", "key": "k", "algorithm": "HS256" })
+        }),
+        &["client.algorithm: is no signature"],
+    );
+    check(
+        "Gateway",
+        exchange_with(|s| s["parameters"] = json!({ "client_secret": "x" })),
+        &["parameters.client_secret"],
+    );
+    check(
+        "Gateway",
+        exchange_with(|s| s["subjectTokenType"] = json!("token")),
+        &["subjectTokenType: use access_token"],
+    );
+    check(
+        "Gateway",
+        exchange_with(|s| s["place"] = json!({ "header": "a b", "field": "token" })),
+        &["header", "field"],
+    );
+    check("Gateway", exchange_with(|s| s["flow"] = json!("id-jag")), &[&format!("{at}.then: flow id-jag needs")]);
+    let then = json!({ "tokenEndpoint": "https://as.example.com/token", "client": { "id": "p", "auth": "none" } });
+    check(
+        "Gateway",
+        exchange_with(|s| {
+            s["flow"] = json!("id-jag");
+            s["then"] = then.clone();
+        }),
+        &[],
+    );
+    check("Gateway", exchange_with(|s| s["then"] = then.clone()), &["only flow id-jag has a second step"]);
+    check("Gateway", exchange_with(|s| s["flow"] = json!("on-behalf-of")), &["neither subjectTokenType nor audience"]);
+}
+
+#[test]
+fn tokens_of_callers_go_over_http_only_and_passed_on_ones_over_https_only() {
+    let mode = |name: &str, settings: Value| json!({ "mode": { "mode": name, "settings": settings } });
+    let process = json!({ "process": { "command": "x" }, "credential": mode("idp-exchange", exchange()) });
+    check("McpServer", process, &["spec.credential.mode: mode idp-exchange puts a token into each request"]);
+    let plain = json!({ "remote": { "url": "http://127.0.0.1:9/" }, "credential": mode("passthrough", json!({})) });
+    check("McpServer", plain, &["must be https"]);
+    let secure = |settings| json!({ "remote": { "url": "https://mcp.example.com/" }, "credential": mode("passthrough", settings) });
+    check("McpServer", secure(json!({})), &[]);
+    check("McpServer", secure(json!({ "allowAudience": true })), &["invalid type"]);
+    check(
+        "McpServer",
+        secure(json!({ "allowAudience": { "reason": "yes" } })),
+        &["allowAudience.reason: must say why"],
+    );
+    check(
+        "McpServer",
+        secure(json!({ "allowAudience": { "reason": "ticket OPS-12: the server checks no audience" } })),
+        &[],
+    );
+}

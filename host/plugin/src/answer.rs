@@ -5,7 +5,11 @@ use http::HeaderName;
 use portcullis_model::Name;
 use serde_json::Value;
 
-use crate::{secrets::Guarded, services::TokenFacts};
+use crate::{
+    passthrough::Passed,
+    secrets::Guarded,
+    services::{TokenFacts, VerifiedJwt},
+};
 
 /// The answer of a policy.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +53,8 @@ pub enum Read {
     Method,
     /// The request's path.
     Path,
+    /// The caller's own token.
+    CallerToken,
 }
 
 /// Under what a call runs.
@@ -80,6 +86,21 @@ pub struct Resolution {
     pub vary: Vec<String>,
     /// What the plugin read beyond tenant, principal, assignment and connections: belongs into the cache key.
     pub reads: Vec<Read>,
+    /// Where the caller's own token goes on to the server: checked, and to be audited at each use.
+    pub passed: Option<Passed>,
+    /// Secrets that the plugin keeps beside the answer, for the hooks that follow it up.
+    pub kept: Vec<(String, Guarded)>,
+}
+
+/// What a resolver says when the server refused what a call carried.
+#[derive(Debug)]
+pub enum Rejection {
+    /// The call is sent once more, with this.
+    Retry(Box<Resolution>),
+    /// Somebody has to do this first.
+    Reconnect(String),
+    /// The refusal stands.
+    GiveUp,
 }
 
 /// Who a provider says is calling.
@@ -109,6 +130,38 @@ pub struct AssertedPrincipal {
     pub roles: Vec<Name>,
     /// Claims as JSON values.
     pub claims: Vec<(String, Value)>,
+    /// What was verified of the token that the caller came with; none where it was no signed token of the asserted issuer.
+    pub token: Option<VerifiedToken>,
+}
+
+/// What the host itself verified of a caller's token, on behalf of the provider that let the caller in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedToken {
+    /// The `iss` claim.
+    pub issuer: String,
+    /// The `aud` claim.
+    pub audiences: Vec<String>,
+    /// The `exp` claim, milliseconds since 1970.
+    pub expires_ms: u64,
+    /// Whether it is bound to a key of the caller's (RFC 7800 `cnf`).
+    pub bound: bool,
+}
+
+impl VerifiedToken {
+    /// Of a token that holds.
+    pub(crate) fn of(verified: &VerifiedJwt) -> Self {
+        let audiences = match verified.claims.get("aud") {
+            Some(Value::String(one)) => vec![one.clone()],
+            Some(Value::Array(all)) => all.iter().filter_map(|a| a.as_str().map(str::to_owned)).collect(),
+            _ => Vec::new(),
+        };
+        Self {
+            issuer: verified.issuer.clone(),
+            audiences,
+            expires_ms: verified.expires_ms,
+            bound: verified.claims.get("cnf").is_some(),
+        }
+    }
 }
 
 /// The answer of an auth provider.
@@ -151,6 +204,10 @@ pub enum Verdict {
 pub struct Hooks {
     /// `credential/resolver`.
     pub resolver: bool,
+    /// `credential/refresher`, beside the resolver.
+    pub refresher: bool,
+    /// `credential/on-rejected`, beside the resolver.
+    pub on_rejected: bool,
     /// `auth/provider`.
     pub provider: bool,
     /// `policy/tool-call`.

@@ -41,6 +41,7 @@ wasmtime::component::bindgen!({
             import portcullis:host/secrets@0.1.0;
             import portcullis:host/reveal@0.1.0;
             import portcullis:host/http@0.1.0;
+            import portcullis:host/token-request@0.1.0;
             import portcullis:auth/request@0.1.0;
             import portcullis:auth/tokens@0.1.0;
             import portcullis:auth/jwt@0.1.0;
@@ -48,6 +49,8 @@ wasmtime::component::bindgen!({
             import portcullis:credential/target@0.1.0;
             import portcullis:credential/connections@0.1.0;
             import portcullis:credential/resolution@0.1.0;
+            import portcullis:credential/caller-token@0.1.0;
+            import portcullis:credential/earlier@0.1.0;
             import portcullis:policy/decision@0.1.0;
             import portcullis:policy/results@0.1.0;
             import portcullis:policy/requests@0.1.0;
@@ -60,12 +63,15 @@ wasmtime::component::bindgen!({
             export portcullis:policy/list-filter@0.1.0;
             export portcullis:types/setup@0.1.0;
             export portcullis:credential/resolver@0.1.0;
+            export portcullis:credential/refresher@0.1.0;
+            export portcullis:credential/on-rejected@0.1.0;
             export portcullis:auth/provider@0.1.0;
         }
     ",
     world: "portcullis:internal/everything",
     imports: {
         "portcullis:host/http.send": async | trappable,
+        "portcullis:host/token-request.send": async | trappable,
         "portcullis:auth/jwt.verify": async | trappable,
         default: trappable,
     },

@@ -10,12 +10,12 @@ use wasmtime::{
 };
 
 use crate::{
-    answer::{AssertedPrincipal, Decision, Outcome, Resolution, Verdict},
+    answer::{Asserted, AssertedPrincipal, Decision, Outcome, Rejection, Resolution, Verdict},
     bindings::{
-        exports::portcullis::auth::provider,
+        exports::portcullis::{auth::provider, credential::on_rejected::NextStep},
         portcullis::{
             auth::{identity::Identity, request::Request},
-            credential::{resolution::Resolution as WitResolution, target::Target},
+            credential::{earlier::Earlier as WitEarlier, resolution::Resolution as WitResolution, target::Target},
             policy::{
                 decision::{Decision as WitDecision, Patch},
                 lists::Listing,
@@ -34,7 +34,8 @@ use crate::{
         AuthRequest, CallFacts, Item, ListKind, PromptFacts, QuestionFacts, ReadFacts, RequestFacts, ResultFacts,
         TargetFacts,
     },
-    plugin::Plugin,
+    plugin::{Left, Plugin},
+    secrets::Guarded,
     state::{Authenticating, Chosen, IdentityDraft, Lent, ListColumns, ResolutionDraft, Resolving, State, What},
 };
 
@@ -50,6 +51,7 @@ type GetPrompt = (Resource<Caller>, Resource<requests::Prompt>);
 type AskClient = (Resource<Caller>, Resource<requests::Question>);
 type Filter = (Resource<Caller>, Resource<Listing>);
 type Resolve = (Resource<Caller>, Resource<Target>, Resource<WitResolution>);
+type FollowUp = (Resource<Caller>, Resource<Target>, Resource<WitEarlier>, Resource<WitResolution>);
 type Authenticate = (Resource<Request>, Resource<Identity>);
 
 /// Loads every hook of an instance with the types of the contract.
@@ -79,7 +81,61 @@ pub(crate) fn check_types(plugin: &Plugin, instance: &Instance, store: &mut Stor
     one::<Filter, Vec<u32>>(instance, store, exports.list_filter.as_ref(), component::LIST_FILTER.0)?;
     one::<(), ()>(instance, store, exports.setup.as_ref(), component::SETUP.0)?;
     one::<Resolve, ()>(instance, store, exports.resolver.as_ref(), component::RESOLVER.0)?;
+    one::<FollowUp, ()>(instance, store, exports.refresher.as_ref(), component::REFRESHER.0)?;
+    one::<FollowUp, NextStep>(instance, store, exports.on_rejected.as_ref(), component::ON_REJECTED.0)?;
     one::<Authenticate, provider::Outcome>(instance, store, exports.provider.as_ref(), component::PROVIDER.0)
+}
+
+/// An answer of a resolver that is followed up.
+#[derive(Clone, Debug, Default)]
+pub struct Earlier {
+    /// Until when it said that it may be used.
+    pub expires_ms: Option<u64>,
+    /// What was kept beside it.
+    pub kept: Arc<[(String, Guarded)]>,
+}
+
+fn resolving(
+    principal: &Arc<Principal>,
+    request: &RequestFacts,
+    target: &TargetFacts,
+    earlier: Option<&Earlier>,
+) -> Lent {
+    Lent::Resolve(Box::new(Resolving {
+        principal: Arc::clone(principal),
+        request: request.clone(),
+        target: target.clone(),
+        earlier: earlier.cloned(),
+        draft: ResolutionDraft::default(),
+    }))
+}
+
+/// What a resolver has filled in, checked.
+fn resolution(left: Left) -> Result<Resolution, PluginFailure> {
+    let Lent::Resolve(resolving) = left.lent else { return Err(PluginFailure::Invalid("no answer".into())) };
+    let draft = resolving.draft;
+    if let Some(why) = draft.invalid {
+        return Err(PluginFailure::Invalid(why));
+    }
+    let outcome = match draft.chosen {
+        Some(Chosen::Use(id)) => match id.parse() {
+            Ok(connection) => Outcome::Use { connection },
+            Err(_) => return Err(PluginFailure::Invalid("it names no connection".into())),
+        },
+        Some(Chosen::None) => Outcome::None,
+        Some(Chosen::Missing(need)) => Outcome::Missing(need),
+        None if !draft.headers.is_empty() => Outcome::Headers,
+        None => return Err(PluginFailure::Invalid("it filled in nothing".into())),
+    };
+    Ok(Resolution {
+        outcome,
+        headers: draft.headers,
+        expires_ms: draft.expires_ms,
+        vary: draft.vary,
+        reads: left.reads,
+        passed: draft.passed,
+        kept: draft.kept,
+    })
 }
 
 /// CPU time that a list filter gets for each item beside its limit, and for all items together.
@@ -250,37 +306,53 @@ impl Plugin {
         target: &TargetFacts,
     ) -> Result<Resolution, PluginFailure> {
         self.counted("resolve", async {
-            let lent = Lent::Resolve(Box::new(Resolving {
-                principal: Arc::clone(principal),
-                request: request.clone(),
-                target: target.clone(),
-                draft: ResolutionDraft::default(),
-            }));
+            let lent = resolving(principal, request, target, None);
             let index = self.exports.resolver.as_ref();
             let ((), left) = self.run::<Resolve, ()>(index, lent, (lend(), lend(), lend())).await?;
-            let Lent::Resolve(resolving) = left.lent else {
-                return Err(PluginFailure::Invalid("no answer".into()));
-            };
-            let draft = resolving.draft;
-            if let Some(why) = draft.invalid {
-                return Err(PluginFailure::Invalid(why));
-            }
-            let outcome = match draft.chosen {
-                Some(Chosen::Use(id)) => match id.parse() {
-                    Ok(connection) => Outcome::Use { connection },
-                    Err(_) => return Err(PluginFailure::Invalid("it names no connection".into())),
-                },
-                Some(Chosen::None) => Outcome::None,
-                Some(Chosen::Missing(need)) => Outcome::Missing(need),
-                None if !draft.headers.is_empty() => Outcome::Headers,
-                None => return Err(PluginFailure::Invalid("it filled in nothing".into())),
-            };
-            Ok(Resolution {
-                outcome,
-                headers: draft.headers,
-                expires_ms: draft.expires_ms,
-                vary: draft.vary,
-                reads: left.reads,
+            resolution(left)
+        })
+        .await
+    }
+
+    /// Asks for a new answer, ahead of the end of an earlier one.
+    ///
+    /// # Errors
+    /// Why there is none: the earlier one goes on to hold.
+    pub async fn refresh(
+        &self,
+        principal: &Arc<Principal>,
+        request: &RequestFacts,
+        target: &TargetFacts,
+        earlier: &Earlier,
+    ) -> Result<Resolution, PluginFailure> {
+        self.counted("refresh", async {
+            let lent = resolving(principal, request, target, Some(earlier));
+            let index = self.exports.refresher.as_ref();
+            let ((), left) = self.run::<FollowUp, ()>(index, lent, (lend(), lend(), lend(), lend())).await?;
+            resolution(left)
+        })
+        .await
+    }
+
+    /// Asks what to do after the server refused what a call carried.
+    ///
+    /// # Errors
+    /// Why there is no answer: the refusal stands.
+    pub async fn rejected(
+        &self,
+        principal: &Arc<Principal>,
+        request: &RequestFacts,
+        target: &TargetFacts,
+        earlier: &Earlier,
+    ) -> Result<Rejection, PluginFailure> {
+        self.counted("rejected", async {
+            let lent = resolving(principal, request, target, Some(earlier));
+            let index = self.exports.on_rejected.as_ref();
+            let (next, left) = self.run::<FollowUp, NextStep>(index, lent, (lend(), lend(), lend(), lend())).await?;
+            Ok(match next {
+                NextStep::Retry => Rejection::Retry(Box::new(resolution(left)?)),
+                NextStep::Reconnect(what) => Rejection::Reconnect(sentence(&what)),
+                NextStep::GiveUp | NextStep::Other(_) => Rejection::GiveUp,
             })
         })
         .await
@@ -310,8 +382,15 @@ impl Plugin {
                     let Some(who) = draft.who else {
                         return Err(PluginFailure::Invalid("accepted, but nobody named".into()));
                     };
+                    let token = match &who {
+                        Asserted::External { issuer, .. } => {
+                            draft.verified.into_iter().find(|token| token.issuer == *issuer)
+                        }
+                        Asserted::Token(_) => None,
+                    };
                     let principal = AssertedPrincipal {
                         who,
+                        token,
                         display_name: draft.display_name,
                         groups: draft.groups,
                         roles: draft.roles,

@@ -8,6 +8,8 @@ use wasmtime::component::{Component as Compiled, ComponentExportIndex, types::Co
 use crate::{answer::Hooks, error::LoadError, host::Host, prepare, survey::survey};
 
 pub(crate) const RESOLVER: (&str, &str) = ("portcullis:credential/resolver", "resolve");
+pub(crate) const REFRESHER: (&str, &str) = ("portcullis:credential/refresher", "refresh");
+pub(crate) const ON_REJECTED: (&str, &str) = ("portcullis:credential/on-rejected", "rejected");
 pub(crate) const PROVIDER: (&str, &str) = ("portcullis:auth/provider", "authenticate");
 pub(crate) const TOOL_CALL: (&str, &str) = ("portcullis:policy/tool-call", "decide");
 pub(crate) const TOOL_RESULT: (&str, &str) = ("portcullis:policy/tool-result", "review");
@@ -22,7 +24,7 @@ pub(crate) const SETUP: (&str, &str) = ("portcullis:types/setup", "prepare");
 const VERSION: &str = "0.1.0";
 
 /// What a plugin may import, without versions.
-const WORLD: [&str; 15] = [
+const WORLD: [&str; 18] = [
     "portcullis:types/context",
     "portcullis:types/error",
     "portcullis:host/config",
@@ -30,6 +32,7 @@ const WORLD: [&str; 15] = [
     "portcullis:host/secrets",
     "portcullis:host/reveal",
     "portcullis:host/http",
+    "portcullis:host/token-request",
     "portcullis:auth/request",
     "portcullis:auth/tokens",
     "portcullis:auth/jwt",
@@ -37,6 +40,8 @@ const WORLD: [&str; 15] = [
     "portcullis:credential/target",
     "portcullis:credential/connections",
     "portcullis:credential/resolution",
+    "portcullis:credential/caller-token",
+    "portcullis:credential/earlier",
     "portcullis:policy/decision",
 ];
 /// More of it, and the inert part of WASI.
@@ -68,6 +73,8 @@ const INERT: [&str; 21] = [
 #[derive(Default)]
 pub(crate) struct Exports {
     pub(crate) resolver: Option<ComponentExportIndex>,
+    pub(crate) refresher: Option<ComponentExportIndex>,
+    pub(crate) on_rejected: Option<ComponentExportIndex>,
     pub(crate) provider: Option<ComponentExportIndex>,
     pub(crate) tool_call: Option<ComponentExportIndex>,
     pub(crate) tool_result: Option<ComponentExportIndex>,
@@ -87,6 +94,8 @@ impl Exports {
         };
         Self {
             resolver: find(RESOLVER),
+            refresher: find(REFRESHER),
+            on_rejected: find(ON_REJECTED),
             provider: find(PROVIDER),
             tool_call: find(TOOL_CALL),
             tool_result: find(TOOL_RESULT),
@@ -139,7 +148,12 @@ impl Component {
 
     /// Whether its calls may have to wait for others: it imports a function that does.
     pub fn suspends(&self) -> bool {
-        self.uses("portcullis:host/http", "send").is_some() || self.uses("portcullis:auth/jwt", "verify").is_some()
+        let waits = [
+            ("portcullis:host/http", "send"),
+            ("portcullis:host/token-request", "send"),
+            ("portcullis:auth/jwt", "verify"),
+        ];
+        waits.into_iter().any(|(interface, function)| self.uses(interface, function).is_some())
     }
 
     /// The full name of the interface, if the function is imported from it.
@@ -195,6 +209,8 @@ impl Host {
         let exports = Exports::of(&compiled);
         let hooks = Hooks {
             resolver: exports.resolver.is_some(),
+            refresher: exports.refresher.is_some() && exports.resolver.is_some(),
+            on_rejected: exports.on_rejected.is_some() && exports.resolver.is_some(),
             provider: exports.provider.is_some(),
             tool_call: exports.tool_call.is_some(),
             tool_result: exports.tool_result.is_some(),

@@ -16,6 +16,7 @@ mod host;
 mod imports;
 pub mod manager;
 mod meter;
+mod passthrough;
 mod plugin;
 mod prepare;
 mod secrets;
@@ -23,8 +24,12 @@ mod services;
 mod state;
 mod survey;
 mod ticker;
+mod token_request;
 
-pub use answer::{Asserted, AssertedPrincipal, Decision, Hooks, Outcome, Read, Resolution, Verdict};
+pub use answer::{
+    Asserted, AssertedPrincipal, Decision, Hooks, Outcome, Read, Rejection, Resolution, Verdict, VerifiedToken,
+};
+pub use calls::Earlier;
 pub use component::Component;
 pub use error::{LoadError, PluginError, PluginFailure};
 pub use facts::{
@@ -32,9 +37,11 @@ pub use facts::{
     PromptPurpose, QuestionFacts, ReadFacts, ReadPurpose, RequestFacts, ResultFacts, TargetFacts, carries_credential,
 };
 pub use host::{Host, HostOptions};
+pub use passthrough::Passed;
 pub use plugin::{GrantedSecret, LoadPlan, Plugin};
 pub use secrets::{Allowed, Guarded, MAX_SECRET_BYTES, OriginPattern};
 pub use services::{
-    BoxFuture, ConnectionFacts, Connections, Jwt, JwtError, JwtRules, Outbound, OutboundError, OutboundRequest,
-    OutboundResponse, RevealAudit, SecretReader, Services, TokenFacts, TokenLookupError, Tokens, VerifiedJwt,
+    Assertion, Assertions, BoxFuture, ConnectionFacts, Connections, Jwt, JwtError, JwtRules, Outbound, OutboundError,
+    OutboundRequest, OutboundResponse, RevealAudit, SecretReader, Services, TokenFacts, TokenLookupError, Tokens,
+    VerifiedJwt,
 };

@@ -186,7 +186,7 @@ fn check(plan: &LoadPlan, metrics: &Metrics) -> Result<Fixed, LoadError> {
     let (component, grants, services) = (&plan.component, &plan.grants, &plan.services);
     // Interface, functions that need the grant, the grant in YAML, whether it is given, whether the house has it.
     type Need<'a> = (&'a str, &'a [&'a str], &'static str, bool, bool);
-    let needs: [Need<'_>; 5] = [
+    let needs: [Need<'_>; 7] = [
         ("portcullis:auth/tokens", &["lookup"], "tokens: true", grants.tokens, services.tokens.is_some()),
         (
             "portcullis:auth/jwt",
@@ -203,6 +203,8 @@ fn check(plan: &LoadPlan, metrics: &Metrics) -> Result<Fixed, LoadError> {
             services.connections.is_some(),
         ),
         ("portcullis:host/http", &["send"], "http: [..]", !grants.http.is_empty(), services.http.is_some()),
+        ("portcullis:host/token-request", &["send"], "http: [..]", !grants.http.is_empty(), services.http.is_some()),
+        ("portcullis:credential/caller-token", &["get"], "callerToken: true", grants.caller_token, true),
         ("portcullis:host/reveal", &["reveal"], "reveal: true", grants.reveal, services.audit.is_some()),
     ];
     for (interface, functions, grant, granted, available) in needs {

@@ -108,6 +108,8 @@ pub struct Guarded {
     value: Secret,
     allowed: Option<Allowed>,
     label: String,
+    /// Whether the caller's own token is in it.
+    callers: bool,
 }
 
 /// The most bytes of one secret that a plugin puts together.
@@ -116,12 +118,27 @@ pub const MAX_SECRET_BYTES: usize = 64 << 10;
 impl Guarded {
     /// A secret; `label` names it in audits and never holds any of it.
     pub fn secret(value: Secret, allowed: Allowed, label: impl Into<String>) -> Self {
-        Self { value, allowed: Some(allowed), label: label.into() }
+        Self { value, allowed: Some(allowed), label: label.into(), callers: false }
+    }
+
+    /// The caller's own token.
+    pub fn callers(value: Secret, allowed: Allowed, label: impl Into<String>) -> Self {
+        Self { callers: true, ..Self::secret(value, allowed, label) }
+    }
+
+    /// Whether the caller's own token is in it.
+    pub fn is_callers(&self) -> bool {
+        self.callers
+    }
+
+    /// Whether it is this secret, unchanged.
+    pub(crate) fn is(&self, secret: &Secret) -> bool {
+        self.value.len() == secret.len() && self.value.is_in(secret.expose())
     }
 
     /// A text of the plugin's own.
     pub fn text(text: String) -> Self {
-        Self { value: Secret::new(text), allowed: None, label: String::new() }
+        Self { value: Secret::new(text), allowed: None, label: String::new(), callers: false }
     }
 
     /// The bytes, to be placed in a request. Reading them is an exit.
@@ -155,7 +172,7 @@ impl Guarded {
     }
 
     fn with(&self, bytes: Vec<u8>) -> Self {
-        Self { value: Secret::new(bytes), allowed: self.allowed.clone(), label: self.label.clone() }
+        Self { value: Secret::new(bytes), ..self.clone() }
     }
 
     /// One after another; the result may go only where each of them may. None above [`MAX_SECRET_BYTES`].
@@ -178,7 +195,8 @@ impl Guarded {
                 label.push_str(&part.label);
             }
         }
-        Some(Self { value: Secret::new(bytes), allowed, label })
+        let callers = parts.iter().any(|part| part.callers);
+        Some(Self { value: Secret::new(bytes), allowed, label, callers })
     }
 }
 
@@ -242,6 +260,10 @@ mod tests {
         assert!(allowed.at(&url("https://b.example.com/x"), None));
         assert!(!allowed.at(&url("https://a.example.com/x"), None));
         assert_eq!(format!("{both:?}"), "Guarded(one+two)");
+        assert!(!both.is_callers());
+        let own = Guarded::callers(Secret::new("mine"), Allowed::nowhere(), "own");
+        let mixed = Guarded::concat(&[Guarded::text("Bearer ".into()), own]).expect("small");
+        assert!(mixed.is_callers() && mixed.base64().is_callers(), "it stays the caller's in whatever is made of it");
     }
 
     #[test]

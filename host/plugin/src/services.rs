@@ -24,6 +24,30 @@ pub struct Services {
     pub secrets: Option<Arc<dyn SecretReader>>,
     /// Where uses of the `reveal` grant are recorded.
     pub audit: Option<Arc<dyn RevealAudit>>,
+    /// What signs assertions of clients of token endpoints.
+    pub assertions: Option<Arc<dyn Assertions>>,
+}
+
+/// Signs assertions by which a client proves to a token endpoint who it is (RFC 7523 section 2.2).
+pub trait Assertions: Send + Sync {
+    /// A signed assertion of a minute, used once. `key` is PEM, PKCS #8, perhaps with a certificate beside it.
+    ///
+    /// # Errors
+    /// In words that quote nothing of the key.
+    fn sign(&self, key: &Secret, assertion: &Assertion<'_>) -> Result<Secret, String>;
+}
+
+/// What an assertion says.
+#[derive(Clone, Copy, Debug)]
+pub struct Assertion<'a> {
+    /// The client: `iss` and `sub`.
+    pub client_id: &'a str,
+    /// For whom it is: `aud`.
+    pub audience: &'a str,
+    /// The header's `kid`.
+    pub key_id: Option<&'a str>,
+    /// The signature algorithm (RFC 7518); the key's usual one where none.
+    pub algorithm: Option<&'a str>,
 }
 
 /// Looks up tokens of ours, in memory.

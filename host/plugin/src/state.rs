@@ -3,19 +3,22 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use http::HeaderName;
-use portcullis_model::{Name, Principal, spec::Grants};
+use portcullis_model::{CallerToken, Name, Principal, spec::Grants};
 use portcullis_telemetry::metrics::PluginMetrics;
 use serde_json::Value;
 use wasmtime::component::Resource;
 
 use crate::{
-    answer::{Asserted, Read},
+    answer::{Asserted, Read, VerifiedToken},
+    calls::Earlier,
     facts::{
         AuthRequest, CallFacts, ListKind, PromptFacts, QuestionFacts, ReadFacts, RequestFacts, ResultFacts, TargetFacts,
     },
     meter::{Limiter, LogBudget, Meter, Stop},
+    passthrough::Passed,
     secrets::{Allowed, Guarded, OriginPattern},
     services::{ConnectionFacts, JwtRules, OutboundResponse, Services, TokenFacts, VerifiedJwt},
+    token_request::{TokenAnswer, TokenRequest},
 };
 
 /// The most handles of its own that a guest may have at once.
@@ -50,6 +53,10 @@ pub(crate) enum Handle {
     Verified(Box<VerifiedJwt>),
     Response(Box<Answered>),
     Listing(Vec<ConnectionFacts>),
+    /// None is a token of ours, which nobody gets.
+    CallerToken(Option<Arc<CallerToken>>),
+    TokenRequest(Box<TokenRequest>),
+    TokenAnswer(Box<TokenAnswer>),
 }
 
 /// The answer to a guest's request.
@@ -94,6 +101,8 @@ pub(crate) struct Resolving {
     pub(crate) principal: Arc<Principal>,
     pub(crate) request: RequestFacts,
     pub(crate) target: TargetFacts,
+    /// The answer that is followed up, where one is.
+    pub(crate) earlier: Option<Earlier>,
     pub(crate) draft: ResolutionDraft,
 }
 
@@ -104,6 +113,8 @@ pub(crate) struct ResolutionDraft {
     pub(crate) headers: Vec<(HeaderName, Guarded)>,
     pub(crate) expires_ms: Option<u64>,
     pub(crate) vary: Vec<String>,
+    pub(crate) passed: Option<Passed>,
+    pub(crate) kept: Vec<(String, Guarded)>,
     pub(crate) invalid: Option<String>,
 }
 
@@ -124,6 +135,8 @@ pub(crate) struct Authenticating {
 #[derive(Default)]
 pub(crate) struct IdentityDraft {
     pub(crate) who: Option<Asserted>,
+    /// What was verified of the request's own token so far, by issuer.
+    pub(crate) verified: Vec<VerifiedToken>,
     pub(crate) display_name: Option<String>,
     pub(crate) groups: Vec<String>,
     pub(crate) roles: Vec<Name>,
@@ -206,6 +219,15 @@ impl State {
             self.live -= 1;
         }
         Ok(())
+    }
+
+    /// Takes over what a guest gives away.
+    pub(crate) fn take<T: 'static>(&mut self, resource: &Resource<T>) -> Option<Handle> {
+        let taken = self.handles.get_mut(resource.rep() as usize).and_then(Option::take);
+        if taken.is_some() {
+            self.live -= 1;
+        }
+        taken
     }
 
     pub(crate) fn handles_left(&self) -> usize {

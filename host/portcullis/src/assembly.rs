@@ -22,8 +22,8 @@ use portcullis_credential::{
 };
 use portcullis_gateway::{Gateways, Parts};
 use portcullis_identity::{
-    AdminDoor, AuthOptions, Authenticator, Directories, Failures, JwtOptions, JwtService, LimitOptions, SignIn,
-    TokenOptions, TokenService,
+    AdminDoor, AuthOptions, Authenticator, ClientAssertions, Directories, Failures, JwtOptions, JwtService,
+    LimitOptions, SignIn, TokenOptions, TokenService,
 };
 use portcullis_orchestrator::{Options as OrchestratorOptions, Orchestrator};
 use portcullis_plugin::{
@@ -144,6 +144,7 @@ impl Assembly {
             http: Some(Arc::clone(&outbound) as _),
             secrets: Some(Arc::clone(&sources) as _),
             audit: Some(Arc::new(status::Reveals(Arc::clone(&audit))) as _),
+            assertions: Some(Arc::new(ClientAssertions) as _),
         };
         let manager = Manager::new(host, built_ins(), services);
 
@@ -196,7 +197,11 @@ impl Assembly {
                 jwt,
                 AuthOptions::default(),
             ),
-            credentials: Resolver::new(Arc::clone(&book), CACHE_ENTRIES),
+            credentials: Resolver::audited(
+                Arc::clone(&book),
+                CACHE_ENTRIES,
+                Arc::new(status::Passing(Arc::clone(&audit))),
+            ),
         });
         let keeper = Keeper::new(
             Arc::clone(&registry),

@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use portcullis_model::{Door, Kind, Name, Problem, Resource, ResourceKey};
 use tokio::sync::{Mutex, oneshot, watch};
 
-pub use checks::{BUILT_IN_PLUGINS, PROCESS_ORIGIN, server_origin};
+pub use checks::{BUILT_IN_PLUGINS, PROCESS_ORIGIN, built_in_of, server_origin};
 pub use fleet::{Fleet, Typed};
 
 use crate::{Change, Expect, Revision, Store, StoreError, Write, keys, scan_all};

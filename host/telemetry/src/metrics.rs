@@ -40,6 +40,7 @@ pub struct Metrics {
     plugin_traps: Family<Labels, Counter>,
     plugin_timeouts: Family<Labels, Counter>,
     plugin_denied: Family<Labels, Counter>,
+    plugin_token_requests: Family<Labels, Counter>,
     upstream_requests: Family<Labels, Counter>,
     upstream_connects: Family<Labels, Counter>,
     child_restarts: Family<Labels, Counter>,
@@ -128,6 +129,11 @@ impl Metrics {
             "Uses of a host function that the plugin was not granted",
             &["tenant", "plugin", "capability"],
         );
+        let plugin_token_requests = d.counters(
+            "plugin_token_requests",
+            "Requests of plugins to token endpoints",
+            &["tenant", "plugin", "outcome"],
+        );
         let upstream_requests =
             d.counters("upstream_requests", "Requests to servers", &["tenant", "server", "era", "outcome"]);
         let upstream_connects =
@@ -187,6 +193,7 @@ impl Metrics {
             plugin_traps,
             plugin_timeouts,
             plugin_denied,
+            plugin_token_requests,
             upstream_requests,
             upstream_connects,
             child_restarts,
@@ -278,7 +285,7 @@ impl Metrics {
                 tenant,
                 plugin,
                 (&self.plugin_calls, &self.plugin_seconds),
-                [&self.plugin_traps, &self.plugin_timeouts, &self.plugin_denied],
+                [&self.plugin_traps, &self.plugin_timeouts, &self.plugin_denied, &self.plugin_token_requests],
             ))
         });
         Arc::clone(made)

@@ -6,6 +6,7 @@ use std::{cell::RefCell, collections::BTreeMap};
 #[derive(Clone, Debug)]
 pub struct Target {
     server: String,
+    url: Option<String>,
     connection: Option<String>,
     settings: BTreeMap<String, String>,
 }
@@ -13,7 +14,14 @@ pub struct Target {
 impl Target {
     /// A server, of whose assignment nothing is known.
     pub fn new(server: &str) -> Self {
-        Self { server: server.into(), connection: None, settings: BTreeMap::new() }
+        Self { server: server.into(), url: None, connection: None, settings: BTreeMap::new() }
+    }
+
+    /// At this URL; `https://SERVER.example/mcp` where not said.
+    #[must_use]
+    pub fn at(mut self, url: &str) -> Self {
+        self.url = Some(url.into());
+        self
     }
 
     /// The assignment names this connection.
@@ -40,7 +48,7 @@ impl Target {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("https://{}.example/mcp", self.server)
+        self.url.clone().unwrap_or_else(|| format!("https://{}.example/mcp", self.server))
     }
 
     pub(crate) fn connection(&self) -> Option<String> {
@@ -148,6 +156,7 @@ struct Answer {
     headers: BTreeMap<String, String>,
     expires_ms: Option<u64>,
     vary: Vec<String>,
+    kept: BTreeMap<String, String>,
 }
 
 impl Resolution {
@@ -189,6 +198,15 @@ impl Resolution {
     /// What else the answer depends on.
     pub fn varies_on(&self) -> Vec<String> {
         self.0.borrow().vary.clone()
+    }
+
+    /// A secret that the plugin keeps beside the answer.
+    pub fn kept(&self, name: &str) -> Option<String> {
+        self.0.borrow().kept.get(name).cloned()
+    }
+
+    pub(crate) fn keep(&self, name: &str, value: &super::Secret) {
+        self.0.borrow_mut().kept.insert(name.into(), value.text().into());
     }
 
     pub(crate) fn use_connection(&self, id: &str) {

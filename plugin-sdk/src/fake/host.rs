@@ -2,8 +2,10 @@
 
 use std::{cell::RefCell, collections::BTreeMap, marker::PhantomData};
 
-use super::{Connection, Response, Sent, SignedToken, auth::Token, http::Answers};
-use crate::{Level, LookupError, http::HttpError};
+use super::{
+    CallerToken, Connection, Response, Sent, SignedToken, TokenSent, auth::Token, http::Answers, token::TokenAnswers,
+};
+use crate::{Level, LookupError, TokenError, http::HttpError};
 
 thread_local! {
     static HOST: RefCell<Host> = RefCell::new(Host::new());
@@ -24,6 +26,9 @@ pub struct Host {
     pub(crate) logs: Vec<(Level, String)>,
     pub(crate) answers: Answers,
     pub(crate) requests: Vec<Sent>,
+    pub(crate) caller_token: Option<CallerToken>,
+    pub(crate) token_answers: TokenAnswers,
+    pub(crate) token_requests: Vec<TokenSent>,
 }
 
 impl Default for Host {
@@ -44,6 +49,9 @@ impl Host {
             logs: Vec::new(),
             answers: Vec::new(),
             requests: Vec::new(),
+            caller_token: None,
+            token_answers: Vec::new(),
+            token_requests: Vec::new(),
         }
     }
 
@@ -103,6 +111,21 @@ impl Host {
         self
     }
 
+    /// The token that the caller came with.
+    #[must_use]
+    pub fn caller_token(mut self, token: CallerToken) -> Self {
+        self.caller_token = Some(token);
+        self
+    }
+
+    /// What a token endpoint answers: JSON, or why it gives no token. Said several times, the answers come in that order, and the last
+    /// one stays. An endpoint that was never mentioned is not granted.
+    #[must_use]
+    pub fn token_answer(mut self, endpoint: &str, answer: Result<&str, TokenError>) -> Self {
+        self.token_answers.push((endpoint.into(), answer.map(str::to_owned)));
+        self
+    }
+
     /// Answers on this thread until the guard is dropped.
     #[must_use = "the host is gone when the guard is dropped"]
     pub fn install(self) -> Installed {
@@ -119,6 +142,11 @@ impl Installed {
     /// The lines that the plugin logged.
     pub fn logs(&self) -> Vec<(Level, String)> {
         with_host(|host| host.logs.clone())
+    }
+
+    /// The token requests that the plugin sent.
+    pub fn token_requests(&self) -> Vec<TokenSent> {
+        with_host(|host| host.token_requests.clone())
     }
 
     /// The requests that the plugin sent.

@@ -8,10 +8,11 @@ pub(crate) use super::{
     http::Response,
     list::List,
     request::{Prompt, Question, Read},
+    token::{CallersToken as CallerToken, Earlier, TokenAnswer, TokenRequest},
 };
 use super::{host::with_host, http::Sent};
 use crate::http::{HttpError, Request as HttpRequest};
-use crate::{Error, JwtError, Level, LookupError, Part, Value};
+use crate::{Error, JwtError, Level, LookupError, Part, TokenError, Value};
 
 pub(crate) fn value(value: Value) -> Value {
     value
@@ -63,6 +64,28 @@ pub(crate) fn send(request: HttpRequest<'_>) -> Result<Response, HttpError> {
         host.requests.push(sent);
         answer
     })
+}
+
+pub(crate) fn caller_token() -> Option<CallerToken> {
+    with_host(|host| host.caller_token.clone()).map(CallerToken)
+}
+
+pub(crate) fn send_token_request(request: TokenRequest) -> Result<TokenAnswer, TokenError> {
+    let sent = request.0.into_inner();
+    let answer = with_host(|host| {
+        let endpoint = sent.endpoint.clone();
+        host.token_requests.push(sent);
+        let mut those = host.token_answers.iter().enumerate().filter(|(_, (url, _))| *url == endpoint);
+        let Some((at, (_, answer))) = those.next() else {
+            return Err(TokenError::Denied(format!("no answer for {endpoint}")));
+        };
+        let (answer, more) = (answer.clone(), those.next().is_some());
+        if more {
+            drop(host.token_answers.remove(at));
+        }
+        answer
+    })?;
+    serde_json::from_str(&answer).map(TokenAnswer).map_err(|e| TokenError::Malformed(e.to_string()))
 }
 
 pub(crate) fn list_connections() -> Listing {

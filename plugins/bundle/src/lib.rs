@@ -25,6 +25,9 @@ macro_rules! component {
 const ALL: &[BuiltIn] = &[
     BuiltIn { name: "static", wasm: component!("static"), tokens: false, connections: true },
     BuiltIn { name: "call-time", wasm: component!("call-time"), tokens: false, connections: true },
+    // Where callers' tokens may go is an operator's decision, so a `Plugin` resource has to grant it.
+    BuiltIn { name: "idp-exchange", wasm: component!("idp-exchange"), tokens: false, connections: false },
+    BuiltIn { name: "passthrough", wasm: component!("passthrough"), tokens: false, connections: false },
     BuiltIn { name: "bearer-token", wasm: component!("bearer-token"), tokens: true, connections: false },
     // Which issuers it may speak for is an operator's decision, so a `Plugin` resource has to grant them.
     BuiltIn { name: "jwks", wasm: component!("jwks"), tokens: false, connections: false },
@@ -53,7 +56,12 @@ mod tests {
     fn each_exports_its_hook() {
         let hooks = |name: &str| -> &[&str] {
             match name {
-                "static" | "call-time" => &["portcullis:credential/resolver@0.1.0"],
+                "static" | "call-time" | "passthrough" => &["portcullis:credential/resolver@0.1.0"],
+                "idp-exchange" => &[
+                    "portcullis:credential/resolver@0.1.0",
+                    "portcullis:credential/refresher@0.1.0",
+                    "portcullis:credential/on-rejected@0.1.0",
+                ],
                 "bearer-token" | "jwks" => &["portcullis:auth/provider@0.1.0"],
                 _ => &[
                     "portcullis:policy/tool-call@0.1.0",

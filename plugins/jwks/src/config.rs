@@ -44,15 +44,38 @@ pub(crate) struct Issuer {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Claims {
+    /// Who it is; `sub` where absent.
+    pub(crate) subject: Option<String>,
+    /// Kept for policies as `email`, unless the token says that nobody verified it.
+    pub(crate) email: Option<String>,
+    /// Which values give which roles.
+    pub(crate) roles: Option<Roles>,
     pub(crate) groups: Option<String>,
     pub(crate) display_name: Option<String>,
     /// Kept for policies, under the text written here.
     pub(crate) keep: Vec<String>,
 }
 
+/// A claim whose values give roles. Each role has to be among the plugin's granted ones.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Roles {
+    /// The claim: a text or a list of texts.
+    pub(crate) claim: String,
+    /// The role that a value gives; other values give none.
+    pub(crate) map: BTreeMap<String, String>,
+}
+
 impl Default for Claims {
     fn default() -> Self {
-        Self { groups: Some("groups".into()), display_name: Some("name".into()), keep: Vec::new() }
+        Self {
+            subject: None,
+            email: None,
+            roles: None,
+            groups: Some("groups".into()),
+            display_name: Some("name".into()),
+            keep: Vec::new(),
+        }
     }
 }
 

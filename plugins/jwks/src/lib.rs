@@ -76,21 +76,32 @@ fn identify(issuer: &Issuer, token: &Verified, into: Identity<'_>) -> Result<(),
             return Err(format!("the token's claim {pointer} is not what this gateway requires"));
         }
     }
-    let subject = token.subject();
+    let subject = match issuer.claims.subject.as_deref() {
+        None => token.subject(),
+        Some(pointer) => match token.claim(pointer) {
+            Some(Value::Text(subject)) => subject,
+            _ => String::new(),
+        },
+    };
     if subject.is_empty() {
         return Err("the token names no subject".to_owned());
     }
-    let groups = match issuer.claims.groups.as_deref().and_then(|pointer| token.claim(pointer)) {
-        None => Vec::new(),
-        Some(Value::Text(one)) => vec![one],
-        Some(Value::Texts(many)) => many,
-        Some(Value::Other(json)) if json == "null" || json == "[]" => Vec::new(),
-        Some(_) => return Err("the token's groups are neither a text nor a list of texts".to_owned()),
-    };
+    let groups = texts(token, issuer.claims.groups.as_deref(), "groups")?;
+    let roles = texts(token, issuer.claims.roles.as_ref().map(|roles| roles.claim.as_str()), "roles")?;
     into.external(&issuer.issuer, &subject);
     into.expires(token.expires_ms());
     for group in &groups {
         into.group(group);
+    }
+    let known = issuer.claims.roles.iter().flat_map(|roles| &roles.map);
+    for (_, role) in known.filter(|(value, _)| roles.contains(value)) {
+        into.role(role);
+    }
+    let unverified = || token.claim("email_verified").is_some_and(|v| v.to_json() == serde_json::Value::Bool(false));
+    if let Some(Value::Text(email)) = issuer.claims.email.as_deref().and_then(|pointer| token.claim(pointer))
+        && !unverified()
+    {
+        into.claim("email", &Value::Text(email));
     }
     if let Some(Value::Text(name)) = issuer.claims.display_name.as_deref().and_then(|pointer| token.claim(pointer)) {
         into.display_name(&name);
@@ -101,6 +112,17 @@ fn identify(issuer: &Issuer, token: &Verified, into: Identity<'_>) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// A claim that is a text or a list of texts.
+fn texts(token: &Verified, pointer: Option<&str>, what: &str) -> Result<Vec<String>, String> {
+    match pointer.and_then(|pointer| token.claim(pointer)) {
+        None => Ok(Vec::new()),
+        Some(Value::Text(one)) => Ok(vec![one]),
+        Some(Value::Texts(many)) => Ok(many),
+        Some(Value::Other(json)) if json == "null" || json == "[]" => Ok(Vec::new()),
+        Some(_) => Err(format!("the token's {what} are neither a text nor a list of texts")),
+    }
 }
 
 /// Whether a claim is the wanted value, or a list that holds it.

@@ -56,6 +56,42 @@ fn a_good_token_names_somebody() {
 }
 
 #[test]
+fn several_issuers_are_read_each_by_its_own_claims() {
+    const TWO: &str = r#"{"issuers": [
+        {"issuer": "https://one.example", "audience": ["gw"],
+         "claims": {"subject": "oid", "email": "mail", "roles": {"claim": "/app/roles", "map": {"Gateway.Admin": "admin", "Gateway.Op": "operator"}}}},
+        {"issuer": "https://two.example", "audience": ["gw"], "claims": {"groups": "/realm/groups"}}]}"#;
+    let claims = |more: serde_json::Value| {
+        let mut all = serde_json::json!({"sub": "s", "oid": "o-1", "aud": "gw", "exp": 2000, "mail": "a@b.example", "groups": ["g"],
+            "app": {"roles": ["Gateway.Admin", "Other"]}, "realm": {"groups": ["r"]}});
+        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        all
+    };
+    let named = |issuer: &str, more: serde_json::Value| {
+        let (outcome, identity) = run(TWO, Some(fake::SignedToken::new(issuer, claims(more))));
+        assert_eq!(outcome, Ok(Outcome::Accepted));
+        identity
+    };
+    let one = named("https://one.example", serde_json::json!({}));
+    assert_eq!(one.named().as_deref(), Some("external:https://one.example#o-1"));
+    assert_eq!((one.roles(), one.groups()), (vec!["admin".to_owned()], vec!["g".to_owned()]));
+    assert_eq!(one.claimed("email"), Some(Value::from("a@b.example")));
+    let unverified = named("https://one.example", serde_json::json!({"email_verified": false}));
+    assert_eq!(unverified.claimed("email"), None, "nobody verified it");
+    let two = named("https://two.example", serde_json::json!({}));
+    assert_eq!(two.named().as_deref(), Some("external:https://two.example#s"));
+    assert_eq!((two.roles(), two.groups()), (Vec::<String>::new(), vec!["r".to_owned()]), "the other issuer's rules");
+    for (more, word) in [
+        (serde_json::json!({"oid": null}), "no subject"),
+        (serde_json::json!({"oid": 7}), "no subject"),
+        (serde_json::json!({"app": {"roles": {"admin": true}}}), "roles"),
+    ] {
+        let (outcome, _) = run(TWO, Some(fake::SignedToken::new("https://one.example", claims(more))));
+        assert!(matches!(&outcome, Ok(Outcome::Challenge { message, .. }) if message.contains(word)), "{outcome:?}");
+    }
+}
+
+#[test]
 fn what_no_issuer_here_signed_is_left_to_others() {
     assert_eq!(run(CONFIG, None).0, Ok(Outcome::NotMine));
     assert_eq!(run(CONFIG, Some(fake::SignedToken::new("https://evil.example", CLAIMS))).0, Ok(Outcome::NotMine));

@@ -18,6 +18,7 @@ pub mod process;
 pub mod product;
 pub mod servers;
 pub mod shelf;
+pub mod swap;
 pub mod wire;
 
 use std::{future::Future, time::Duration};

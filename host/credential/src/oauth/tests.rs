@@ -36,7 +36,15 @@ impl Resolve for Naming {
     ) -> BoxFuture<'a, Result<Resolution, PluginFailure>> {
         self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         let outcome = Outcome::Use { connection: name("x-alice") };
-        let answer = Resolution { outcome, headers: Vec::new(), expires_ms: None, vary: Vec::new(), reads: Vec::new() };
+        let answer = Resolution {
+            outcome,
+            headers: Vec::new(),
+            expires_ms: None,
+            vary: Vec::new(),
+            reads: Vec::new(),
+            passed: None,
+            kept: Vec::new(),
+        };
         Box::pin(async move { Ok(answer) })
     }
 }

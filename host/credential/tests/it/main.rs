@@ -3,6 +3,7 @@
 
 mod caching;
 mod eligibility;
+mod follow;
 mod placing;
 mod sealed;
 
@@ -151,7 +152,15 @@ impl Resolve for Fake {
 }
 
 fn outcome(outcome: Outcome) -> Resolution {
-    Resolution { outcome, headers: Vec::new(), expires_ms: None, vary: Vec::new(), reads: Vec::new() }
+    Resolution {
+        outcome,
+        headers: Vec::new(),
+        expires_ms: None,
+        vary: Vec::new(),
+        reads: Vec::new(),
+        passed: None,
+        kept: Vec::new(),
+    }
 }
 
 fn plan_for(server: &Resource, named: Option<&str>, resolver: &Arc<Fake>) -> Arc<CredentialPlan> {
@@ -180,7 +189,7 @@ fn fleet(connections: Vec<Resource>) -> Fleet {
     Fleet::of(people().into_iter().chain([remote()]).chain(connections))
 }
 
-async fn resolve(resolver: &Resolver, plan: &CredentialPlan, who: &str) -> Result<Arc<Carried>, Fault> {
+async fn resolve(resolver: &Arc<Resolver>, plan: &Arc<CredentialPlan>, who: &str) -> Result<Arc<Carried>, Fault> {
     resolver.resolve(plan, &principal(who), &Arc::default()).await
 }
 

@@ -14,7 +14,7 @@ use http::{
     HeaderMap, HeaderName,
     header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
 };
-use portcullis_model::Principal;
+use portcullis_model::{CallerToken, Principal};
 use portcullis_plugin::{AssertedPrincipal, Read};
 use quick_cache::{Weighter, sync::Cache};
 use sha2::{Digest, Sha256};
@@ -101,7 +101,13 @@ impl Dependences {
                     self.facts.insert(read.clone());
                 }
                 // A provider sees no principal and no call, so these mean nothing here.
-                Read::Claim(_) | Read::Attribute(_) | Read::Teams | Read::Roles | Read::Groups | Read::Connections => {
+                Read::Claim(_)
+                | Read::Attribute(_)
+                | Read::Teams
+                | Read::Roles
+                | Read::Groups
+                | Read::Connections
+                | Read::CallerToken => {
                     self.unknown = true;
                 }
             }
@@ -141,6 +147,8 @@ pub(super) enum Basis {
         issuer: String,
         /// Its subject.
         subject: String,
+        /// The token that this rests on, which can act for the caller elsewhere.
+        token: Option<Arc<CallerToken>>,
     },
 }
 
@@ -163,8 +171,12 @@ impl Entry {
     ) -> Self {
         let texts: usize = asserted.groups.iter().map(|g| g.len() + 24).sum::<usize>()
             + asserted.claims.iter().map(|(name, value)| name.len() + value.to_string().len() + 64).sum::<usize>();
+        let token = match &basis {
+            Basis::External { token: Some(token), .. } => token.secret.len() + 256,
+            _ => 0,
+        };
         // The principal holds copies of what was asserted.
-        let size = u64::try_from(texts * 3 + 1024).unwrap_or(u64::MAX);
+        let size = u64::try_from(texts * 3 + token + 1024).unwrap_or(u64::MAX);
         Self { basis, asserted, expires_ms, size, current: ArcSwap::from_pointee((generation, principal)) }
     }
 
@@ -288,8 +300,9 @@ mod tests {
             groups: Vec::new(),
             roles: Vec::new(),
             claims: vec![("c".into(), claim.into())],
+            token: None,
         };
-        let basis = Basis::External { issuer: "i".into(), subject: "s".into() };
+        let basis = Basis::External { issuer: "i".into(), subject: "s".into(), token: None };
         let principal = Arc::new(Principal::anonymous(Name::default_tenant()));
         Arc::new(Entry::new(basis, asserted, u64::MAX, 1, principal))
     }

@@ -72,6 +72,7 @@ fn accepted(who: Asserted, groups: &[&str], expires_ms: Option<u64>) -> Verdict 
         groups: groups.iter().map(|g| (*g).to_owned()).collect(),
         roles: Vec::new(),
         claims: vec![("mail".to_owned(), "a@example.com".into())],
+        token: None,
     };
     Verdict::Accepted { principal: Box::new(principal), expires_ms, vary: Vec::new(), reads: Vec::new() }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     Name, Problem,
-    spec::{Failure, headers},
+    spec::{Failure, exchange, headers},
 };
 
 /// One endpoint: which servers it shows, how callers prove who they are, and what they may do.
@@ -206,7 +206,8 @@ pub struct ToolAssignment {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CredentialMode {
-    /// The resolver: `call-time` (from who is calling), `static` (the connection named here), or any credential plugin.
+    /// The resolver: `call-time` (from who is calling), `static` (the connection named here), `idp-exchange` (an identity provider
+    /// swaps the caller's token), `passthrough` (the caller's own token), or any credential plugin.
     pub mode: String,
     /// The connection, for `static`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -299,5 +300,6 @@ impl CredentialMode {
         if self.mode == "call-time" && self.connection.is_some() {
             problems.push(Problem::new(format!("{path}.connection"), "mode call-time chooses the connection itself"));
         }
+        exchange::check_settings(&self.mode, path, self, problems);
     }
 }

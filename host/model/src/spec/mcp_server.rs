@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::{
     Bytes, Problem, Span,
-    spec::{CredentialMode, Field},
+    spec::{CredentialMode, Field, exchange},
 };
 
 mod oauth;
@@ -284,6 +284,11 @@ impl McpServer {
                 problems
                     .push(Problem::new(format!("spec.fields[{i}].name"), format!("\"{}\" is there twice", field.name)));
             }
+        }
+        if let Some(need) = &self.credential {
+            let path = "spec.credential.mode";
+            exchange::check_settings(&need.mode.mode, path, &need.mode, problems);
+            problems.extend(exchange::unfit(&need.mode.mode, self).map(|why| Problem::new(path, why)));
         }
         for (i, place) in self.credential.iter().flat_map(|c| &c.place).enumerate() {
             self.check_placement(&format!("spec.credential.place[{i}]"), place, problems);

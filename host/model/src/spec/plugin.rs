@@ -75,6 +75,13 @@ pub struct Grants {
     /// Lets it list the connections that a caller may run under.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub connections: bool,
+    /// Lets a credential resolver use the token that the caller came with, as a handle: it may go to the origins of `http`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub caller_token: bool,
+    /// Lets a credential resolver pass the caller's token on to the server that it answers for, where the token's audience holds
+    /// that server. Each use is audited.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub passthrough: bool,
 }
 
 /// A secret that a plugin may use, and where it may go.

@@ -6,7 +6,7 @@ use wasmtime::{Error, Result, component::Resource};
 
 use super::{context::plain_header, host::callers_token, json};
 use crate::{
-    answer::{Asserted, Read},
+    answer::{Asserted, Read, VerifiedToken},
     bindings::portcullis::{
         auth::{identity, jwt, request, tokens},
         host::secrets::Secret,
@@ -213,7 +213,8 @@ impl jwt::Host for State {
         token: Resource<Secret>,
         rules: Resource<Rules>,
     ) -> Result<Result<Resource<Verified>, jwt::JwtError>> {
-        let token = self.secret(&token)?.value().clone();
+        let handle = self.secret(&token)?.clone();
+        let token = handle.value().clone();
         let rules = self.rules(&rules)?.clone();
         let Some(service) = self.fixed.services.jwt.clone() else {
             return Ok(Err(jwt::JwtError::Unavailable("not available here".into())));
@@ -224,7 +225,17 @@ impl jwt::Host for State {
         }
         let issuer = rules.issuer.clone();
         Ok(match service.verify(&token, &rules).await {
-            Ok(verified) if verified.issuer == issuer => Ok(self.own(Handle::Verified(Box::new(verified)))?),
+            Ok(verified) if verified.issuer == issuer => {
+                if let Lent::Authenticate(authenticating) = &mut self.lent
+                    && handle.is_callers()
+                    && authenticating.request.bearer.as_ref().is_some_and(|bearer| handle.is(bearer))
+                {
+                    let known = &mut authenticating.draft.verified;
+                    known.retain(|token| token.issuer != issuer);
+                    known.push(VerifiedToken::of(&verified));
+                }
+                Ok(self.own(Handle::Verified(Box::new(verified)))?)
+            }
             Ok(_) => Err(jwt::JwtError::Issuer),
             Err(error) => Err(match error {
                 JwtError::Malformed => jwt::JwtError::Malformed,

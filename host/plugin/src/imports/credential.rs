@@ -8,8 +8,9 @@ use crate::{
     answer::Read,
     bindings::portcullis::{
         credential::{connections, resolution, target},
-        host::secrets::Part,
+        host::secrets::{Part, Secret},
     },
+    passthrough::{self, Passed},
     secrets::Guarded,
     services::ConnectionFacts,
     state::{Chosen, Handle, Lent, MAX_FILLED, MAX_TEXT, Resolving, State},
@@ -17,6 +18,9 @@ use crate::{
 use connections::Listing;
 use resolution::Resolution;
 use target::Target;
+
+/// The most secrets that are kept beside an answer.
+const MAX_KEPT: usize = 8;
 
 impl State {
     fn resolving(&mut self) -> Result<&mut Resolving> {
@@ -41,7 +45,12 @@ impl State {
         }
     }
 
-    fn place(&mut self, name: &str, value: Guarded) -> std::result::Result<(HeaderName, Guarded), String> {
+    /// Checks that a value may stand in a header of the call. The caller's own token is told of as well.
+    fn place(
+        &mut self,
+        name: &str,
+        value: Guarded,
+    ) -> std::result::Result<(HeaderName, Guarded, Option<Passed>), String> {
         let name: HeaderName = name.parse().map_err(|_| "a header has no valid name".to_owned())?;
         if is_hop_by_hop(name.as_str()) {
             return Err(format!("the header {name} is the host's to set"));
@@ -60,7 +69,15 @@ impl State {
                 return Err(format!("the secret {} may not stand in {name}", value.label()));
             }
         }
-        Ok((name, value))
+        let Lent::Resolve(resolving) = &self.lent else { return Err("no target is lent".to_owned()) };
+        let passed = match &resolving.principal.bearer {
+            _ if !value.is_callers() => None,
+            Some(token) => {
+                Some(passthrough::check(token, &resolving.target).inspect_err(|_| self.denied("passthrough"))?)
+            }
+            None => return Err("the caller has no token to pass on".to_owned()),
+        };
+        Ok((name, value, passed))
     }
 }
 
@@ -161,7 +178,8 @@ impl resolution::HostResolution for State {
         };
         let draft = &mut self.resolving()?.draft;
         match placed {
-            Ok((name, value)) => {
+            Ok((name, value, passed)) => {
+                draft.passed = passed.or(draft.passed.take());
                 draft.headers.retain(|(n, _)| *n != name);
                 if draft.headers.len() >= MAX_FILLED {
                     draft.invalid = Some("too many headers".into());
@@ -192,6 +210,17 @@ impl resolution::HostResolution for State {
             draft.invalid = Some("too many or too long vary".into());
         } else if !draft.vary.contains(&on) {
             draft.vary.push(on);
+        }
+        Ok(())
+    }
+    fn keep(&mut self, _: Resource<Resolution>, name: String, value: Resource<Secret>) -> Result<()> {
+        let value = self.secret(&value)?.clone();
+        let draft = &mut self.resolving()?.draft;
+        draft.kept.retain(|(known, _)| *known != name);
+        if draft.kept.len() >= MAX_KEPT || name.len() > 64 || value.value().len() > MAX_TEXT {
+            draft.invalid = Some("it keeps too many or too large secrets".into());
+        } else {
+            draft.kept.push((name, value));
         }
         Ok(())
     }

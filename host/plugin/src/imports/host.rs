@@ -124,5 +124,5 @@ impl reveal::Host for State {
 
 /// The caller's own token: a plugin may look it up and verify it, and send it nowhere.
 pub(super) fn callers_token(token: portcullis_model::Secret) -> Guarded {
-    Guarded::secret(token, Allowed::nowhere(), "the caller's token")
+    Guarded::callers(token, Allowed::nowhere(), super::caller_token::LABEL)
 }

@@ -10,4 +10,5 @@ mod loading;
 mod manager;
 mod outgoing;
 mod ready;
+mod swapping;
 mod unruly;

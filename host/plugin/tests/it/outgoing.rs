@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Answers each request with the same JSON and an echo of its `Authorization`, or never where `silent`.
-async fn server(body: &'static str, silent: bool) -> (SocketAddr, mpsc::Receiver<String>) {
+pub(crate) async fn server(body: &'static str, silent: bool) -> (SocketAddr, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (heard, hear) = mpsc::channel(16);
@@ -44,7 +44,7 @@ async fn server(body: &'static str, silent: bool) -> (SocketAddr, mpsc::Receiver
                     std::future::pending::<()>().await;
                 }
                 let answer = format!(
-                    "HTTP/1.1 200 OK\r\nx-echo: {echo}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-echo: {echo}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
                     body.len()
                 );
                 let _ = socket.write_all(answer.as_bytes()).await;

@@ -11,9 +11,9 @@ use portcullis_console::{
     api::{Condition, Finding, GatewayStatus, Grade},
     server::View,
 };
-use portcullis_credential::{ConnectLink, link::LIFETIME_MS};
+use portcullis_credential::{ConnectLink, PassedAudit, link::LIFETIME_MS};
 use portcullis_model::{Kind, Name, ResourceKey, Subject};
-use portcullis_plugin::RevealAudit;
+use portcullis_plugin::{BoxFuture, RevealAudit};
 use portcullis_protocol::seal::Sealer;
 use portcullis_telemetry::{Audit, AuditEvent};
 
@@ -176,5 +176,25 @@ impl RevealAudit for Reveals {
             let writing = scope.spawn(|| runtime.block_on(self.0.record_durable(event)));
             writing.join().is_ok_and(|written| written.is_ok())
         })
+    }
+}
+
+/// Records that a caller's own token goes on to a server.
+pub struct Passing(pub Arc<Audit>);
+
+impl PassedAudit for Passing {
+    fn passed<'a>(
+        &'a self,
+        tenant: &'a Name,
+        caller: &'a str,
+        server: &'a Name,
+        exception: Option<&'a str>,
+    ) -> BoxFuture<'a, bool> {
+        let mut event = AuditEvent::new("passthrough");
+        event.tenant = Some(tenant.shared());
+        event.caller = Some(Arc::from(caller));
+        event.server = Some(server.shared());
+        event.reason = exception.map(|reason| reason.to_owned().into());
+        Box::pin(async move { self.0.record_durable(event).await.is_ok() })
     }
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use portcullis_model::{
     Kind, Name, Problem, Resource, ResourceKey, Spec,
-    spec::{Connection, CredentialMode, Gateway, McpServer, Owner},
+    spec::{Connection, CredentialMode, Gateway, McpServer, Owner, Plugin, Source, exchange},
 };
 
 use super::Fleet;
 
 /// Plugins that need no `Plugin` resource.
-pub const BUILT_IN_PLUGINS: [&str; 5] = ["bearer-token", "jwks", "tool-access", "call-time", "static"];
+pub const BUILT_IN_PLUGINS: [&str; 7] =
+    ["bearer-token", "jwks", "tool-access", "call-time", "static", "idp-exchange", "passthrough"];
 
 /// The origin of connections whose server is a local process.
 pub const PROCESS_ORIGIN: &str = "process";
@@ -60,9 +61,57 @@ pub(super) fn problems(fleet: &Fleet, resource: &Resource) -> Vec<Problem> {
                 }
             }
         }
+        Spec::Gateway(gateway) => {
+            for (i, assignment) in gateway.servers.iter().enumerate() {
+                let path = format!("spec.servers[{i}]");
+                let server = fleet.server(tenant, &assignment.server).map(|found| found.spec);
+                let own = assignment.credential.iter().map(|mode| (format!("{path}.credential"), mode));
+                let tools = assignment.tools.iter().filter_map(|(tool, how)| {
+                    Some((format!("{path}.tools.{tool}.credential"), how.credential.as_ref()?))
+                });
+                for (path, mode) in own.chain(tools) {
+                    mode_problems(fleet, tenant, &path, mode, server, &mut problems);
+                }
+            }
+        }
+        Spec::McpServer(server) => {
+            if let Some(need) = &server.credential {
+                mode_problems(fleet, tenant, "spec.credential.mode", &need.mode, Some(server), &mut problems);
+            }
+        }
         _ => {}
     }
     problems
+}
+
+/// The built-in plugin that a credential mode leads to, by whatever name.
+pub fn built_in_of<'a>(fleet: &'a Fleet, tenant: &Name, mode: &'a str) -> Option<&'a str> {
+    let key = mode.parse().ok().map(|name| ResourceKey { tenant: tenant.clone(), kind: Kind::Plugin, name });
+    match key.and_then(|key| fleet.get(&key)).map(|resource| &resource.spec) {
+        Some(Spec::Plugin(Plugin { source: Source::BuiltIn(name), .. })) => Some(name),
+        Some(_) => None,
+        None => BUILT_IN_PLUGINS.contains(&mode).then_some(mode),
+    }
+}
+
+/// What a mode's settings lack, and why it can't serve the server. What the resource itself shows was said already.
+fn mode_problems(
+    fleet: &Fleet,
+    tenant: &Name,
+    path: &str,
+    mode: &CredentialMode,
+    server: Option<&McpServer>,
+    problems: &mut Vec<Problem>,
+) {
+    let Some(built_in) = built_in_of(fleet, tenant, &mode.mode) else { return };
+    let told = built_in == mode.mode;
+    if !told {
+        exchange::check_settings(built_in, path, mode, problems);
+    }
+    let own = path == "spec.credential.mode";
+    if let Some(why) = server.filter(|_| !(told && own)).and_then(|server| exchange::unfit(built_in, server)) {
+        problems.push(Problem::new(format!("{path}.mode"), why));
+    }
 }
 
 /// What is likely not meant.

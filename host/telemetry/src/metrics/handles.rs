@@ -118,6 +118,7 @@ pub struct PluginMetrics {
     cpu_timeouts: Counter,
     wall_timeouts: Counter,
     denied: Family<Labels, Counter>,
+    token_requests: Family<Labels, Counter>,
     tenant: String,
     plugin: String,
 }
@@ -130,9 +131,11 @@ struct HookMetrics {
 }
 
 /// The hooks of `wit/`, as metrics call them.
-const HOOKS: [&str; 8] = [
+const HOOKS: [&str; 10] = [
     "authenticate",
     "resolve",
+    "refresh",
+    "rejected",
     "tool-call",
     "tool-result",
     "resource-read",
@@ -146,7 +149,7 @@ impl PluginMetrics {
         tenant: &str,
         plugin: &str,
         (calls, times): (&Family<Labels, Counter>, &HistogramFamily),
-        [traps, timeouts, denied]: [&Family<Labels, Counter>; 3],
+        [traps, timeouts, denied, token_requests]: [&Family<Labels, Counter>; 4],
     ) -> Self {
         let timeout =
             |clock| timeouts.get_or_create_owned(&labels(&["tenant", "plugin", "clock"], &[tenant, plugin, clock]));
@@ -158,6 +161,7 @@ impl PluginMetrics {
             cpu_timeouts: timeout("cpu"),
             wall_timeouts: timeout("wall"),
             denied: denied.clone(),
+            token_requests: token_requests.clone(),
             tenant: tenant.to_owned(),
             plugin: plugin.to_owned(),
         }
@@ -200,5 +204,11 @@ impl PluginMetrics {
     pub fn capability_denied(&self, capability: &'static str) {
         let values = [self.tenant.as_str(), self.plugin.as_str(), capability];
         self.denied.get_or_create(&labels(&["tenant", "plugin", "capability"], &values)).inc();
+    }
+
+    /// Counts a request to a token endpoint: `ok`, `refused`, `unavailable`, `timeout`, `malformed` or `denied`.
+    pub fn token_request(&self, outcome: &'static str) {
+        let values = [self.tenant.as_str(), self.plugin.as_str(), outcome];
+        self.token_requests.get_or_create(&labels(&["tenant", "plugin", "outcome"], &values)).inc();
     }
 }

@@ -1,10 +1,12 @@
 //! Who is calling, and whose credential: signing in, OAuth, connections, roles.
 
 mod admin_door;
+mod exchange;
 mod headers;
 mod oauth_clients;
 mod oauth_login;
 mod oidc_login;
 mod pages;
+mod passthrough;
 mod sign_in;
 mod upstream_oauth;
