@@ -18,6 +18,8 @@ pub struct Settings {
     pub trusted_proxies: Vec<IpNet>,
     /// Where clients reach us, where that is not the address we listen on.
     pub public_url: Option<Url>,
+    /// Whether clients reach the address that we listen on by TLS.
+    pub tls: bool,
     /// The most bytes of a request's body.
     pub max_body: usize,
     /// Streams of `subscriptions/listen` that one caller may have open.
@@ -31,6 +33,7 @@ impl Default for Settings {
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             public_url: None,
+            tls: false,
             max_body: 4 << 20,
             max_streams_of_caller: 1_000,
         }

@@ -59,6 +59,8 @@ pub struct Received {
     pub request_id: Arc<str>,
     /// When it came.
     pub started: Instant,
+    /// Whether the client comes back from a page that it was asked to open.
+    pub returns: bool,
 }
 
 impl Received {
@@ -73,6 +75,7 @@ impl Received {
             headers: &self.headers,
             request_id: &self.request_id,
             started: self.started,
+            returns: self.returns,
         }
     }
 }
@@ -95,6 +98,8 @@ pub struct Asked<'a> {
     pub request_id: &'a Arc<str>,
     /// When it came.
     pub started: Instant,
+    /// Whether the client comes back from a page that it was asked to open.
+    pub returns: bool,
 }
 
 impl Asked<'_> {

@@ -14,6 +14,7 @@ use crate::{
     answer,
     asked::Asked,
     catalogue::Kind,
+    connecting,
     gateways::Gateways,
     in_flight::Underway,
     judge, naming,
@@ -104,6 +105,11 @@ pub async fn call(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Under
             // Whoever does not see a tool in the list learns no more from calling it than that there is none. What is on
             // record says why.
             let fault = if hidden { unknown_tool(exposed) } else { fault };
+            let plan = one.relayed.assigned.plan_for(one.relayed.own);
+            let fault = match connecting::answer(gateways, asked, fault, plan) {
+                Ok(page) => return page,
+                Err(fault) => fault,
+            };
             if let Some(headers) = headers {
                 return answer::header_fault(Some(asked.id()), &headers, asked.request_id);
             }
@@ -183,6 +189,7 @@ impl Call<'_> {
         self.check_headers()?;
 
         let carried = self.relayed.account(assigned.plan_for(tool)).await?;
+        let deadline = self.relayed.after_the_page(deadline);
         if tool == view::CONNECT && !asked.view.has_tool(assigned, tool, &gateways.catalogue) {
             return Ok(self.connected());
         }

@@ -147,7 +147,12 @@ pub fn returned(received: &Received, asked: &Asked<'_>) -> Option<Result<Receive
     let range = params.piece.range();
     let body =
         [&asked.message.source[..range.start], &members.to_string(), &asked.message.source[range.end..]].concat();
-    Some(Ok(Received { body: Bytes::from(body), headers: Arc::clone(&received.headers), ..received.clone() }))
+    Some(Ok(Received {
+        body: Bytes::from(body),
+        headers: Arc::clone(&received.headers),
+        returns: true,
+        ..received.clone()
+    }))
 }
 
 #[cfg(test)]

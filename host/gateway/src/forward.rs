@@ -17,6 +17,7 @@ use crate::{
     answer,
     asked::Asked,
     catalogue::Kind,
+    connecting,
     gateways::Gateways,
     in_flight::Underway,
     judge, naming,
@@ -99,6 +100,10 @@ async fn finish(
         None => {}
     }
     let shown = if conceal { unknown() } else { fault };
+    let shown = match connecting::answer(relayed.gateways, asked, shown, relayed.assigned.plan.as_ref()) {
+        Ok(page) => return Ok(page),
+        Err(fault) => fault,
+    };
     Ok(answer::rpc_fault(asked.id(), &shown, asked.request_id, asked.client.era))
 }
 
@@ -143,6 +148,7 @@ async fn prompt(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Underwa
             record.decided(changed.is_some());
         }
         let carried = relayed.account(assigned.plan.as_ref()).await?;
+        let deadline = relayed.after_the_page(deadline);
         relayed.runs_under(carried.as_ref());
         let edit = RequestEdit {
             name: (own != exposed).then_some(own),
@@ -210,6 +216,7 @@ async fn read(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Underway>
             record.decided(false);
         }
         let carried = relayed.account(assigned.plan.as_ref()).await?;
+        let deadline = relayed.after_the_page(deadline);
         relayed.runs_under(carried.as_ref());
         let kept = Key::of(asked, assigned, carried.as_deref(), &own);
         if let Some((message, left)) = kept.as_ref().and_then(|key| gateways.reads.get(key)) {

@@ -24,6 +24,7 @@ use crate::{
     admit::PrincipalRate,
     asked::Asked,
     catalogue::{self, Catalogue, Entry, Fetched, Key, Kind},
+    connecting::{self, Connecting},
     conversation::pool::Pool,
     held::Held,
     in_flight::InFlight,
@@ -86,6 +87,8 @@ pub struct Gateways {
     pub(crate) held: Held,
     /// Streams of modern clients that want to hear of changes.
     pub(crate) subscriptions: Subscriptions,
+    /// Who waits for accounts to be connected.
+    pub(crate) connecting: Connecting,
     /// Room for the bodies of requests, in kibibytes.
     pub(crate) bodies: Arc<Semaphore>,
     pub(crate) rates: Cache<(String, u32), Arc<PrincipalRate>>,
@@ -101,7 +104,9 @@ impl Gateways {
         let sessions = Sessions::new(parts.metrics.replay_dropped.clone());
         let pool = Pool::new(parts.metrics.conversations.clone());
         let subscriptions = Subscriptions::new(parts.settings.max_streams_of_caller);
+        let connecting = Connecting::new(parts.metrics.connecting.clone());
         let gateways = Arc::new(Self {
+            connecting,
             settings: parts.settings,
             base_url: parts.base_url,
             metrics: parts.metrics,
@@ -125,9 +130,15 @@ impl Gateways {
         });
         tokio::spawn(follow_changes(Arc::downgrade(&gateways)));
         tokio::spawn(subscriptions::announce(Arc::downgrade(&gateways)));
+        tokio::spawn(connecting::complete(Arc::downgrade(&gateways)));
         tokio::spawn(sweep(Arc::downgrade(&gateways)));
         tokio::spawn(revoked::watch(Arc::downgrade(&gateways)));
         gateways
+    }
+
+    /// The URL of the address that is listened on, for links where neither the operator nor a request says better.
+    pub fn reached_at(&self, base: &str) {
+        self.connecting.reached_at(base);
     }
 
     /// Changes of what is offered to clients, from now on.

@@ -21,6 +21,7 @@
 
 pub mod accept;
 pub mod compile;
+mod connecting;
 pub mod gateways;
 
 mod admit;

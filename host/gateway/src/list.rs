@@ -289,7 +289,11 @@ pub fn shown(asked: &Asked<'_>, places: Option<&Places<'_>>, kind: Kind, row: &R
 /// Before anybody has connected, one tool that says how to.
 fn connect_tool(asked: &Asked<'_>, at: usize, assigned: &Assigned, fault: &Fault) -> String {
     let name = assigned.connect_name(&asked.view.exposures[at]);
-    let next = fault.next.as_deref().unwrap_or_default();
+    // No link here: lists are kept, and every link is another text.
+    let next = match &fault.need {
+        Some(_) => "Call this tool to be told where",
+        None => fault.next.as_deref().unwrap_or_default(),
+    };
     let description = format!(
         "The tools of {} are listed here once an account is connected: {}. {next}",
         assigned.server, fault.message

@@ -255,8 +255,24 @@ impl<'a> Relayed<'a> {
     /// What is missing, and how to get it.
     pub async fn account(&self, plan: Option<&Arc<CredentialPlan>>) -> Result<Option<Arc<Carried>>, Fault> {
         let Some(plan) = plan else { return Ok(None) };
-        let resolved = self.gateways.credentials.resolve(plan, self.asked.principal, self.asked.headers).await;
+        let (credentials, asked) = (&self.gateways.credentials, self.asked);
+        let mut resolved = credentials.resolve(plan, asked.principal, asked.headers).await;
+        // Back from the page, the person may still be at it.
+        if asked.returns
+            && matches!(&resolved, Err(fault) if fault.need.is_some())
+            && let Some(waits) = self.gateways.connecting.wait()
+        {
+            resolved = credentials.resolve_until(plan, asked.principal, asked.headers, waits.until).await;
+        }
         resolved.map(Some).map_err(|fault| self.fault(fault))
+    }
+
+    /// When the caller's patience ends: what a person took at a page is not the server's time (security decision 19).
+    pub fn after_the_page(&self, deadline: Instant) -> Instant {
+        match self.asked.returns {
+            true => deadline.max(Instant::now() + self.assigned.traffic.timeout.get()),
+            false => deadline,
+        }
     }
 
     /// Notes under whose account it runs.
@@ -425,14 +441,18 @@ impl<'a> Relayed<'a> {
         let (Some(refusal), Some(carried), Some(plan)) = (failed.refusal, carried, plan) else {
             return Err(failed.fault);
         };
+        let mut fault = failed.fault;
+        if let (401, Some(connection)) = (refusal.status, &carried.connection) {
+            fault = fault.need(&self.assigned.server, &self.asked.principal.subject, Some(connection));
+        }
         let credentials = &self.gateways.credentials;
         if already && refusal.status == 401 {
             credentials.rejected(carried);
-            return Err(failed.fault);
+            return Err(fault);
         }
         let rejection = Rejection { status: refusal.status, www_authenticate: refusal.www_authenticate.as_deref() };
         let refused = credentials.refused(plan, self.asked.principal, self.asked.headers, carried, rejection).await;
-        refused.map_err(|fault| self.fault(fault))?.ok_or(failed.fault)
+        refused.map_err(|fault| self.fault(fault))?.ok_or(fault)
     }
 
     /// How answers of a server of this era are written for the client.

@@ -247,7 +247,7 @@ where
         }
         let (client, live) = old::client(gateways, &view, &principal, uri.query()).map_err(fault)?;
         let (body, request_id) = (body.clone(), Arc::clone(request_id));
-        let received = Received { view, principal, client, body, headers: sent, request_id, started };
+        let received = Received { view, principal, client, body, headers: sent, request_id, started, returns: false };
         if message.kind != Kind::Request {
             // Never kept waiting by what is under way: it may be what cancels that, or what that waits for.
             return Ok(dispatch(gateways, &received, &message).await);
@@ -270,6 +270,7 @@ where
         headers: sent,
         request_id: Arc::clone(request_id),
         started,
+        returns: false,
     };
     let response = dispatch(gateways, &received, &message).await;
     if get::prefers_events(&received.headers) && answer::is_whole(&response) {

@@ -29,6 +29,9 @@ use crate::{
 };
 use verdicts::{Basis, Dependences, Entry, Verdicts, presents_credential};
 
+/// Where programs send a token of ours that can't set `Authorization`.
+const API_KEY: &str = "x-api-key";
+
 /// How verdicts are remembered, and failures limited.
 #[derive(Clone, Debug)]
 pub struct AuthOptions {
@@ -169,7 +172,7 @@ impl Authenticator {
     /// here, or one that an issuer signed whose keys are known. Both are told in memory, in microseconds. What only a
     /// provider can tell, such as a key that it looks up elsewhere, waits.
     fn proves_something(&self, presented: &Presented<'_>) -> bool {
-        bearer(presented.headers).is_some_and(|token| {
+        presented_token(presented.headers).is_some_and(|token| {
             self.tokens.lookup(presented.tenant, presented.gateway, &token).is_ok() || self.jwt.signed(&token)
         })
     }
@@ -333,7 +336,7 @@ fn request(presented: &Presented<'_>) -> AuthRequest {
         path: presented.path.into(),
         peer: presented.address.to_string().into(),
         headers: Arc::new(presented.headers.clone()),
-        bearer: bearer(presented.headers),
+        bearer: presented_token(presented.headers),
     }
 }
 
@@ -348,6 +351,17 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<Secret> {
     let (scheme, token) = value.split_at_checked(6)?;
     let token = token.strip_prefix(b" ")?.trim_ascii();
     (scheme.eq_ignore_ascii_case(b"bearer") && !token.is_empty()).then(|| Secret::new(token))
+}
+
+/// What proves who asks: the bearer token, or else a token of ours in `X-API-Key`, for programs that can set no other header.
+fn presented_token(headers: &HeaderMap) -> Option<Secret> {
+    if headers.contains_key(AUTHORIZATION) {
+        return bearer(headers);
+    }
+    let mut values = headers.get_all(API_KEY).iter();
+    let value = values.next()?.as_bytes().trim_ascii();
+    // Keys of others are others' to read.
+    (values.next().is_none() && value.starts_with(crate::token::PREFIX.as_bytes())).then(|| Secret::new(value))
 }
 
 /// A provider without an answer refuses. What it says in words of its own may be read; why it broke is for operators.
@@ -377,6 +391,23 @@ fn failed(provider: &Provider, presented: &Presented<'_>, failure: &PluginFailur
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_api_key_is_a_token_of_ours_and_never_beside_a_bearer() {
+        let check = |pairs: &[(&'static str, &str)], wanted: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(*name, value.parse().unwrap());
+            }
+            let token = presented_token(&headers);
+            assert_eq!(token.as_ref().map(|t| std::str::from_utf8(t.expose()).unwrap()), wanted, "{pairs:?}");
+        };
+        check(&[("x-api-key", "pcl_abc")], Some("pcl_abc"));
+        check(&[("x-api-key", "sk-abc")], None);
+        check(&[("x-api-key", "pcl_a"), ("x-api-key", "pcl_b")], None);
+        check(&[("authorization", "Bearer pcl_a"), ("x-api-key", "pcl_b")], Some("pcl_a"));
+        check(&[("authorization", "Basic x"), ("x-api-key", "pcl_b")], None);
+    }
 
     #[test]
     fn a_bearer_token_is_read_as_the_rfc_says() {

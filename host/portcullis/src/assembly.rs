@@ -162,6 +162,7 @@ impl Assembly {
             allowed_origins: settings.allowed_origins.clone(),
             trusted_proxies: settings.trusted_proxies.clone(),
             public_url: settings.public_url.clone(),
+            tls: settings.tls.is_some(),
             max_body: settings.max_body.as_usize(),
             max_streams_of_caller: settings.max_streams_per_caller,
         };
@@ -203,6 +204,7 @@ impl Assembly {
                 Arc::new(status::Passing(Arc::clone(&audit))),
             ),
         });
+        gateways.reached_at(&settings.base_url(address));
         let keeper = Keeper::new(
             Arc::clone(&registry),
             manager,

@@ -80,6 +80,8 @@ pub struct Metrics {
     pub conversations: Gauge,
     /// Calls that wait for a person now.
     pub held_calls: Gauge,
+    /// Calls and sessions that wait for somebody to connect an account.
+    pub connecting: Gauge,
     /// Connections that hold tokens of their server's authorization server.
     pub oauth_grants: Gauge,
     /// Sign-ins at servers' authorization servers that are under way now.
@@ -161,6 +163,7 @@ impl Metrics {
             d.counter("replay_dropped", "Events not kept for a broken stream, because too much is kept already");
         let conversations = d.gauge("conversations", "Sessions and children that servers have for one client alone");
         let held_calls = d.gauge("held_calls", "Calls that wait for a person now");
+        let connecting = d.gauge("connecting", "Calls and sessions that wait for somebody to connect an account");
         let questions = d.counters("questions", "Requests of servers to clients, by how they ended", &["outcome"]);
         let signins = d.counters("signins", "Sign-ins to the pages, by how they ended", &["method", "outcome"]);
         let oauth =
@@ -214,6 +217,7 @@ impl Metrics {
             replay_dropped,
             conversations,
             held_calls,
+            connecting,
             questions,
             signins,
             oauth,

@@ -1,6 +1,6 @@
 //! The official clients, driven by lines of JSON (`tests/fixtures/python/driver.py`, `tests/fixtures/node/driver.mjs`).
 
-use std::process::Stdio;
+use std::{path::Path, process::Stdio};
 
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -68,6 +68,15 @@ impl Driver {
     pub async fn cancel(&mut self, tool: &str, arguments: Value) -> anyhow::Result<String> {
         let said = self.send(&json!({"do": "cancel", "tool": tool, "arguments": arguments})).await?;
         said["cancelled"].as_str().map(str::to_owned).context("it was not cancelled")
+    }
+
+    /// Connects with a token, as a client that opens the pages that it is asked to: their URLs are written to the file `opened`.
+    ///
+    /// # Errors
+    /// What the client says where it can't connect.
+    pub async fn opening(sdk: Sdk, url: &str, token: &str, mode: &str, opened: &Path) -> anyhow::Result<Self> {
+        let headers = json!({"authorization": format!("Bearer {token}")});
+        Self::open(sdk, &json!({"url": url, "headers": headers, "mode": mode, "opened": opened})).await
     }
 
     /// Wants to hear when the tools or these resources change: by `subscriptions/listen`, or by `resources/subscribe`.

@@ -26,7 +26,7 @@ use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
 /// What the path can say.
-pub const WAYS: [&str; 12] = [
+pub const WAYS: [&str; 13] = [
     "modern",
     "modern-sse",
     "legacy",
@@ -38,6 +38,7 @@ pub const WAYS: [&str; 12] = [
     "huge",
     "truncated",
     "refuses",
+    "picky",
     "breaks",
 ];
 
@@ -246,6 +247,11 @@ async fn call(
             ([(header::CONTENT_TYPE, "application/json")], body).into_response()
         }
         "truncated" => json_body(&whole[..whole.len() / 2]),
+        // Refuses a credential that ends in a question mark.
+        "picky" if headers.get("authorization").is_some_and(|v| v.as_bytes().ends_with(b"?")) => {
+            (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")], "who are you?")
+                .into_response()
+        }
         "refuses" => {
             (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")], "who are you?")
                 .into_response()

@@ -1,8 +1,10 @@
 //! Who is calling, and whose credential: signing in, OAuth, connections, roles.
 
 mod admin_door;
+mod canaries;
 mod exchange;
 mod headers;
+mod missing;
 mod oauth_clients;
 mod oauth_login;
 mod oidc_login;
@@ -10,3 +12,4 @@ mod pages;
 mod passthrough;
 mod sign_in;
 mod upstream_oauth;
+mod whose_account;
