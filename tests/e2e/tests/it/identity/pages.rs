@@ -3,6 +3,7 @@
 
 mod chromium;
 mod hostile;
+mod signed_in;
 
 use portcullis_e2e::{
     browser::Browser,
@@ -131,7 +132,7 @@ async fn a_person_finds_a_server_connects_it_and_disconnects_it() {
     product.stop().await;
 }
 
-fn audit(product: &Product) -> String {
+pub fn audit(product: &Product) -> String {
     let folder = std::fs::read_dir(product.data().join("audit")).unwrap();
     folder.filter_map(|f| std::fs::read_to_string(f.unwrap().path()).ok()).collect()
 }

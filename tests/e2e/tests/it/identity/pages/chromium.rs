@@ -13,14 +13,14 @@ use serde_json::json;
 use super::{carried, house};
 
 /// Where pictures are kept: for whoever looks at them, where the variable says so, and otherwise gone with the test.
-fn album(product: &Product) -> PathBuf {
+pub fn album(product: &Product) -> PathBuf {
     let place =
         std::env::var_os("PORTCULLIS_TEST_PICTURES").map_or_else(|| product.home().join("pictures"), Into::into);
     std::fs::create_dir_all(&place).unwrap();
     place
 }
 
-async fn sign_in(browser: &mut Chromium, product: &Product, user: &str) {
+pub async fn sign_in(browser: &mut Chromium, product: &Product, user: &str) {
     let code = product.ask(&["signin", "--user", user], "").unwrap()["code"].as_str().unwrap().to_owned();
     browser.write("Code", &code).await.unwrap();
     browser.press("Sign in").await.unwrap();
