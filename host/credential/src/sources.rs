@@ -1,4 +1,4 @@
-//! Secrets that lie outside the store: variables, files, HashiCorp Vault, Kubernetes.
+//! Secrets that lie outside the store: variables, files, HashiCorp Vault.
 //!
 //! Variables and files are read when they are asked for. What other services keep is fetched when a resource names it and
 //! again and again from then on, so that whoever reads waits for nobody. A service that can't be reached is an error: what it
@@ -15,10 +15,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures_util::{StreamExt as _, future::BoxFuture, stream};
-use portcullis_model::{
-    Name, Secret,
-    spec::{KubernetesSecret, SecretSource},
-};
+use portcullis_model::{Name, Secret, spec::SecretSource};
 use portcullis_outbound::Client;
 use portcullis_plugin::SecretReader;
 use portcullis_store::Fleet;
@@ -55,26 +52,11 @@ impl Default for Freshness {
     }
 }
 
-/// Reads Secrets of the cluster. The cluster's client implements it.
-pub trait ClusterSecrets: Send + Sync {
-    /// The value of a key in a Secret; none where there is no such Secret or key. `tenant` is whose resource names it.
-    ///
-    /// # Errors
-    /// A sentence that names what could not be read and never what is in it.
-    fn read<'a>(
-        &'a self,
-        tenant: &'a Name,
-        secret: &'a KubernetesSecret,
-    ) -> BoxFuture<'a, Result<Option<Secret>, String>>;
-}
-
 /// Which services there are.
 #[derive(Default)]
 pub struct Services {
     /// HashiCorp Vault, or OpenBao.
     pub vault: Option<VaultOptions>,
-    /// The cluster.
-    pub cluster: Option<Arc<dyn ClusterSecrets>>,
     /// How up to date their secrets are.
     pub freshness: Freshness,
 }
@@ -96,7 +78,6 @@ struct Known {
 /// All secrets outside the store.
 pub struct SecretSources {
     vault: Option<Vault>,
-    cluster: Option<Arc<dyn ClusterSecrets>>,
     freshness: Freshness,
     metrics: Arc<Metrics>,
     wanted: Mutex<HashSet<Wanted>>,
@@ -115,7 +96,6 @@ impl SecretSources {
         let vault = services.vault.map(|options| Vault::new(options, client)).transpose()?;
         Ok(Arc::new(Self {
             vault,
-            cluster: services.cluster,
             freshness: services.freshness,
             metrics,
             wanted: Mutex::default(),
@@ -129,7 +109,6 @@ impl SecretSources {
     pub fn local() -> Arc<Self> {
         Arc::new(Self {
             vault: None,
-            cluster: None,
             freshness: Freshness::default(),
             metrics: Metrics::new(),
             wanted: Mutex::default(),
@@ -251,10 +230,6 @@ impl SecretSources {
                 Some(vault) => ("vault", vault.read(tenant, secret).await),
                 None => ("vault", Err("the server setting `vault` is not there".to_owned())),
             },
-            SecretSource::Kubernetes(secret) => match &self.cluster {
-                Some(cluster) => ("kubernetes", cluster.read(tenant, secret).await),
-                None => ("kubernetes", Err("the server setting `kubernetes` is not there".to_owned())),
-            },
         };
         self.metrics.secret_read(service, answer.is_ok());
         answer.map_err(|why| format!("{}: {why}", place(source)))
@@ -287,8 +262,5 @@ fn place(source: &SecretSource) -> String {
         SecretSource::Env(name) => format!("the variable {name}"),
         SecretSource::File(path) => format!("the file {path}"),
         SecretSource::Vault(s) => format!("the key {} of {}/{} in Vault", s.key, s.mount, s.path),
-        SecretSource::Kubernetes(s) => {
-            format!("the key {} of the Kubernetes Secret {}/{}", s.key, s.namespace.as_deref().unwrap_or("-"), s.name)
-        }
     }
 }

@@ -19,6 +19,7 @@ pub mod product;
 pub mod servers;
 pub mod shelf;
 pub mod swap;
+pub mod vault;
 pub mod wire;
 
 use std::{future::Future, time::Duration};

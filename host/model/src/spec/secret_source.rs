@@ -15,8 +15,6 @@ pub enum SecretSource {
     File(String),
     /// A secret of HashiCorp Vault's key-value engine, version 2 (or OpenBao's). Needs the server setting `vault`.
     Vault(VaultSecret),
-    /// A key of a Kubernetes Secret. Needs the server setting `kubernetes`.
-    Kubernetes(KubernetesSecret),
 }
 
 /// A value in HashiCorp Vault.
@@ -33,20 +31,6 @@ pub struct VaultSecret {
     /// The version; the newest where left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u32>,
-}
-
-/// A value in a Kubernetes Secret.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct KubernetesSecret {
-    /// The Secret's namespace. Left out, and in every tenant but the default one, the tenant's own: a tenant's resources
-    /// reach no other tenant's Secrets. The default tenant's own is the gateway's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub namespace: Option<String>,
-    /// The Secret's name.
-    pub name: String,
-    /// The key in its `data`.
-    pub key: String,
 }
 
 fn default_mount() -> String {
@@ -76,20 +60,6 @@ impl SecretSource {
                     problems.push(Problem::new(format!("{path}.vault.version"), "versions begin with 1"));
                 }
             }
-            Self::Kubernetes(secret) => {
-                let named = [("namespace", secret.namespace.as_deref()), ("name", Some(secret.name.as_str()))];
-                for (name, text) in named {
-                    if text.is_some_and(|t| !is_dns_name(t)) {
-                        let why = "is no name of Kubernetes: lower-case letters, digits, '-' and '.'";
-                        problems.push(Problem::new(format!("{path}.kubernetes.{name}"), why));
-                    }
-                }
-                let fits = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-                if secret.key.is_empty() || secret.key.len() > 253 || !secret.key.bytes().all(fits) {
-                    let why = "is no key of a Secret: letters, digits, '-', '_' and '.'";
-                    problems.push(Problem::new(format!("{path}.kubernetes.key"), why));
-                }
-            }
         }
     }
 }
@@ -99,15 +69,6 @@ fn is_path(text: &str) -> bool {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"_-.@ ".contains(&b);
     text.len() <= 512
         && text.split('/').all(|word| !word.is_empty() && !matches!(word, "." | "..") && word.bytes().all(fits))
-}
-
-/// Whether a text is a DNS subdomain (RFC 1123), as Kubernetes names its objects.
-fn is_dns_name(text: &str) -> bool {
-    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    text.len() <= 253
-        && text.split('.').all(|label| {
-            !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(fits)
-        })
 }
 
 #[cfg(test)]
@@ -127,8 +88,6 @@ mod tests {
             r#"{"env": "TOKEN"}"#,
             r#"{"vault": {"path": "teams/blue/github", "key": "token"}}"#,
             r#"{"vault": {"mount": "kv-2", "path": "a", "key": "b c", "version": 3}}"#,
-            r#"{"kubernetes": {"name": "github", "key": "token"}}"#,
-            r#"{"kubernetes": {"namespace": "blue", "name": "a.b-c", "key": "TOKEN_1"}}"#,
         ] {
             assert_eq!(problems(right), Vec::<String>::new(), "{right}");
         }
@@ -141,9 +100,6 @@ mod tests {
             (r#"{"vault": {"path": "a%2f..%2fb", "key": "t"}}"#, "s.vault.path"),
             (r#"{"vault": {"mount": "sys/../auth", "path": "a", "key": "t"}}"#, "s.vault.mount"),
             (r#"{"vault": {"path": "a", "key": "t", "version": 0}}"#, "s.vault.version"),
-            (r#"{"kubernetes": {"name": "../x", "key": "t"}}"#, "s.kubernetes.name"),
-            (r#"{"kubernetes": {"namespace": "Kube", "name": "x", "key": "t"}}"#, "s.kubernetes.namespace"),
-            (r#"{"kubernetes": {"name": "x", "key": "a/b"}}"#, "s.kubernetes.key"),
         ] {
             assert_eq!(problems(wrong), [at], "{wrong}");
         }

@@ -1,4 +1,4 @@
-//! Who is calling, and whose credential: signing in, OAuth, connections, roles.
+//! Who is calling, and whose credential: signing in, OAuth, connections, roles, secrets.
 
 mod admin_door;
 mod canaries;
@@ -10,6 +10,8 @@ mod oauth_login;
 mod oidc_login;
 mod pages;
 mod passthrough;
+mod secrets;
 mod sign_in;
 mod upstream_oauth;
+mod vault;
 mod whose_account;
