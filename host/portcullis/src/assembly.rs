@@ -103,8 +103,7 @@ impl Assembly {
             .await
             .context("the sessions can't be read")?;
         let outbound = portcullis_outbound::Client::new().context("requests can't be set up")?;
-        let services =
-            SecretServices { vault: settings.vault.clone(), cluster: None, freshness: settings.secrets.clone() };
+        let services = SecretServices { vault: settings.vault.clone(), freshness: settings.secrets.clone() };
         let sources = SecretSources::new(services, &outbound, Arc::clone(&metrics))
             .map_err(|why| anyhow::anyhow!("secrets of other services: {why}"))?;
         let open = ConnectionBook::open_with(
