@@ -30,6 +30,10 @@ use crate::{
     subscriptions::listen,
 };
 
+/// The most bytes of a refused request that are let come.
+const DISCARDED: usize = 64 << 10;
+/// How long they may take.
+const PATIENCE_FOR_STRANGERS: Duration = Duration::from_secs(1);
 /// How long a request's body may take.
 const READ: Duration = Duration::from_secs(30);
 
@@ -178,11 +182,15 @@ where
         request: request_id,
     };
     let authenticated = gateways.authenticator.authenticate(&view.providers, view.anonymous, &presented).await;
-    let principal = authenticated.map_err(|refusal| {
-        let response = answer::json(refusal.status, rpc::fault(None, &refusal.fault, request_id));
-        let challenge = refusal.challenge.map(|said| scopes::challenge(gateways, &view, &parts.headers, &said));
-        Refusal { challenge, fault: refusal.fault, response: Some(response) }
-    })?;
+    let principal = match authenticated {
+        Ok(principal) => principal,
+        Err(refusal) => {
+            discard(body).await;
+            let response = answer::json(refusal.status, rpc::fault(None, &refusal.fault, request_id));
+            let challenge = refusal.challenge.map(|said| scopes::challenge(gateways, &view, &parts.headers, &said));
+            return Err(Refusal { challenge, fault: refusal.fault, response: Some(response) });
+        }
+    };
     if principal.tenant != view.tenant {
         // Another tenant's caller learns nothing, not even that the gateway is there.
         return Err(unknown_gateway().into());
@@ -342,6 +350,22 @@ fn room(gateways: &Gateways, sent: &http::HeaderMap) -> Result<OwnedSemaphorePer
             .next("Try again in a second")
             .retry_after_ms(1000)
     })
+}
+
+/// Lets the body of a refused request come, and keeps nothing of it. A connection that is answered before all has come is closed
+/// by HTTP/1.1, and a client that does not see that in time sends its next request, which has its token, into nothing.
+async fn discard<B: http_body::Body<Data = Bytes>>(body: B) {
+    let mut body = std::pin::pin!(body);
+    let all = async {
+        let mut left = DISCARDED;
+        while let Some(Ok(frame)) = body.as_mut().frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE_FOR_STRANGERS, all).await;
 }
 
 /// Reads the body, bounded.

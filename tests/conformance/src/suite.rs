@@ -1,6 +1,12 @@
 //! Running the official suite and reading what it found, check by check.
 
-use std::{collections::BTreeMap, fs, path::Path, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use anyhow::{Context, ensure};
 use serde::Deserialize;
@@ -112,12 +118,8 @@ async fn run(args: &[&str], scenario: Option<&str>) -> anyhow::Result<Found> {
 
 fn read(folder: &Path, scenario: Option<&str>) -> anyhow::Result<Found> {
     let mut found = Found::default();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
+    for path in folders(folder)? {
         let file = path.join("checks.json");
-        if !file.is_file() {
-            continue;
-        }
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let scenario = scenario.map_or_else(|| scenario_of(&name), str::to_owned);
         let checks: Vec<Check> = serde_json::from_slice(&fs::read(&file)?).with_context(|| name.clone())?;
@@ -128,6 +130,20 @@ fn read(folder: &Path, scenario: Option<&str>) -> anyhow::Result<Found> {
             let place = Place { scenario: scenario.clone(), check: format!("{case}#{at}") };
             *at += 1;
             found.checks.insert(place, check);
+        }
+    }
+    Ok(found)
+}
+
+/// The folders with findings: a scenario such as `auth/metadata-default` has its own in a folder `auth`.
+fn folders(within: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(within)? {
+        let path = entry?.path();
+        if path.join("checks.json").is_file() {
+            found.push(path);
+        } else if path.is_dir() {
+            found.extend(folders(&path)?);
         }
     }
     Ok(found)

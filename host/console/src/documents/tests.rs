@@ -43,7 +43,7 @@ fn a_wrong_field_or_type_has_its_place() {
     insta::assert_snapshot!(errors(&TEAM.replace("[alice]", "[Alice Smith]")), @r#"f.yaml:4:18: "Alice Smith" is not a name: use 1 to 63 of a-z, 0-9 and '-', with a letter or digit at both ends"#);
     insta::assert_snapshot!(errors(&TEAM.replace("[alice]", "alice")), @r#"f.yaml:4:17: expected sequence start"#);
     insta::assert_snapshot!(errors(&TEAM.replace("metadata: {name: blue}\n", "")), @r#"f.yaml:3:1: missing field `metadata`"#);
-    insta::assert_snapshot!(errors(&TEAM.replace("Team", "Teem")), @r#"f.yaml:2:1: kind: "Teem" is none of User, Team, Role, Agent, Plugin, McpServer, Connection, Gateway"#);
+    insta::assert_snapshot!(errors(&TEAM.replace("Team", "Teem")), @r#"f.yaml:2:1: kind: "Teem" is none of User, Team, Role, Agent, IdentityProvider, OAuthClient, Plugin, McpServer, Connection, Gateway"#);
     insta::assert_snapshot!(errors(&TEAM.replace("v1alpha1", "v2")), @r#"f.yaml:1:1: apiVersion: must be "portcullis.dev/v1alpha1", not "portcullis.dev/v2""#);
     insta::assert_snapshot!(errors("[1, 2]\n"), @r#"f.yaml:1: is no resource: a document has apiVersion, kind, metadata and spec"#);
 }

@@ -124,7 +124,8 @@ impl<'a> Iterator for Parameters<'a> {
             return Some((None, Some(first), value));
         }
         // A scheme, with a parameter, or a token68, or nothing behind it.
-        self.rest = after;
+        // What a token68 is filled up with (RFC 9110 section 11.2) begins nothing.
+        self.rest = if after.starts_with("==") { after.trim_start_matches('=') } else { after };
         let mut ahead = Parameters { rest: after };
         let name = ahead.token();
         let behind = ahead.rest.trim_start();

@@ -99,7 +99,8 @@ pub struct SecretGrant {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Limits {
-    /// CPU time of one call.
+    /// CPU time of one call; 25 times as much of one that waits for others (it imports `http`, `jwt` or `token-request`), since
+    /// the host's work for it counts too.
     pub cpu: Span,
     /// Wall time of one call that waits for nothing; a safety net behind `cpu`. Such a call is only ever held up by the
     /// machine, so this is what a busy one may take, not what the plugin needs.

@@ -29,6 +29,7 @@ fn the_first_page_names_every_verb_and_exit_code() {
       logs         Show what a server that runs here wrote to standard error
       restart      Restart a server that runs here
       doctor       Look for what is not as it should be
+      store        Look after the store
       demo-server  Be a small MCP server on standard input and output
 
     Options:

@@ -191,7 +191,7 @@ async fn a_provider_that_is_down_or_answers_nonsense_signs_nobody_in() {
     let url = eventually("the provider is known", async || {
         let mut fresh = browser.clone();
         let url = fresh.go(&product.page("/signin/with/corp")).await.unwrap();
-        url.starts_with(&honest).then(|| (url, fresh))
+        url.starts_with(&honest).then_some((url, fresh))
     })
     .await;
     let (url, mut browser) = url;

@@ -232,9 +232,9 @@ async fn whose_account_a_call_runs_under() {
                 continue;
             }
             if wanted == "-" {
-                let code = if row.exists.iter().any(|id| id.ends_with('~')) && caller == "user:alice" {
-                    "connection-suspended"
-                } else if row.exists.iter().any(|id| id.ends_with('~')) && text.contains("connection-suspended") {
+                let code = if row.exists.iter().any(|id| id.ends_with('~'))
+                    && (caller == "user:alice" || text.contains("connection-suspended"))
+                {
                     "connection-suspended"
                 } else {
                     "missing-credential"
