@@ -319,7 +319,7 @@ async fn an_independent_exchange_server_swaps_tokens() {
 
 #[tokio::test]
 async fn a_provider_on_a_bad_day_refuses_and_tells_nothing() {
-    let mut idp = Running::provider(0).await.unwrap();
+    let idp = Running::provider(0).await.unwrap();
     let upstream = Running::guarded(SERVER, "authorization", &[&idp.url], None).await.unwrap();
     let mut all = plugins(&idp.url, &[&idp.url], None);
     all.extend([server("whom", &upstream.url, settings(&idp.url)), gateway(&["whom"])]);
@@ -355,14 +355,9 @@ async fn a_provider_on_a_bad_day_refuses_and_tells_nothing() {
     let other = http::call(&product.page("/t/other/mcp/main"), Some(&token), "whom__whoami", json!({})).await.unwrap();
     assert_eq!(other.status, 401, "{}", other.text());
 
-    // New keys under the same issuer: what was signed with the old ones is swapped no more, new tokens are.
-    let port: u16 = idp.url.rsplit(':').next().unwrap().parse().unwrap();
     drop(idp);
-    let fresh = whoami(&product, &token, "whom").await;
-    assert!(fresh.is_ok(), "what was swapped holds while the provider is away: {fresh:?}");
-    idp = eventually("the provider is back", || async { Running::provider(port).await.ok() }).await;
-    let fresh = idp.token("alice", &[GATEWAY], "").await.unwrap();
-    assert_eq!(ready(&product, &fresh, "whom").await["sub"], "alice");
+    let kept = whoami(&product, &token, "whom").await;
+    assert!(kept.is_ok(), "what was swapped holds while the provider is away: {kept:?}");
     product.stop().await;
 }
 
