@@ -4,7 +4,7 @@ mod login;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use portcullis_model::{
     DEFAULT_TENANT, Name, Secret,
     spec::{SecretSource, VaultSecret},
@@ -184,6 +184,9 @@ impl Vault {
         let mut headers = vec![(HeaderName::from_static("x-vault-request"), HeaderValue::from_static("true"))];
         if let Some(namespace) = &self.namespace {
             headers.push((HeaderName::from_static("x-vault-namespace"), namespace.clone()));
+        }
+        if !body.is_empty() {
+            headers.push((header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
         }
         if let Some(token) = token {
             let mut value = HeaderValue::from_bytes(token.expose())

@@ -9,7 +9,6 @@ mod oauth_clients;
 mod oauth_login;
 mod oidc_login;
 mod pages;
-mod passthrough;
 mod secrets;
 mod sign_in;
 mod upstream_oauth;
