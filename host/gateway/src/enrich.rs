@@ -148,7 +148,7 @@ mod tests {
             of(Some("get")),
             ["x-trace: a, b", "x-only: o", "x-team: blue", "x-stage: one", "x-account: sealed"]
         );
-        assert_eq!(of(Some("put")), ["x-trace: a, b", "x-team: blue", "x-stage: all", "x-account: sealed"]);
+        assert_eq!(of(Some("put")), ["x-trace: a, b", "x-stage: all", "x-team: blue", "x-account: sealed"]);
         assert_eq!(of(None), of(Some("put")));
     }
 

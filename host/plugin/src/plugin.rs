@@ -37,7 +37,7 @@ use crate::{
 /// How many times as much CPU time a call may use that waits for others.
 const WAITING: u32 = 25;
 /// The host's part of a call is on the plugin's clock as well, and a host that nobody optimised takes many times as long.
-const UNOPTIMISED: u32 = if cfg!(debug_assertions) { 8 } else { 1 };
+const UNOPTIMISED: u32 = if cfg!(debug_assertions) { 4 } else { 1 };
 /// A warm instance is dropped after so many calls: what a guest leaks ends with it.
 const CALLS_PER_INSTANCE: u32 = 10_000;
 /// The most warm instances of one plugin that wait for their next call.

@@ -446,7 +446,7 @@ async fn a_policy_that_fails_is_a_denial_in_the_audit() {
     ]});
     let gateway = json!({"policies": [{"plugin": "tool-access", "config": slow}], "servers": [{"server": "echo"}]});
     let (echo, product, token) = start(&[resource("Gateway", "strict", gateway)]).await;
-    let message = json!({"message": "a".repeat(500_000)});
+    let message = json!({"message": "a".repeat(3_500_000)});
     let reply = http::call(&product.url("strict"), Some(&token), "echo__echo", message).await.unwrap();
     assert!(reply.text().contains("plugin-timeout"), "{}", reply.text());
     assert_eq!(
