@@ -45,6 +45,8 @@ use crate::server::Admin;
 
 /// The most bytes of a form.
 pub const MAX_FORM: usize = 64 << 10;
+/// How long a body may take to come.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What the operator says about the address that we are reached at.
 pub trait Entrance: Send + Sync {

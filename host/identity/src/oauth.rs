@@ -26,6 +26,7 @@ use portcullis_plugin::SecretReader;
 use portcullis_store::{Registry, Store, StoreError};
 use portcullis_telemetry::Metrics;
 use quick_cache::sync::Cache;
+use tokio::sync::Semaphore;
 
 pub use challenge::{origin, protected_resource};
 pub use client::Client;
@@ -92,7 +93,11 @@ pub struct OAuth {
     pub(crate) grants: Shelf<grant::Grant>,
     pub(crate) consents: Shelf<()>,
     pub(crate) clients: Shelf<register::Registered>,
+    pub(crate) making_room: tokio::sync::Mutex<()>,
     pub(crate) used: Shelf<()>,
+    pub(crate) used_by_documents: Shelf<()>,
+    /// How many documents are fetched at once.
+    pub(crate) fetching: Semaphore,
     pub(crate) documents: Cache<String, Arc<document::Held>>,
 }
 
@@ -125,6 +130,8 @@ impl OAuth {
         let clients = Shelf::open(s, m, p).await?;
         let (s, m, p) = open(plan("used assertions", "o/used/", 100_000));
         let used = Shelf::open(s, m, p).await?;
+        let (s, m, p) = open(plan("used assertions of documents", "o/used-document/", 50_000));
+        let used_by_documents = Shelf::open(s, m, p).await?;
         let oauth = Arc::new(Self {
             options,
             parts,
@@ -133,6 +140,9 @@ impl OAuth {
             consents,
             clients,
             used,
+            making_room: tokio::sync::Mutex::default(),
+            used_by_documents,
+            fetching: Semaphore::new(document::AT_ONCE),
             documents: Cache::new(document::MOST),
         });
         tokio::spawn(keep_house(Arc::downgrade(&oauth)));
@@ -144,16 +154,12 @@ impl OAuth {
         &self.options.issuer
     }
 
-    /// Whether clients may register themselves.
-    pub fn registers(&self) -> bool {
-        self.options.registration
-    }
-
     async fn sweep(&self) -> Result<(), StoreError> {
         self.codes.sweep().await?;
         self.grants.sweep().await?;
         self.consents.sweep().await?;
         self.clients.sweep().await?;
+        self.used_by_documents.sweep().await?;
         self.used.sweep().await
     }
 }

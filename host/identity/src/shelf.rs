@@ -5,9 +5,10 @@
 use std::{
     marker::PhantomData,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -19,6 +20,9 @@ use crate::clock::now_ms;
 
 /// The most records that are forgotten in one write.
 const PIECE: usize = 1000;
+
+/// How long a full shelf is not swept again for whoever wants to put something on it.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a record was not kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +52,8 @@ pub struct Shelf<T> {
     metrics: Arc<Metrics>,
     plan: ShelfPlan,
     count: AtomicUsize,
+    /// When it was swept last because it was full.
+    swept: Mutex<Option<Instant>>,
     of: PhantomData<fn() -> T>,
 }
 
@@ -73,7 +79,7 @@ impl<T: Serialize + DeserializeOwned> Shelf<T> {
     /// # Errors
     /// Those of the store.
     pub async fn open(store: Arc<dyn Store>, metrics: Arc<Metrics>, plan: ShelfPlan) -> Result<Self, StoreError> {
-        let shelf = Self { store, metrics, plan, count: AtomicUsize::new(0), of: PhantomData };
+        let shelf = Self { store, metrics, plan, count: AtomicUsize::new(0), swept: Mutex::default(), of: PhantomData };
         shelf.sweep().await?;
         Ok(shelf)
     }
@@ -84,7 +90,18 @@ impl<T: Serialize + DeserializeOwned> Shelf<T> {
     /// [`ShelfError`].
     pub async fn put(&self, key: &str, until_ms: u64, value: &T) -> Result<(), ShelfError> {
         if self.count.load(Ordering::Relaxed) >= self.plan.most {
-            self.sweep().await?;
+            // Who finds it full again at once would only read it all again.
+            let again = {
+                let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+                let again = swept.is_none_or(|at| at.elapsed() > PAUSE);
+                if again {
+                    *swept = Some(Instant::now());
+                }
+                again
+            };
+            if again {
+                self.sweep().await?;
+            }
             if self.count.load(Ordering::Relaxed) >= self.plan.most {
                 return Err(ShelfError::Full(self.plan.what));
             }
@@ -92,6 +109,11 @@ impl<T: Serialize + DeserializeOwned> Shelf<T> {
         self.write(key, until_ms, value, Expect::Absent).await?;
         self.counted(self.count.fetch_add(1, Ordering::Relaxed) + 1);
         Ok(())
+    }
+
+    /// Whether one more would fit.
+    pub fn has_room(&self) -> bool {
+        self.count.load(Ordering::Relaxed) < self.plan.most
     }
 
     /// Puts a record where there is none or one that has ended. Answers whether that was so.

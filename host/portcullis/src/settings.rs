@@ -177,6 +177,9 @@ impl Settings {
         if let Some(SealingKey::File(path)) = &mut settings.sealing_key {
             *path = base.join(&*path);
         }
+        if let Some(vault) = &mut settings.vault {
+            vault.start_from(base);
+        }
         settings.check().with_context(|| file.display().to_string())?;
         Ok(settings)
     }

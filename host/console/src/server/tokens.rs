@@ -6,7 +6,9 @@ use axum::{
     Json,
     extract::{Path, Query, State, rejection::QueryRejection},
 };
-use portcullis_identity::{Action, Created, Lifetime, NewToken as Wanted, TokenError, TokenRecord};
+use portcullis_identity::{
+    Action, Created, Lifetime, NewToken as Wanted, TokenError, TokenRecord, signin::Who as Person,
+};
 use portcullis_model::{Name, Side, Subject, text::shown};
 use serde::Deserialize;
 
@@ -129,9 +131,24 @@ pub(super) async fn revoke_all(
     let owner = subject(&query.owner)?;
     who.must(&Action::RevokeToken(&admin.whose(&tenant, &owner)), &format!("revoke the tokens of {owner}"))?;
     let revoked = admin.tokens.revoke_owner(&tenant, &owner).await;
+    end_sessions(&admin, &tenant, &owner).await?;
     let outcome = if revoked.is_ok() { "done" } else { "refused" };
     admin.record(&who, "token.revoke", &tenant, &format!("all of {owner}"), outcome).await?;
     Ok(Json(Revoked { owner: owner.to_string(), revoked: revoked.map_err(ApiError::from)? }))
+}
+
+/// Whoever found somebody's tokens may have found their browser too.
+async fn end_sessions(admin: &Admin, tenant: &Name, owner: &Subject) -> Result<(), ApiError> {
+    let Subject::User(name) = owner else { return Ok(()) };
+    let mut people = vec![Person::User(name.clone())];
+    if let Some(user) = admin.registry.snapshot().user(tenant, name) {
+        let identities = user.spec.identities.iter();
+        people.extend(identities.map(|i| Person::Identity { issuer: i.issuer.clone(), subject: i.subject.clone() }));
+    }
+    for person in &people {
+        admin.signin.end_sessions(tenant, person).await?;
+    }
+    Ok(())
 }
 
 fn sees(admin: &Admin, who: &Who, record: &TokenRecord) -> bool {

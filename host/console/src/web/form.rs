@@ -9,10 +9,11 @@ use http_body_util::{BodyExt as _, Limited};
 use maud::{Markup, html};
 use portcullis_identity::signin;
 use portcullis_model::{Fault, Secret, Side};
+use tokio::time::timeout;
 use url::form_urlencoded;
 use zeroize::Zeroize as _;
 
-use super::{MAX_FORM, Visitor, Web, cookie::Cookie, layout};
+use super::{MAX_FORM, PATIENCE, Visitor, Web, cookie::Cookie, layout};
 
 /// The name of the field that holds the token.
 const FIELD: &str = "csrf";
@@ -126,7 +127,8 @@ async fn read(web: &Web, request: Request) -> Result<Fields, Fault> {
     if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         return Err(Fault::new(Side::Caller, "unsupported-media-type", "this page takes a form"));
     }
-    let body = Limited::new(request.into_body(), MAX_FORM).collect().await;
+    let body = timeout(PATIENCE, Limited::new(request.into_body(), MAX_FORM).collect()).await;
+    let body = body.unwrap_or_else(|_| Err("too slow".into()));
     let body =
         body.map_err(|_| Fault::new(Side::Caller, "message-too-large", "the form is too large or ended early"))?;
     let mut bytes = body.to_bytes().to_vec();

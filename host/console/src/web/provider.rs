@@ -81,7 +81,8 @@ pub(super) async fn finish(
             signin::open(&web, finished.signed_in, "provider", next).await
         }
         Err(error) => {
-            if matches!(error, OidcError::NotBegun) {
+            // Without a cookie it costs nothing and proves nothing: any page could make a visitor's browser come here.
+            if cookie.is_some() && matches!(error, OidcError::NotBegun | OidcError::Provider(_)) {
                 web.failures.note(address);
             }
             refused(&web, &error)

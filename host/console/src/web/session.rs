@@ -7,6 +7,7 @@ use axum::{
     http::{Method, StatusCode, request::Parts},
     response::{IntoResponse as _, Redirect, Response},
 };
+use portcullis_credential::CALLBACK_PATH;
 use portcullis_identity::signin::{SessionId, Who};
 use portcullis_model::{Fault, Name, Principal, Side};
 
@@ -72,7 +73,9 @@ pub(crate) fn unavailable(error: &dyn std::error::Error) -> Response {
 /// To the sign-in page, which leads back. What was posted is not posted again.
 fn to_signin(parts: &Parts) -> Response {
     let wanted = parts.uri.path_and_query().map_or("/", |p| p.as_str());
-    let next = if parts.method == Method::GET { local(wanted) } else { None };
+    // What comes back from an authorization server holds a code, which may stand in no other URL (security.md 7).
+    let carries_code = parts.uri.path() == CALLBACK_PATH;
+    let next = if parts.method == Method::GET && !carries_code { local(wanted) } else { None };
     Redirect::to(&signin_url(next)).into_response()
 }
 

@@ -2,7 +2,12 @@
 
 mod login;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use portcullis_model::{
@@ -70,6 +75,26 @@ pub enum VaultAuth {
         #[serde(default = "approle")]
         mount: String,
     },
+}
+
+impl VaultOptions {
+    /// Makes relative paths start here.
+    pub fn start_from(&mut self, base: &Path) {
+        let join = |path: &mut String| {
+            if let Some(joined) = base.join(&*path).to_str() {
+                *path = joined.to_owned();
+            }
+        };
+        self.ca_file = self.ca_file.as_ref().map(|path| base.join(path));
+        match &mut self.auth {
+            VaultAuth::Kubernetes { token_file, .. } => join(token_file),
+            VaultAuth::Token(SecretSource::File(path))
+            | VaultAuth::AppRole { secret_id: SecretSource::File(path), .. } => {
+                join(path);
+            }
+            VaultAuth::Token(_) | VaultAuth::AppRole { .. } => {}
+        }
+    }
 }
 
 fn kubernetes() -> String {

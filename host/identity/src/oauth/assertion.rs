@@ -8,17 +8,20 @@ use serde_json::Value;
 
 use super::{
     LEEWAY, OAuth, OAuthError, Target,
-    client::{Client, Presented, Proof},
+    client::{Client, Origin, Presented, Proof},
     exchange::Asked,
     grant::{For, Issued},
 };
 use crate::{
     clock::now_ms,
+    shelf::Shelf,
     signin::{Who, digest},
 };
 
-/// The longest that an assertion may be good for, in milliseconds.
+/// The longest that an identity assertion may be good for, in milliseconds.
 const MAX_LIFE_MS: u64 = 3_600_000;
+/// The longest that a client's own may be: it is made for one request.
+const MAX_OWN_LIFE_MS: u64 = 600_000;
 /// What the type of an ID-JAG is.
 const ID_JAG: &str = "oauth-id-jag+jwt";
 
@@ -53,7 +56,9 @@ impl OAuth {
             tracing::info!(client = client.id, %error, "a client's assertion is refused");
             OAuthError::client()
         })?;
-        if jwt.subject != client.id || !self.first_use(&jwt, &client.id).await? {
+        // Documents are anybody's: what they show must not crowd out what those show whom an operator knows.
+        let used = if client.origin == Origin::Document { &self.used_by_documents } else { &self.used };
+        if jwt.subject != client.id || !first_use(used, MAX_OWN_LIFE_MS, &jwt, &client.id).await? {
             return Err(OAuthError::client());
         }
         Ok(())
@@ -85,7 +90,7 @@ impl OAuth {
                 if all.iter().filter_map(Value::as_str).any(|r| self.target(r).is_ok_and(|t| t == target)) => {}
             Some(_) => return Err(OAuthError::grant()),
         }
-        if !self.first_use(&jwt, &jwt.issuer).await? {
+        if !first_use(&self.used, MAX_LIFE_MS, &jwt, &jwt.issuer).await? {
             return Err(OAuthError::grant());
         }
         let granted = text("scope").map(|s| self.scopes(&target, Some(s)));
@@ -98,7 +103,14 @@ impl OAuth {
             scopes.retain(|s| granted.contains(s));
         }
         let who = Who::Identity { issuer: jwt.issuer.clone(), subject: jwt.subject.clone() };
-        let wanted = For { client: &client.id, target: &target, scopes: &scopes, who: &who, groups: &[] };
+        let wanted = For {
+            client: &client.id,
+            target: &target,
+            scopes: &scopes,
+            who: &who,
+            groups: &[],
+            signed_in_ms: now_ms(),
+        };
         // No refresh token: the next access token costs the next assertion, so that the provider can end it.
         self.access(&wanted).await
     }
@@ -126,23 +138,23 @@ impl OAuth {
             OAuthError::grant()
         })
     }
+}
 
-    /// Whether an assertion is shown for the first time. It has to name itself (`jti`) and when it was made, and may not be
-    /// good for long: what it is remembered by is bounded.
-    async fn first_use(&self, jwt: &VerifiedJwt, by: &str) -> Result<bool, OAuthError> {
-        let now = now_ms();
-        let leeway = u64::from(LEEWAY) * 1000;
-        let issued = jwt.claims.get("iat").and_then(Value::as_f64).unwrap_or(-1.0);
-        #[allow(clippy::cast_precision_loss, reason = "seconds since 1970 are far from where it matters")]
-        let latest = (now + leeway) as f64 / 1000.0;
-        let id = jwt.claims.get("jti").and_then(Value::as_str).filter(|id| !id.is_empty() && id.len() <= 256);
-        let (Some(id), true) = (id, (0.0..=latest).contains(&issued)) else { return Ok(false) };
-        if jwt.expires_ms > now + MAX_LIFE_MS + leeway {
-            return Ok(false);
-        }
-        let key = digest("portcullis used assertion 1", format!("{by}\0{id}").as_bytes());
-        Ok(self.used.claim(&key, jwt.expires_ms + 2 * leeway, &()).await?)
+/// Whether an assertion is shown for the first time. It has to name itself (`jti`) and when it was made, and may not be good for
+/// longer than `life_ms`: what it is remembered by is bounded.
+async fn first_use(used: &Shelf<()>, life_ms: u64, jwt: &VerifiedJwt, by: &str) -> Result<bool, OAuthError> {
+    let now = now_ms();
+    let leeway = u64::from(LEEWAY) * 1000;
+    let issued = jwt.claims.get("iat").and_then(Value::as_f64).unwrap_or(-1.0);
+    #[allow(clippy::cast_precision_loss, reason = "seconds since 1970 are far from where it matters")]
+    let latest = (now + leeway) as f64 / 1000.0;
+    let id = jwt.claims.get("jti").and_then(Value::as_str).filter(|id| !id.is_empty() && id.len() <= 256);
+    let (Some(id), true) = (id, (0.0..=latest).contains(&issued)) else { return Ok(false) };
+    if jwt.expires_ms > now + life_ms + leeway {
+        return Ok(false);
     }
+    let key = digest("portcullis used assertion 1", format!("{by}\0{id}").as_bytes());
+    Ok(used.claim(&key, jwt.expires_ms + 2 * leeway, &()).await?)
 }
 
 /// A claim of an assertion that nobody has verified.

@@ -1,6 +1,6 @@
 //! The authorization endpoint: what a client asks for, what is refused before anybody is sent anywhere, consent, codes.
 
-use portcullis_model::Name;
+use portcullis_model::{Name, Subject};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -148,7 +148,7 @@ impl OAuth {
         if wish.ask_again || !remembers(wish) {
             return Ok(false);
         }
-        Ok(self.consents.get(&consent_key(wish, person)).await?.is_some())
+        Ok(self.consents.get(&self.consent_key(wish, person)).await?.is_some())
     }
 
     /// A person said yes: the URL that takes the code to the client.
@@ -161,7 +161,7 @@ impl OAuth {
         }
         let now = now_ms();
         if remembers(wish) {
-            let (key, until) = (consent_key(wish, person), now + millis(CONSENT_LIFE));
+            let (key, until) = (self.consent_key(wish, person), now + millis(CONSENT_LIFE));
             match self.consents.get(&key).await? {
                 Some(found) => {
                     self.consents.replace(&key, &found, until, &()).await?;
@@ -193,6 +193,24 @@ impl OAuth {
             .ok_or_else(|| OAuthError::request("redirect_uri is no URI"))
     }
 
+    /// A consent is a person's, to a client, for a gateway, these scopes and this way back. Of a later user of the same name it is none.
+    fn consent_key(&self, wish: &Wish, person: &Consenting) -> String {
+        let since = match &person.who {
+            Who::User(name) => self.parts.directories.load().since(&person.tenant, &Subject::User(name.clone())),
+            Who::Identity { .. } => None,
+        };
+        let parts = [
+            person.tenant.as_str(),
+            &person.who.to_string(),
+            &since.unwrap_or_default().to_string(),
+            &wish.client.id,
+            wish.target.gateway.as_str(),
+            &wish.scopes.join(" "),
+            &wish.redirect_uri,
+        ];
+        digest("portcullis consent 2", parts.join("\0").as_bytes())
+    }
+
     /// A person said no, or can't be asked: the URL that tells the client.
     pub fn denied(&self, wish: &Wish, code: &'static str) -> Option<String> {
         let told = [("error", code), ("error_description", "nobody consented")];
@@ -202,17 +220,4 @@ impl OAuth {
 
 fn remembers(wish: &Wish) -> bool {
     wish.client.origin == Origin::Itself || wish.client.is_confidential() || wish.redirect_uri.starts_with("https://")
-}
-
-/// A consent is a person's, to a client, for a gateway, these scopes and this way back.
-fn consent_key(wish: &Wish, person: &Consenting) -> String {
-    let parts = [
-        person.tenant.as_str(),
-        &person.who.to_string(),
-        &wish.client.id,
-        wish.target.gateway.as_str(),
-        &wish.scopes.join(" "),
-        &wish.redirect_uri,
-    ];
-    digest("portcullis consent 1", parts.join("\0").as_bytes())
 }

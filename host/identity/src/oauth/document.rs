@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const FRESH: Duration = Duration::from_secs(300);
 /// How long one that is no good is not fetched again.
 const SORRY: Duration = Duration::from_secs(30);
+/// The most that are fetched at once; more wait, for as long as one may take.
+pub(super) const AT_ONCE: usize = 16;
 /// The most redirect URIs of one client.
 const MAX_URIS: usize = 32;
 
@@ -63,6 +65,16 @@ impl OAuth {
             if held.at.elapsed() < fresh {
                 return held.client.clone().ok_or_else(OAuthError::client);
             }
+        }
+        // Strangers name these URLs, so how much we fetch for them is bounded. Whoever waited may find it fetched meanwhile.
+        let turn = tokio::time::timeout(PATIENCE, self.fetching.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            return Err(OAuthError::new("temporarily_unavailable", "try again in a moment"));
+        };
+        if let Some(held) = self.documents.get(id)
+            && held.at.elapsed() < SORRY
+        {
+            return held.client.clone().ok_or_else(OAuthError::client);
         }
         let fetched = self.fetch(id).await;
         if let Err(why) = &fetched {

@@ -83,6 +83,8 @@ impl OAuth {
         if let Some(grant) = &code.redeemed {
             // Somebody has this code who should not: what it gave is worth nothing from now on (RFC 6749 section 4.1.2).
             tracing::warn!(client = client.id, "an authorization code was used twice: what it gave is revoked");
+            // At first, so that a first use that is still under way finds it gone and ends what it makes.
+            self.codes.remove(&key).await?;
             self.end_grant(grant).await?;
             return Err(OAuthError::grant());
         }
@@ -117,6 +119,7 @@ impl OAuth {
             scopes: &code.scopes,
             who: &code.who,
             groups: &code.groups,
+            signed_in_ms: code.issued_ms,
         };
         let issued = self.grant(&id, wanted).await?;
         // Whoever used the code again while this one was being granted could not end what was not there yet.

@@ -29,6 +29,9 @@ pub(crate) struct Grant {
     refresh: String,
     /// Ids of access tokens that may still work.
     access: Vec<String>,
+    /// When the person signed in, in milliseconds since 1970: whoever gets the name later is somebody else.
+    #[serde(default)]
+    signed_in_ms: u64,
 }
 
 /// What a client gets.
@@ -54,6 +57,8 @@ pub(super) struct For<'a> {
     pub(super) scopes: &'a [String],
     pub(super) who: &'a Who,
     pub(super) groups: &'a [String],
+    /// When the person signed in, in milliseconds since 1970.
+    pub(super) signed_in_ms: u64,
 }
 
 impl OAuth {
@@ -68,6 +73,7 @@ impl OAuth {
             groups: wanted.groups.to_vec(),
             refresh: digest(LABEL, refresh.expose()),
             access: vec![issued.token.clone()],
+            signed_in_ms: wanted.signed_in_ms,
         };
         self.grants.put(id, now_ms() + millis(GRANT_LIFE), &grant).await?;
         issued.refresh_token = Some(text(id, &refresh));
@@ -104,6 +110,15 @@ impl OAuth {
             self.end_grant(&id).await?;
             return Err(OAuthError::grant());
         }
+        // Whoever revokes what a client holds means all of it, the next access token as well.
+        let revoked = |token: &String| {
+            let record = self.parts.tokens.get(&grant.target.tenant, token);
+            record.is_some_and(|record| record.revoked_ms.is_some())
+        };
+        if grant.access.iter().any(revoked) {
+            self.end_grant(&id).await?;
+            return Err(OAuthError::grant());
+        }
         if let Some(resource) = resource
             && self.target(resource)? != grant.target
         {
@@ -117,18 +132,29 @@ impl OAuth {
             None => grant.scopes.clone(),
         };
         let fresh = random_text::<32>()?;
-        let wanted = For { client, target: &grant.target, scopes: &scopes, who: &grant.who, groups: &grant.groups };
+        let wanted = For {
+            client,
+            target: &grant.target,
+            scopes: &scopes,
+            who: &grant.who,
+            groups: &grant.groups,
+            signed_in_ms: grant.signed_in_ms,
+        };
         let mut issued = self.access(&wanted).await?;
         let mut next = grant.clone();
         next.refresh = digest(LABEL, fresh.expose());
         next.access.push(issued.token.clone());
         let over = next.access.len().saturating_sub(MAX_ACCESS);
-        next.access.drain(..over);
+        let dropped: Vec<String> = next.access.drain(..over).collect();
         if !self.grants.replace(&id, &found, found.until_ms, &next).await? {
             // Somebody renewed it at the same moment, with the same token: one of the two is no honest client.
             self.parts.tokens.revoke(&grant.target.tenant, &issued.token).await?;
             self.end_grant(&id).await?;
             return Err(OAuthError::grant());
+        }
+        // What the grant does not know any more, its end could not end.
+        for token in &dropped {
+            self.revoke_access(&grant.target.tenant, token).await?;
         }
         issued.refresh_token = Some(text(&id, &fresh));
         Ok(issued)
@@ -145,7 +171,15 @@ impl OAuth {
             self.parts.directories.refresh();
             let directory = self.parts.directories.load();
             match wanted.who {
-                Who::User(name) => portcullis_model::Subject::User(name.clone()),
+                Who::User(name) => {
+                    let user = portcullis_model::Subject::User(name.clone());
+                    // A sign-in of an earlier user of this name is nobody's.
+                    let since = directory.since(tenant, &user).ok_or_else(OAuthError::grant)?;
+                    if wanted.signed_in_ms < since {
+                        return Err(OAuthError::grant());
+                    }
+                    user
+                }
                 Who::Identity { issuer, subject } => {
                     let principal = directory.external(tenant, issuer, subject, wanted.groups.to_vec());
                     let principal = principal.map_err(|_| OAuthError::grant())?;
@@ -202,16 +236,21 @@ impl OAuth {
         while let Some(found) = self.grants.get(id).await? {
             if let Some(grant) = self.grants.take(id).await? {
                 for token in &grant.access {
-                    match self.parts.tokens.revoke(&grant.target.tenant, token).await {
-                        Ok(_) | Err(crate::TokenError::Unknown(_)) => {}
-                        Err(error) => return Err(error.into()),
-                    }
+                    self.revoke_access(&grant.target.tenant, token).await?;
                 }
                 return Ok(());
             }
             drop(found);
         }
         Ok(())
+    }
+
+    /// An access token that is gone already is no error.
+    async fn revoke_access(&self, tenant: &portcullis_model::Name, token: &str) -> Result<(), OAuthError> {
+        match self.parts.tokens.revoke(tenant, token).await {
+            Ok(_) | Err(crate::TokenError::Unknown(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Answers the revocation endpoint (RFC 7009).

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     clock::{millis, now_ms},
+    shelf::ShelfError,
     signin::{digest, random_text},
 };
 
@@ -19,6 +20,8 @@ use crate::{
 pub(super) const PREFIX: &str = "dyn-";
 /// The most redirect URIs of one client.
 const MAX_URIS: usize = 10;
+/// How many of those that wait for their first sign-in are forgotten where there is no room.
+const MADE_ROOM: usize = 100;
 /// The most characters of a name.
 const MAX_NAME: usize = 100;
 
@@ -102,7 +105,14 @@ impl OAuth {
             secret: secret.as_ref().map(|s| digest(SECRET_LABEL, s.expose())),
         };
         let now = now_ms();
-        self.clients.put(&id[PREFIX.len()..], now + millis(UNUSED_LIFE), &registered).await?;
+        let until = now + millis(UNUSED_LIFE);
+        match self.clients.put(&id[PREFIX.len()..], until, &registered).await {
+            Err(ShelfError::Full(_)) => {
+                self.make_room(now).await?;
+                self.clients.put(&id[PREFIX.len()..], until, &registered).await?;
+            }
+            other => other?,
+        }
         let mut grants: Vec<String> = wanted.grant_types.into_iter().filter(known).collect();
         if grants.is_empty() {
             grants = vec!["authorization_code".to_owned(), "refresh_token".to_owned()];
@@ -124,6 +134,22 @@ impl OAuth {
             answer["client_secret_expires_at"] = json!(0);
         }
         Ok(NewClient { answer, secret })
+    }
+
+    /// Forgets the oldest of those that nobody has signed in with: strangers who fill the place keep nobody out for a day.
+    async fn make_room(&self, now: u64) -> Result<(), OAuthError> {
+        let _one_at_a_time = self.making_room.lock().await;
+        if self.clients.has_room() {
+            return Ok(());
+        }
+        let unused = now + millis(UNUSED_LIFE);
+        let mut waiting = self.clients.list("").await?;
+        waiting.retain(|(_, found)| found.until_ms <= unused);
+        waiting.sort_by_key(|(_, found)| found.until_ms);
+        for (key, _) in waiting.iter().take(MADE_ROOM) {
+            self.clients.remove(key).await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn registered(&self, id: &str, rest: &str) -> Result<Client, OAuthError> {

@@ -241,7 +241,9 @@ impl Oidc {
         let state = returned.state.as_deref().unwrap_or_default();
         let mine = bool::from(state.as_bytes().ct_eq(flow.state().as_bytes()));
         // Each provider has a place of its own to come back to, so that one can't pass another's answer off as its own.
-        if !mine || flow.provider != *name || now_ms() >= flow.until_ms {
+        let now = now_ms();
+        let latest = now.saturating_add(millis(FLOW_LIFE));
+        if !mine || flow.provider != *name || !(now + 1..=latest).contains(&flow.until_ms) {
             return Err(OidcError::NotBegun);
         }
         let provider = self.provider(&flow.tenant, name)?;
@@ -253,8 +255,7 @@ impl Oidc {
         if !from_it {
             return Err(OidcError::NotBegun);
         }
-        // Once, whatever comes of it.
-        if !self.signin.flows.claim(&flow.state(), flow.until_ms, &()).await? {
+        if self.signin.flows.get(&flow.state()).await?.is_some() {
             return Err(OidcError::NotBegun);
         }
         let (Some(code), None) = (&returned.code, &returned.error) else { return Err(OidcError::Denied) };
@@ -283,6 +284,11 @@ impl Oidc {
         let shared = jwt.claims.get("aud").and_then(Value::as_array).is_some_and(|a| a.len() > 1);
         if text("azp").is_some_and(|azp| azp != provider.client_id) || (shared && text("azp").is_none()) {
             return Err(OidcError::Provider("its ID token is another client's".to_owned()));
+        }
+        // Once. Written only now: cookies are the browser's own word, so before the provider has vouched for one, anybody could have made it up,
+        // and what strangers can have us keep must be nothing. The code worked once at the provider already.
+        if !self.signin.flows.claim(&flow.state(), flow.until_ms, &()).await? {
+            return Err(OidcError::NotBegun);
         }
         let groups = provider.groups_claim.as_deref().map(|claim| groups(&jwt.claims, claim)).unwrap_or_default();
         let shown = ["name", "preferred_username", "email"].into_iter().find_map(text);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use portcullis_identity::{
-    Directories, JwtService, OAuth, SignIn, TokenService,
+    Directories, JwtOptions, JwtService, OAuth, SignIn, TokenService,
     oauth::{OAuthOptions, OAuthParts},
     signin::oidc::{Oidc, OidcParts},
 };
@@ -49,7 +49,11 @@ pub async fn open(settings: &Settings, issuer: String, parts: PeopleParts) -> Re
         registry: parts.registry,
         directories: parts.directories,
         tokens: parts.tokens,
-        jwt: parts.jwt,
+        // Keys of its own: those that clients bring are anybody's, and prove nothing to the providers of a gateway.
+        jwt: JwtService::new(JwtOptions {
+            allow_private: settings.allow_private_issuers,
+            ..JwtOptions::new(Arc::clone(&parts.outbound))
+        }),
         outbound: parts.outbound,
         secrets: parts.secrets,
         metrics: parts.metrics,

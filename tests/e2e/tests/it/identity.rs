@@ -3,6 +3,7 @@
 mod admin_door;
 mod canaries;
 mod client_certificates;
+mod endings;
 mod exchange;
 mod headers;
 mod missing;

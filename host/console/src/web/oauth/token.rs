@@ -17,10 +17,11 @@ use portcullis_identity::oauth::{
 use portcullis_model::Secret;
 use portcullis_telemetry::AuditEvent;
 use serde_json::json;
+use tokio::time::timeout;
 use zeroize::Zeroize as _;
 
 use super::{
-    super::{MAX_FORM, Web, form::Fields},
+    super::{MAX_FORM, PATIENCE, Web, form::Fields},
     refused,
 };
 
@@ -38,6 +39,9 @@ pub(super) async fn token(
     request: Request,
 ) -> Response {
     let address = web.entrance.client_address(peer, request.headers());
+    if by_a_page(request.headers()) {
+        return refused(&wrong("a page's form is no OAuth client"));
+    }
     if web.oauth_failures.wait(address).is_some() {
         web.metrics.oauth("token", "limited");
         return refused(&OAuthError { code: "slow_down", description: "too many failures from this address".into() });
@@ -165,8 +169,15 @@ pub(super) async fn register(
     }
 }
 
+/// Whether a browser sends this for a form or an image of some page (Fetch Metadata), not for a program in it. It counts as nobody's failure:
+/// any page could make its visitors fail.
+fn by_a_page(headers: &HeaderMap) -> bool {
+    headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate" || mode == "no-cors")
+}
+
 async fn body(request: Request) -> Result<Bytes, OAuthError> {
-    let body = Limited::new(request.into_body(), MAX_FORM).collect().await;
+    let body = timeout(PATIENCE, Limited::new(request.into_body(), MAX_FORM).collect()).await;
+    let body = body.map_err(|_| wrong("the body takes too long"))?;
     Ok(body.map_err(|_| wrong("the body is too large or ended early"))?.to_bytes())
 }
 
