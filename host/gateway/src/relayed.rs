@@ -275,6 +275,16 @@ impl<'a> Relayed<'a> {
         }
     }
 
+    /// What a call with this deadline may take, with the time in which its client is asked.
+    fn patience(&self, deadline: Instant) -> Patience {
+        Patience::new(deadline, self.gateways.settings.answer_within)
+    }
+
+    /// Until when the client may answer what it is asked now.
+    fn answered_by(&self) -> Instant {
+        Instant::now() + self.gateways.settings.answer_within
+    }
+
     /// Notes under whose account it runs.
     pub fn runs_under(&mut self, carried: Option<&Arc<Carried>>) {
         if let (Some(record), Some(carried)) = (&mut self.record, carried) {
@@ -303,7 +313,7 @@ impl<'a> Relayed<'a> {
         let live = self.live();
         let level = self.level(live.as_deref());
         let log_level = level.filter(|_| self.asked.client.era == Era::Legacy).map(Level::as_str);
-        let patience = Patience::new(sent.deadline);
+        let patience = self.patience(sent.deadline);
         let mut another = None;
         let (mut way, _attended, mut incoming) = loop {
             let carried = another.as_ref().or(carried);
@@ -325,7 +335,7 @@ impl<'a> Relayed<'a> {
             self.gateways.credentials.accepted(carried);
         }
         let (Incoming::Json { version, .. } | Incoming::Stream { version, .. }) = incoming;
-        let rewrite = self.rewrite(version.era(), level);
+        let mut rewrite = self.rewrite(version.era(), level);
         let asks = self.asked.view.policies.iter().any(|p| p.plugin.hooks().server_request);
         let mut events = Vec::new();
         let message = match (incoming, &line) {
@@ -369,7 +379,7 @@ impl<'a> Relayed<'a> {
         if let Some(lease) = &mut way.lease {
             lease.clean();
         }
-        let message = if self.bridged { self.made(message) } else { message };
+        let message = if self.bridged { self.made(message, &mut rewrite) } else { message };
         let message = match review {
             Some(reviewer) if !message.input_required => reviewer.review(message).await?,
             _ => message,

@@ -26,8 +26,9 @@ use super::{Relayed, closed};
 use crate::{
     answer,
     catalogue::Kind,
-    conversation::{Who, follow::Patience, pick::Way, rounds::Wanted},
+    conversation::{Who, pick::Way, rounds::Wanted},
     members::Members,
+    relay::Rewrite,
     tasks::{self, EXTENSION, era, made},
 };
 
@@ -86,7 +87,7 @@ impl Relayed<'_> {
     }
 
     /// What a server answered to such a call, in the client's words.
-    pub(super) fn made(&self, message: Message) -> Message {
+    pub(super) fn made(&self, message: Message, rewrite: &mut Rewrite) -> Message {
         if message.kind != MessageKind::Result || message.input_required {
             return message;
         }
@@ -98,7 +99,11 @@ impl Relayed<'_> {
             }),
             Era::Legacy => match era::made_modern(payload) {
                 Some(task) => Some(format!(r#"{{"task":{}}}"#, era::to_legacy(task))),
-                None => self.made_at_once(&message),
+                None => {
+                    // Its id is the client's already: there is no other to write it for.
+                    rewrite.tasks = None;
+                    self.made_at_once(&message)
+                }
             },
         };
         translated.and_then(|result| message.with_payload(result.as_bytes()).ok()).unwrap_or(message)
@@ -326,11 +331,11 @@ impl About<'_, '_> {
                 .next("Ask for its result with Accept: application/json, text/event-stream")
         };
         let line = line.filter(|line| line.reaches()).ok_or_else(|| relayed.fault(unreachable()))?;
-        let patience = Patience::new(Instant::now());
-        let changed = relayed.judged(&wanted, who, relayed.asked.capabilities(), patience.until).await?;
+        let until = relayed.answered_by();
+        let changed = relayed.judged(&wanted, who, relayed.asked.capabilities(), until).await?;
         let asked: BTreeMap<String, String> =
             wanted.with_meta(&changed, |meta| era::with_related(meta, relayed.exposed));
-        let answers = wanted.ask(line, &asked, patience.until).await.map_err(|f| relayed.fault(f))?;
+        let answers = wanted.ask(line, &asked, until).await.map_err(|f| relayed.fault(f))?;
         Ok(format!(",{}", answers.trim_end_matches(',')))
     }
 

@@ -93,6 +93,8 @@ async fn what_is_promised_is_counted() {
         missing.is_empty().then_some(())
     })
     .await;
+    // A connection that nobody uses is let go.
+    call("echo__echo", json!({"message": "in"})).await;
     let told = http::get(&product.page("/metrics"), &[]).await.unwrap().text();
     // Not only there, but counting.
     let value = |start: &str| {
@@ -107,6 +109,7 @@ async fn what_is_promised_is_counted() {
         "portcullis_plugin_duration_seconds_count{",
         "portcullis_upstream_requests_total{",
         "portcullis_upstream_connects_total{",
+        "portcullis_catalogue_refreshes_total{",
         "portcullis_child_restarts_total{",
         "portcullis_refusals_total{",
         "portcullis_sealed_rejected_total{",
