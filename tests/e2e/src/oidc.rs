@@ -1,4 +1,4 @@
-//! A real identity provider, npm `oidc-provider`.
+//! Real identity providers, npm `oidc-provider`: one for programs, one that people sign in at.
 
 use std::{path::Path, process::Stdio};
 
@@ -80,5 +80,37 @@ impl Oidc {
         let reply = http::post(&format!("{}/token", self.issuer), &form, body).await?;
         let answer = reply.message();
         answer["access_token"].as_str().map(str::to_owned).with_context(|| answer.to_string())
+    }
+}
+
+/// A provider that people sign in at: whoever types a login is that person (`tests/fixtures/node/login.mjs`). Running until dropped.
+pub struct Login {
+    _child: Child,
+    /// Its issuer URL.
+    pub issuer: String,
+}
+
+impl Login {
+    /// The secret of its client `portcullis`.
+    pub const SECRET: &str = "s:ecret/%";
+
+    /// Starts it, for a client that people are sent back to there.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub async fn start(redirect: &str) -> anyhow::Result<Self> {
+        let parts = Parts::get();
+        let mut child = Command::new(&parts.node_bin)
+            .arg(root().join("tests/fixtures/node/login.mjs"))
+            .arg(redirect)
+            .env("PORTCULLIS_TEST_NODE", &parts.node)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        let stdout = child.stdout.take().context("no standard output")?;
+        let issuer = BufReader::new(stdout).lines().next_line().await?.context("the provider ended")?;
+        Ok(Self { _child: child, issuer })
     }
 }
