@@ -27,18 +27,7 @@ impl Oidc {
     /// # Errors
     /// Where it does not start.
     pub async fn start(port: u16) -> anyhow::Result<Self> {
-        let parts = Parts::get();
-        let mut child = Command::new(&parts.node_bin)
-            .arg(root().join("tests/fixtures/node/oidc.mjs"))
-            .arg(port.to_string())
-            .env("PORTCULLIS_TEST_NODE", &parts.node)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
-        let stdout = child.stdout.take().context("no standard output")?;
-        let issuer = BufReader::new(stdout).lines().next_line().await?.context("the provider ended")?;
+        let (child, issuer) = run("oidc.mjs", &port.to_string()).await?;
         Ok(Self { child, issuer })
     }
 
@@ -99,18 +88,24 @@ impl Login {
     /// # Errors
     /// Where it does not start.
     pub async fn start(redirect: &str) -> anyhow::Result<Self> {
-        let parts = Parts::get();
-        let mut child = Command::new(&parts.node_bin)
-            .arg(root().join("tests/fixtures/node/login.mjs"))
-            .arg(redirect)
-            .env("PORTCULLIS_TEST_NODE", &parts.node)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
-        let stdout = child.stdout.take().context("no standard output")?;
-        let issuer = BufReader::new(stdout).lines().next_line().await?.context("the provider ended")?;
+        let (child, issuer) = run("login.mjs", redirect).await?;
         Ok(Self { _child: child, issuer })
     }
+}
+
+/// Starts a provider: the process, and the issuer that it prints first.
+async fn run(script: &str, argument: &str) -> anyhow::Result<(Child, String)> {
+    let parts = Parts::get();
+    let mut child = Command::new(&parts.node_bin)
+        .arg(root().join("tests/fixtures/node").join(script))
+        .arg(argument)
+        .env("PORTCULLIS_TEST_NODE", &parts.node)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    let stdout = child.stdout.take().context("no standard output")?;
+    let issuer = BufReader::new(stdout).lines().next_line().await?.context("the provider ended")?;
+    Ok((child, issuer))
 }

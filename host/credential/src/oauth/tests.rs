@@ -246,8 +246,8 @@ fn used() -> std::time::Duration {
     std::time::Duration::new(used.tv_sec.try_into().unwrap(), used.tv_nsec.try_into().unwrap())
 }
 
-/// A warm resolution asks neither the plugin nor the store, and prints what it costs (`--nocapture`; docs/benchmark.md). In a
-/// debug build that is several times what it is in a release.
+/// A warm resolution asks neither the plugin nor the store, and costs less than 5 µs, in a debug build too; it prints how much
+/// (`--nocapture`; docs/benchmark.md).
 #[tokio::test]
 #[allow(clippy::print_stdout, reason = "a figure for whoever asks")]
 async fn a_warm_resolution_reads_no_store_and_is_cheap() {
@@ -271,6 +271,5 @@ async fn a_warm_resolution_reads_no_store_and_is_cheap() {
     }
     println!("a warm resolution with OAuth: {} ns of processor time", best.as_nanos());
     assert_eq!((asked(), house.naming.0.load(std::sync::atomic::Ordering::SeqCst)), (before, 1));
-    let most = if cfg!(debug_assertions) { 50 } else { 5 };
-    assert!(best < std::time::Duration::from_micros(most), "{best:?}");
+    assert!(best < std::time::Duration::from_micros(5), "{best:?}");
 }
