@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use portcullis_credential::SecretsError;
+use portcullis_credential::{Given, SecretsError, misfits};
 use portcullis_identity::Action;
 use portcullis_model::{
     Door, Kind, Metadata, Name, Resource, ResourceKey, Secret, Side, Spec, Subject,
-    spec::{Connection, Field, McpServer, Owner},
+    spec::{Connection, McpServer, Owner},
 };
 use portcullis_store::{
     Fleet,
@@ -176,52 +176,25 @@ fn check_fields(
     if problems.is_empty() {
         return Ok(());
     }
+    Err(misfit(problems, &request.server, key))
+}
+
+/// What was given is not what the server asks for.
+pub(crate) fn misfit(problems: Vec<(String, String)>, server: &Name, key: &ResourceKey) -> ApiError {
     let mut error = ApiError::new(Side::Caller, "invalid-request", "what was given is not what the server asks for")
-        .next(format!("See its fields with `portcullis describe server {}`.", request.server));
+        .next(format!("See its fields with `portcullis describe server {server}`."));
     let complaint = |(path, message)| Complaint { resource: key.to_string(), position: 0, path, message, place: None };
     error.problems = problems.into_iter().map(complaint).collect();
-    Err(error)
+    error
 }
 
-/// What is wrong with what was given, by field, in the order in which the server asks. Quotes no value.
 fn problems(server: &McpServer, request: &ConnectRequest, elsewhere: &[String]) -> Vec<(String, String)> {
-    let mut problems = Vec::new();
-    let given = request.values.keys().chain(request.secrets.keys());
-    for name in given.filter(|name| server.field(name).is_none()) {
-        let known: Vec<&str> = server.fields.iter().map(|f| f.name.as_str()).collect();
-        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        problems.push((name.clone(), format!("the server asks for no such field; it asks for: {known}")));
-    }
-    for field in &server.fields {
-        let (value, secret) = (request.values.get(&field.name), request.secrets.get(&field.name));
-        let why = match (value, secret) {
-            (Some(_), _) if field.sensitive => {
-                Some("is a secret: give it at the prompt or on standard input".to_owned())
-            }
-            (_, Some(_)) if !field.sensitive => Some("is no secret: give it as a value".to_owned()),
-            (Some(given), _) | (_, Some(given)) if !given.is_empty() => {
-                field.accepts(given).err().or_else(|| unfit(server, field, given))
-            }
-            _ if elsewhere.contains(&field.name) || field.default.is_some() => None,
-            _ if field.required || (field.sensitive && is_placed(server, field)) => Some("is missing".to_owned()),
-            // Nothing was given where nothing has to be, or an empty text on purpose.
-            (given, _) => given.and_then(|given| field.accepts(given).err()),
-        };
-        problems.extend(why.map(|why| (field.name.clone(), why)));
-    }
-    problems
-}
-
-fn is_placed(server: &McpServer, field: &Field) -> bool {
-    server.credential.iter().flat_map(|c| &c.place).any(|p| p.field == field.name)
-}
-
-/// Whether a value can't stand where the server wants it: found out now, and not by the first call.
-fn unfit(server: &McpServer, field: &Field, value: &str) -> Option<String> {
-    let mut places = server.credential.iter().flat_map(|c| &c.place).filter(|p| p.field == field.name);
-    let breaks = value.bytes().any(|b| (b < b' ' && b != b'\t') || b == 0x7f);
-    (breaks && places.any(|p| p.header.is_some()))
-        .then(|| "holds a line break or another character that can't stand in a header".to_owned())
+    let given = Given {
+        values: &request.values,
+        secrets: request.secrets.iter().map(|(field, value)| (field.as_str(), value.as_str())).collect(),
+        elsewhere: elsewhere.iter().map(String::as_str).collect(),
+    };
+    misfits(server, &given)
 }
 
 pub(crate) fn owner(subject: &Subject) -> Result<Owner, ApiError> {

@@ -10,6 +10,7 @@ mod book;
 mod cache;
 mod carried;
 mod eligible;
+mod fields;
 mod follow;
 pub mod link;
 mod missing;
@@ -23,6 +24,7 @@ mod vault;
 
 pub use book::{ConnectionBook, ConnectionStatus};
 pub use carried::Carried;
+pub use fields::{Given, misfits};
 pub use follow::PassedAudit;
 pub use link::ConnectLink;
 pub use oauth::{

@@ -16,6 +16,7 @@ mod key;
 mod pending;
 mod record;
 mod refresh;
+mod revoke;
 #[cfg(test)]
 mod tests;
 mod token;

@@ -6,15 +6,14 @@ use bytes::Bytes;
 use http::{HeaderValue, Uri, header::USER_AGENT};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client as Hyper, Error as ClientError, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
 use portcullis_model::Secret;
-use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
-use crate::{Error, GuardedResolver, Reach, Refused, Request, Response, Unresolved};
+use crate::{Error, GuardedResolver, Reach, Refused, Request, Response, Unresolved, roots, tls_reason};
 
 /// How long a connection waits for its next request.
 const IDLE: Duration = Duration::from_secs(30);
@@ -84,42 +83,6 @@ fn pool(tls: rustls::ClientConfig, resolver: GuardedResolver) -> Pool {
         .build(https)
 }
 
-/// TLS that trusts the machine's certificate authorities, or the browsers' where the machine has none.
-///
-/// # Errors
-/// [`Error::Tls`].
-pub fn roots() -> Result<rustls::ClientConfig, Error> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = || {
-        rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| Error::Tls(error.to_string()))
-    };
-    Ok(match builder()?.with_native_roots() {
-        Ok(native) => native.with_no_client_auth(),
-        Err(_) => builder()?.with_webpki_roots().with_no_client_auth(),
-    })
-}
-
-/// TLS that trusts the certificate authorities in a PEM text and no others.
-///
-/// # Errors
-/// [`Error::Tls`], where it holds none.
-pub fn trusting(pem: &[u8]) -> Result<rustls::ClientConfig, Error> {
-    let tls = |why: String| Error::Tls(why);
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| tls(error.to_string()))?;
-        roots.add(certificate).map_err(|error| tls(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(tls("there is no certificate in it".to_owned()));
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    Ok(builder.map_err(|error| tls(error.to_string()))?.with_root_certificates(roots).with_no_client_auth())
-}
-
 async fn exchange(pool: &Pool, request: Request) -> Result<Response, Error> {
     let Request { method, mut url, headers, body, max_body, reach, timeout: _ } = request;
     reach.check(&url).map_err(|refused| Error::Denied(refused.to_string()))?;
@@ -172,7 +135,7 @@ fn reason(error: &ClientError) -> Error {
             None => {}
         }
         if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
-            return Error::Tls(tls.to_string());
+            return Error::Tls(tls_reason(tls));
         }
         if timed_out {
             return Error::Timeout;

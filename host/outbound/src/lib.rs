@@ -9,6 +9,7 @@ mod client;
 mod reach;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::time::Duration;
 
@@ -17,8 +18,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use portcullis_model::Secret;
 use url::Url;
 
-pub use client::{Client, roots, trusting};
+pub use client::Client;
 pub use reach::{GuardedResolver, Reach, Refused, Unresolved};
+pub use trust::{roots, roots_and, tls_reason, trusting};
 
 /// A request.
 #[derive(Debug)]

@@ -102,7 +102,8 @@ impl Assembly {
         let signin = SignIn::open(Arc::clone(&store), Arc::clone(&directories), Arc::clone(&metrics))
             .await
             .context("the sessions can't be read")?;
-        let outbound = portcullis_outbound::Client::new().context("requests can't be set up")?;
+        let trust = trust(&settings)?;
+        let outbound = portcullis_outbound::Client::with(trust.clone());
         let services = SecretServices { vault: settings.vault.clone(), freshness: settings.secrets.clone() };
         let sources = SecretSources::new(services, &outbound, Arc::clone(&metrics))
             .map_err(|why| anyhow::anyhow!("secrets of other services: {why}"))?;
@@ -118,7 +119,7 @@ impl Assembly {
             secrets.clone(),
             Arc::clone(&sources),
             Arc::clone(&outbound),
-            Arc::clone(&metrics),
+            (Arc::clone(&metrics), Arc::clone(&audit)),
         )
         .await
         .context("the connections' tokens can't be read")?;
@@ -153,6 +154,7 @@ impl Assembly {
         })
         .context("processes can't be run")?;
         let upstreams = Upstreams::new(UpstreamOptions {
+            tls: Some(Arc::new(trust)),
             metrics: Arc::clone(&metrics),
             ..UpstreamOptions::new(Arc::new(orchestrator.clone()))
         })?;
@@ -347,6 +349,16 @@ async fn admin_listener(settings: &Settings, admin: &Admin, metrics: &Arc<Metric
 /// So many failures of one address at once, and one more each time that these seconds have passed.
 fn failures(burst: u32, seconds: u64) -> Failures {
     Failures::new(&LimitOptions { burst, every: Duration::from_secs(seconds), addresses: 65_536 })
+}
+
+/// Whose certificates are believed where we connect to.
+fn trust(settings: &Settings) -> Result<rustls::ClientConfig> {
+    let Some(file) = &settings.trusted_certificates else {
+        return portcullis_outbound::roots().context("TLS can't be set up");
+    };
+    let wrong = || format!("trustedCertificates: {}", file.display());
+    let pem = std::fs::read(file).with_context(wrong)?;
+    portcullis_outbound::roots_and(&pem).with_context(wrong)
 }
 
 fn key_source(settings: &Settings) -> KeySource {

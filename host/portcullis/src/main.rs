@@ -7,6 +7,7 @@ mod demo;
 #[allow(clippy::unwrap_used)]
 mod documented;
 mod drain;
+mod dumps;
 mod exit;
 mod home;
 mod lanes;
@@ -22,6 +23,7 @@ mod verbs;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
+    dumps::none();
     // Before anything else: a supervisor starts with each server's process, and needs nothing of what follows.
     let mut args = std::env::args_os().skip(1);
     if args.next().is_some_and(|first| first == "supervise") {

@@ -24,6 +24,9 @@ pub struct Settings {
     pub admin_listen: Option<SocketAddr>,
     /// TLS on `listen` and `adminListen`.
     pub tls: Option<Tls>,
+    /// A PEM file of certificate authorities that are trusted as well as the machine's, wherever we connect to: servers, identity
+    /// providers, token endpoints.
+    pub trusted_certificates: Option<PathBuf>,
     /// Where clients reach us, where that is not `listen`.
     pub public_url: Option<Url>,
     /// Proxies whose `X-Forwarded-For` is believed: addresses or networks.
@@ -130,6 +133,7 @@ impl Default for Settings {
             metrics_listen: None,
             admin_listen: None,
             tls: None,
+            trusted_certificates: None,
             public_url: None,
             trusted_proxies: Vec::new(),
             allowed_hosts: Vec::new(),
@@ -178,6 +182,7 @@ impl Settings {
                 clients.revoked = clients.revoked.as_ref().map(|path| base.join(path));
             }
         }
+        settings.trusted_certificates = settings.trusted_certificates.map(|p| base.join(p));
         if let Some(SealingKey::File(path)) = &mut settings.sealing_key {
             *path = base.join(&*path);
         }

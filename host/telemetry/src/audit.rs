@@ -25,7 +25,8 @@ use queue::Queue;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AuditEvent {
-    /// What sort: `call`, `denial`, `grant`, `reveal`, `passthrough`, `borrowed-connection`, `administration`, `session`.
+    /// What sort: `call`, `denial`, `grant`, `reveal`, `passthrough`, `borrowed-connection`, `administration`, `session`,
+    /// `revocation`.
     pub kind: Cow<'static, str>,
     /// The request's id, as in the answer and the logs.
     #[serde(skip_serializing_if = "Option::is_none")]

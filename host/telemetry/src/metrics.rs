@@ -53,6 +53,7 @@ pub struct Metrics {
     oauth: Family<Labels, Counter>,
     kept: Family<Labels, Gauge>,
     oauth_renewals: Family<Labels, Counter>,
+    oauth_revocations: Family<Labels, Counter>,
     catalogue_refreshes: Family<Labels, Counter>,
     /// Requests being answered now.
     pub in_flight: Gauge,
@@ -171,6 +172,11 @@ impl Metrics {
         let kept = d.gauges("kept_records", "Sessions, codes and other records that end by themselves", &["what"]);
         let oauth_renewals =
             d.counters("upstream_oauth_renewals", "Renewals of connections' tokens, by how they ended", &["outcome"]);
+        let oauth_revocations = d.counters(
+            "upstream_oauth_revocations",
+            "Tokens of deleted connections taken back at their authorization servers, by how it ended",
+            &["outcome"],
+        );
         let oauth_grants = d.gauge("upstream_oauth_grants", "Connections that hold tokens of an authorization server");
         let oauth_pending =
             d.gauge("upstream_oauth_pending", "Sign-ins at servers' authorization servers that are under way now");
@@ -223,6 +229,7 @@ impl Metrics {
             oauth,
             kept,
             oauth_renewals,
+            oauth_revocations,
             oauth_grants,
             oauth_pending,
             catalogue_refreshes,
@@ -360,6 +367,12 @@ impl Metrics {
     /// Counts a renewal of a connection's token that ended: `renewed`, `refused`, `failed`, `gone`.
     pub fn oauth_renewal(&self, outcome: &'static str) {
         self.oauth_renewals.get_or_create(&labels(&["outcome"], &[outcome])).inc();
+    }
+
+    /// Counts a deleted connection whose tokens were taken back at their authorization server: `revoked`, `refused`, `failed`,
+    /// `nowhere` (it has no place for it), `left-out` (too many waited).
+    pub fn oauth_revocation(&self, outcome: &'static str) {
+        self.oauth_revocations.get_or_create(&labels(&["outcome"], &[outcome])).inc();
     }
 
     /// Counts a fetch of what a server offers: `kind` is such as `tools`, `outcome` is `fetched` or `failed`.

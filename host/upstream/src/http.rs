@@ -73,18 +73,6 @@ pub(crate) struct HttpPeer {
     ids: AtomicU64,
 }
 
-/// TLS as a client with the Mozilla roots.
-pub(crate) fn default_tls() -> Result<Arc<rustls::ClientConfig>, UpstreamError> {
-    use hyper_rustls::ConfigBuilderExt;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| UpstreamError::Connect(format!("TLS can't be set up: {e}")))?
-        .with_webpki_roots()
-        .with_no_client_auth();
-    Ok(Arc::new(config))
-}
-
 /// What a peer is made of.
 pub(crate) struct Parts<'a> {
     pub(crate) key: &'a TargetKey,

@@ -36,7 +36,7 @@ use crate::{
 pub struct Options {
     /// Starts processes.
     pub launcher: Arc<dyn Launcher>,
-    /// TLS for `https` servers; the Mozilla roots where this is left out.
+    /// TLS for `https` servers; what the machine trusts where this is left out.
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// The most peers; a further one takes the place of whichever idles longest.
     pub max_peers: usize,
@@ -94,7 +94,7 @@ impl Upstreams {
     pub fn new(options: Options) -> Result<Arc<Self>, UpstreamError> {
         let tls = match &options.tls {
             Some(tls) => tls.clone(),
-            None => crate::http::default_tls()?,
+            None => Arc::new(portcullis_outbound::roots().map_err(|error| UpstreamError::Connect(error.to_string()))?),
         };
         let pool = Arc::new(Self {
             options,

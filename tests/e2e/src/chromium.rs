@@ -127,6 +127,22 @@ impl Chromium {
         Ok(())
     }
 
+    /// Writes into a field of a page that is not ours, found by a CSS selector.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub async fn fill(&mut self, selector: &str, text: &str) -> anyhow::Result<()> {
+        self.say(json!({"do": "fill", "selector": selector, "text": text})).await.map(drop)
+    }
+
+    /// Presses a button of a page that is not ours, and waits for the page that it leads to.
+    ///
+    /// # Errors
+    /// Where there is none, or no page comes.
+    pub async fn click(&mut self, selector: &str) -> anyhow::Result<()> {
+        self.say(json!({"do": "click", "selector": selector})).await.map(drop)
+    }
+
     /// What is shown.
     ///
     /// # Errors

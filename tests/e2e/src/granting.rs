@@ -42,7 +42,7 @@ impl Granting {
             .env("PORTCULLIS_TEST_NODE", &parts.node)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::inherit())
             .kill_on_drop(true)
             .spawn()?;
         let stdout = child.stdout.take().context("no standard output")?;

@@ -1,4 +1,4 @@
-//! A real identity provider, npm `oidc-provider`.
+//! Real identity providers, npm `oidc-provider`: one for programs, one that people sign in at.
 
 use std::{path::Path, process::Stdio};
 
@@ -27,18 +27,7 @@ impl Oidc {
     /// # Errors
     /// Where it does not start.
     pub async fn start(port: u16) -> anyhow::Result<Self> {
-        let parts = Parts::get();
-        let mut child = Command::new(&parts.node_bin)
-            .arg(root().join("tests/fixtures/node/oidc.mjs"))
-            .arg(port.to_string())
-            .env("PORTCULLIS_TEST_NODE", &parts.node)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
-        let stdout = child.stdout.take().context("no standard output")?;
-        let issuer = BufReader::new(stdout).lines().next_line().await?.context("the provider ended")?;
+        let (child, issuer) = run("oidc.mjs", &port.to_string()).await?;
         Ok(Self { child, issuer })
     }
 
@@ -81,4 +70,42 @@ impl Oidc {
         let answer = reply.message();
         answer["access_token"].as_str().map(str::to_owned).with_context(|| answer.to_string())
     }
+}
+
+/// A provider that people sign in at: whoever types a login is that person (`tests/fixtures/node/login.mjs`). Running until dropped.
+pub struct Login {
+    _child: Child,
+    /// Its issuer URL.
+    pub issuer: String,
+}
+
+impl Login {
+    /// The secret of its client `portcullis`.
+    pub const SECRET: &str = "s:ecret/%";
+
+    /// Starts it, for a client that people are sent back to there.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub async fn start(redirect: &str) -> anyhow::Result<Self> {
+        let (child, issuer) = run("login.mjs", redirect).await?;
+        Ok(Self { _child: child, issuer })
+    }
+}
+
+/// Starts a provider: the process, and the issuer that it prints first.
+async fn run(script: &str, argument: &str) -> anyhow::Result<(Child, String)> {
+    let parts = Parts::get();
+    let mut child = Command::new(&parts.node_bin)
+        .arg(root().join("tests/fixtures/node").join(script))
+        .arg(argument)
+        .env("PORTCULLIS_TEST_NODE", &parts.node)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    let stdout = child.stdout.take().context("no standard output")?;
+    let issuer = BufReader::new(stdout).lines().next_line().await?.context("the provider ended")?;
+    Ok((child, issuer))
 }

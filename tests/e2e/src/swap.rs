@@ -21,6 +21,8 @@ pub struct Running {
     _child: Child,
     /// What it printed first: its URL.
     pub url: String,
+    /// Where its own pages are.
+    pages: String,
 }
 
 impl Running {
@@ -29,7 +31,9 @@ impl Running {
         let mut child = command.spawn()?;
         let stdout = child.stdout.take().context("no standard output")?;
         let line = timeout(3 * PATIENCE, BufReader::new(stdout).lines().next_line()).await??;
-        Ok(Self { _child: child, url: line.context("it ended")? })
+        let line = line.context("it ended")?;
+        let (url, pages) = line.split_once(' ').unwrap_or((&line, line.trim_end_matches("/mcp")));
+        Ok(Self { _child: child, url: url.to_owned(), pages: pages.to_owned() })
     }
 
     fn node(script: &str) -> Command {
@@ -93,8 +97,7 @@ impl Running {
     /// # Errors
     /// Where it does not answer 200 with JSON.
     pub async fn fixture(&self, what: &str) -> anyhow::Result<Value> {
-        let base = self.url.trim_end_matches("/mcp");
-        let reply = http::get(&format!("{base}/fixture/{what}"), &[]).await?;
+        let reply = http::get(&format!("{}/fixture/{what}", self.pages), &[]).await?;
         ensure!(reply.status == 200, "{}: {}", reply.status, reply.text());
         Ok(serde_json::from_slice(&reply.body)?)
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use axum::{Json, extract::State};
 use portcullis_credential::{Begin, CALLBACK_PATH, Callback, OAuthError, UpstreamOAuth};
+use portcullis_identity::Action;
 use portcullis_model::{Fault, Kind, Name, ResourceKey, Secret, Side, Subject};
 use url::Url;
 
@@ -36,6 +37,9 @@ pub(super) async fn begin(
 }
 
 async fn make(admin: &Admin, tenant: &Name, who: &Who, mut request: OAuthBegin) -> Result<OAuthBegun, ApiError> {
+    if let Ok(owner) = request.owner.parse::<Subject>() {
+        may_connect(admin, tenant, who, &request.server, &owner)?;
+    }
     let fleet = admin.registry.snapshot();
     let key = ResourceKey { tenant: tenant.clone(), kind: Kind::McpServer, name: request.server.clone() };
     let server = fleet.server(tenant, &request.server).ok_or_else(|| not_found(&key))?;
@@ -75,7 +79,13 @@ async fn make(admin: &Admin, tenant: &Name, who: &Who, mut request: OAuthBegin) 
         user: user(who),
         redirect_uri: redirect_uri(admin)?,
     };
-    let begun = oauth(admin)?.begin(begin).await?;
+    let begun = oauth(admin)?.begin(begin).await.map_err(|error| match error {
+        OAuthError::Invalid(problems) => {
+            let key = ResourceKey { tenant: tenant.clone(), kind: Kind::Connection, name: connection.clone() };
+            install::misfit(problems, &request.server, &key)
+        }
+        other => other.into(),
+    })?;
     Ok(OAuthBegun {
         link: None,
         url: Some(begun.url.to_string()),
@@ -118,7 +128,19 @@ pub(super) async fn save(
     who: Who,
     Body(request): Body<OAuthSave>,
 ) -> Answer<Connected> {
-    let saved = oauth(&admin)?.save(&tenant, binding(&request.session)?, &user(&who), &request.ticket).await;
+    let (session, user) = (binding(&request.session)?, user(&who));
+    let oauth = oauth(&admin)?;
+    let Some((server, owner)) = oauth.waiting(&tenant, session, &user, &request.ticket) else {
+        // Used up all the same: whoever should not have it has it.
+        oauth.discard(&tenant, session, &user, &request.ticket);
+        return Err(OAuthError::UnknownState.into());
+    };
+    // A role may have ended while they were away.
+    if let Err(refused) = may_connect(&admin, &tenant, &who, &server, &owner.subject()) {
+        oauth.discard(&tenant, session, &user, &request.ticket);
+        return Err(refused.into());
+    }
+    let saved = oauth.save(&tenant, session, &user, &request.ticket).await;
     let (what, outcome) = match &saved {
         Ok(saved) => (format!("Connection/{}", saved.connection), "done"),
         Err(_) => ("a connection with OAuth".to_owned(), "refused"),
@@ -128,6 +150,12 @@ pub(super) async fn save(
     let saved = saved?;
     let change = if saved.created { "created" } else { "updated" }.to_owned();
     Ok(Json(Connected { connection: saved.connection, change, origin: saved.origin, warnings: Vec::new() }))
+}
+
+/// Whether somebody may connect a server for an owner: the same rule as without a sign-in.
+fn may_connect(admin: &Admin, tenant: &Name, who: &Who, server: &Name, owner: &Subject) -> Result<(), ApiError> {
+    let whose = admin.whose(tenant, owner);
+    who.must(&Action::Install(&whose), &format!("connect {server} for {owner}"))
 }
 
 fn oauth(admin: &Admin) -> Result<&UpstreamOAuth, ApiError> {

@@ -42,6 +42,8 @@ pub(crate) struct ServerMetadata {
     pub(crate) token_endpoint: Url,
     pub(crate) registration_endpoint: Option<Url>,
     pub(crate) userinfo_endpoint: Option<Url>,
+    /// Where tokens are taken back (RFC 7009).
+    pub(crate) revocation_endpoint: Option<Url>,
     pub(crate) auth_methods: Vec<String>,
     pub(crate) scopes: Vec<String>,
     /// Whether it answers with `iss` (RFC 9207).
@@ -78,6 +80,7 @@ struct Document {
     token_endpoint: Option<Url>,
     registration_endpoint: Option<Url>,
     userinfo_endpoint: Option<Url>,
+    revocation_endpoint: Option<Url>,
     code_challenge_methods_supported: Option<Vec<String>>,
     token_endpoint_auth_methods_supported: Option<Vec<String>>,
     scopes_supported: Option<Vec<String>>,
@@ -214,6 +217,7 @@ impl Discovery {
                 token_endpoint: token.clone(),
                 registration_endpoint: None,
                 userinfo_endpoint: None,
+                revocation_endpoint: None,
                 auth_methods: Vec::new(),
                 scopes: Vec::new(),
                 says_iss: false,
@@ -286,6 +290,7 @@ impl Discovery {
             token_endpoint: at("/token"),
             registration_endpoint: Some(at("/register")),
             userinfo_endpoint: None,
+            revocation_endpoint: None,
             auth_methods: Vec::new(),
             scopes: Vec::new(),
             says_iss: false,
@@ -318,6 +323,7 @@ fn read(document: Document, bounds: &Bounds) -> Result<ServerMetadata, OAuthErro
         token_endpoint: document.token_endpoint.ok_or_else(|| lacks("token_endpoint"))?,
         registration_endpoint: document.registration_endpoint,
         userinfo_endpoint: document.userinfo_endpoint,
+        revocation_endpoint: document.revocation_endpoint,
         // RFC 8414 section 2: what holds where it is left out.
         auth_methods: document
             .token_endpoint_auth_methods_supported
@@ -331,7 +337,7 @@ fn read(document: Document, bounds: &Bounds) -> Result<ServerMetadata, OAuthErro
 }
 
 fn check(server: &ServerMetadata, bounds: &Bounds) -> Result<(), OAuthError> {
-    let optional = [&server.registration_endpoint, &server.userinfo_endpoint];
+    let optional = [&server.registration_endpoint, &server.userinfo_endpoint, &server.revocation_endpoint];
     let all =
         [&server.authorization_endpoint, &server.token_endpoint].into_iter().chain(optional.into_iter().flatten());
     for url in all {

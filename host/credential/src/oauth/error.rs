@@ -12,9 +12,9 @@ pub enum OAuthError {
     /// There is no such server, or it has no OAuth.
     #[error("{0}")]
     NoServer(String),
-    /// What was given is not what the server asks for.
-    #[error("{0}")]
-    Invalid(String),
+    /// What was given is not what the server asks for: by field, why.
+    #[error("what was given is not what the server asks for: {}", .0.iter().map(|(field, why)| format!("{field} {why}")).collect::<Vec<_>>().join("; "))]
+    Invalid(Vec<(String, String)>),
     /// Another connection has the name.
     #[error("{0}")]
     Conflict(String),

@@ -8,7 +8,7 @@ use portcullis_model::{
     Door, Kind, Metadata, Name, Resource, ResourceKey, Secret, Spec,
     spec::{Connection, McpServer, Owner},
 };
-use portcullis_store::{Expect, Registry, Revision, registry::server_origin};
+use portcullis_store::{Expect, Fleet, Registry, Revision, registry::server_origin};
 use sha2::{Digest, Sha256};
 use url::Url;
 use zeroize::Zeroizing;
@@ -24,7 +24,11 @@ use super::{
     token::{Client, NoTokens, TokenRequest, word},
     web::{Bounds, found},
 };
-use crate::{ConnectionBook, resolver::now_ms};
+use crate::{
+    ConnectionBook,
+    fields::{Given, misfits},
+    resolver::now_ms,
+};
 
 /// Where authorization servers send people back to, below the gateway's public URL.
 pub const CALLBACK_PATH: &str = "/oauth-client/callback";
@@ -183,7 +187,7 @@ impl UpstreamOAuth {
         let server = fleet.server(&begin.tenant, &begin.server).ok_or_else(no_server)?.spec.clone();
         let (Some(oauth), Some(remote)) = (server.oauth(), &server.remote) else { return Err(no_server()) };
         self.free(&begin.tenant, &begin.connection, &begin.server, &begin.owner)?;
-        check_fields(&server, &begin)?;
+        check(&fleet, &server, &begin)?;
         let found = self.discovery.find(remote, oauth).await?;
         let bounds = Bounds::of(remote);
         let wish = Wish {
@@ -325,7 +329,10 @@ impl UpstreamOAuth {
             revision: Revision::default(),
             unsaved: true,
             grant: random()?,
+            server: Some(flow.wanted.server.clone()),
+            bounds,
             token_endpoint: flow.server.token_endpoint.clone(),
+            revocation_endpoint: flow.server.revocation_endpoint.clone(),
             client: flow.client,
             given: flow.given,
             resource: flow.resource,
@@ -478,23 +485,19 @@ fn by(tenant: &Name, user: &str) -> String {
     format!("{tenant}/{user}")
 }
 
-/// Every field that the server asks for and no other, each in its place.
-fn check_fields(server: &McpServer, begin: &Begin) -> Result<(), OAuthError> {
-    for name in begin.values.keys().chain(begin.secrets.keys()) {
-        match server.field(name) {
-            None => return Err(OAuthError::Invalid(format!("{} asks for no field {name}", begin.server))),
-            Some(field) if field.sensitive != begin.secrets.contains_key(name) => {
-                let what = if field.sensitive { "is a secret" } else { "is no secret" };
-                return Err(OAuthError::Invalid(format!("the field {name} {what}")));
-            }
-            Some(_) => {}
-        }
-    }
-    let given = |name: &String| begin.values.contains_key(name) || begin.secrets.contains_key(name);
-    for field in server.fields.iter().filter(|f| f.required && f.default.is_none()) {
-        if !given(&field.name) {
-            return Err(OAuthError::Invalid(format!("the field {} is missing", field.name)));
-        }
-    }
-    Ok(())
+/// What is given, by the one rule that there is for it ([`misfits`]).
+fn check(fleet: &Fleet, server: &McpServer, begin: &Begin) -> Result<(), OAuthError> {
+    let existing = fleet.connection(&begin.tenant, &begin.connection);
+    let given = Given {
+        values: &begin.values,
+        // One that is no text fits no field.
+        secrets: begin
+            .secrets
+            .iter()
+            .map(|(field, secret)| (field.as_str(), std::str::from_utf8(secret.expose()).unwrap_or("\0")))
+            .collect(),
+        elsewhere: existing.iter().flat_map(|c| c.spec.secrets.keys().map(String::as_str)).collect(),
+    };
+    let wrong = misfits(server, &given);
+    if wrong.is_empty() { Ok(()) } else { Err(OAuthError::Invalid(wrong)) }
 }

@@ -8,7 +8,7 @@ use std::{
 use portcullis_model::{Name, Secret, spec::SecretSource};
 use portcullis_outbound::Client;
 use portcullis_store::{Change, Expect, Record, Registry, Revision, StoreError, Write, keys, scan_all};
-use portcullis_telemetry::Metrics;
+use portcullis_telemetry::{Audit, Metrics};
 use tokio::runtime::Handle;
 
 use super::{
@@ -17,6 +17,7 @@ use super::{
     grant::{Grant, Renewal},
     key::ClientKey,
     record::Held,
+    revoke::TakingBack,
     web::Web,
 };
 use crate::{SecretSources, Secrets, SecretsError, resolver::now_ms};
@@ -59,9 +60,11 @@ pub struct Grants {
     pub(super) web: Web,
     pub(super) key: Arc<ClientKey>,
     metrics: Arc<Metrics>,
+    pub(super) audit: Arc<Audit>,
+    pub(super) taking_back: TakingBack,
     runtime: Handle,
     all: RwLock<HashMap<(Name, Name), Arc<Grant>>>,
-    me: Weak<Self>,
+    pub(super) me: Weak<Self>,
 }
 
 impl Grants {
@@ -74,7 +77,7 @@ impl Grants {
         secrets: Secrets,
         sources: Arc<SecretSources>,
         client: Arc<Client>,
-        metrics: Arc<Metrics>,
+        (metrics, audit): (Arc<Metrics>, Arc<Audit>),
     ) -> Result<Arc<Self>, OAuthError> {
         let key = ClientKey::open(&secrets).await?;
         let from = secrets.store().revision();
@@ -85,6 +88,8 @@ impl Grants {
             web: Web::new(client),
             key,
             metrics,
+            audit,
+            taking_back: TakingBack::default(),
             runtime: Handle::current(),
             all: RwLock::default(),
             me: me.clone(),
@@ -106,6 +111,10 @@ impl Grants {
             Renewal::TooSoon | Renewal::Gone => "gone",
         };
         self.metrics.oauth_renewal(outcome);
+    }
+
+    pub(super) fn count_revocation(&self, outcome: &'static str) {
+        self.metrics.oauth_revocation(outcome);
     }
 
     /// A secret that lies elsewhere. The error names where, and never what is in it.
@@ -185,10 +194,15 @@ impl Grants {
         self.metrics.oauth_grants.set(i64::try_from(all.len()).unwrap_or(i64::MAX));
     }
 
+    /// Its record is gone: nobody is lent its tokens any more, and they are taken back.
     fn remove(&self, tenant: &Name, connection: &Name) {
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
-        all.remove(&(tenant.clone(), connection.clone()));
+        let gone = all.remove(&(tenant.clone(), connection.clone()));
         self.metrics.oauth_grants.set(i64::try_from(all.len()).unwrap_or(i64::MAX));
+        drop(all);
+        if let Some(gone) = gone {
+            self.take_back(tenant, connection, gone.held());
+        }
     }
 
     /// One that does not open is left out and logged: its connection has to be connected again, the others work.
@@ -213,9 +227,10 @@ impl Grants {
                 there.insert((tenant, connection));
             }
         }
-        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|key, _| there.contains(key));
-        self.metrics.oauth_grants.set(i64::try_from(all.len()).unwrap_or(i64::MAX));
+        let known: Vec<_> = self.all.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+        for (tenant, connection) in known.iter().filter(|key| !there.contains(*key)) {
+            self.remove(tenant, connection);
+        }
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use portcullis_model::Secret;
+use portcullis_model::{Name, Secret};
 use portcullis_store::Revision;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::{
     account::Account,
     token::{Authentication, Client},
+    web::Bounds,
 };
 
 /// The part of a token's life before its end in which it is renewed: a fifth, five minutes at most.
@@ -30,7 +31,13 @@ pub(crate) struct Held {
     pub(crate) unsaved: bool,
     /// Made anew each time that somebody connects.
     pub(crate) grant: String,
+    /// The server that it is for. None in records of before this was kept.
+    pub(crate) server: Option<Name>,
+    /// Where requests about that server could go when somebody signed in.
+    pub(crate) bounds: Bounds,
     pub(crate) token_endpoint: Url,
+    /// Where its tokens are taken back (RFC 7009), if anywhere.
+    pub(crate) revocation_endpoint: Option<Url>,
     pub(crate) client: Client,
     /// Whether the client is the one that the operator gave, whose secret may be exchanged there.
     pub(crate) given: bool,
@@ -57,7 +64,10 @@ pub(crate) struct Held {
 struct Written<'a> {
     v: u8,
     grant: &'a str,
+    server: Option<&'a Name>,
+    bounds: Bounds,
     token_endpoint: &'a Url,
+    revocation_endpoint: Option<&'a Url>,
     client_id: &'a str,
     client_secret: Option<&'a str>,
     authentication: Authentication,
@@ -78,7 +88,13 @@ struct Written<'a> {
 struct Read {
     v: u8,
     grant: String,
+    #[serde(default)]
+    server: Option<Name>,
+    #[serde(default)]
+    bounds: Bounds,
     token_endpoint: Url,
+    #[serde(default)]
+    revocation_endpoint: Option<Url>,
     client_id: String,
     client_secret: Option<String>,
     authentication: Authentication,
@@ -113,7 +129,10 @@ impl Held {
             revision,
             unsaved: false,
             grant: read.grant,
+            server: read.server,
+            bounds: read.bounds,
             token_endpoint: read.token_endpoint,
+            revocation_endpoint: read.revocation_endpoint,
             client: Client { id: read.client_id, secret: read.client_secret.map(secret), method: read.authentication },
             given: read.given,
             resource: read.resource,
@@ -145,7 +164,10 @@ impl Held {
         let written = Written {
             v: 1,
             grant: &self.grant,
+            server: self.server.as_ref(),
+            bounds: self.bounds,
             token_endpoint: &self.token_endpoint,
+            revocation_endpoint: self.revocation_endpoint.as_ref(),
             client_id: &self.client.id,
             client_secret,
             authentication: self.client.method,
@@ -177,7 +199,10 @@ impl Held {
             revision: self.revision,
             unsaved: self.unsaved,
             grant: self.grant.clone(),
+            server: self.server.clone(),
+            bounds: self.bounds,
             token_endpoint: self.token_endpoint.clone(),
+            revocation_endpoint: self.revocation_endpoint.clone(),
             client: self.client.clone(),
             given: self.given,
             resource: self.resource.clone(),
@@ -246,7 +271,10 @@ pub(crate) mod tests {
             revision: Revision(1),
             unsaved: false,
             grant: "g".into(),
+            server: Some("x".parse().unwrap()),
+            bounds: Bounds::default(),
             token_endpoint: "https://as.example/token".parse().unwrap(),
+            revocation_endpoint: Some("https://as.example/revoke".parse().unwrap()),
             client: Client { id: "c".into(), secret: Some(Secret::new("s\"x")), method: Authentication::Basic },
             given: false,
             resource: "https://x.example/mcp".into(),
@@ -272,6 +300,7 @@ pub(crate) mod tests {
         assert_eq!(two.client.secret.as_ref().unwrap().expose(), b"s\"x");
         assert_ne!(one.stamp, two.stamp);
         assert!(two.covers("a") && two.covers("b") && !two.covers("c"));
+        assert_eq!((two.server, two.revocation_endpoint), (one.server, one.revocation_endpoint));
         assert!(Held::read(&Secret::new("{}"), Revision(1)).is_none());
     }
 

@@ -122,6 +122,11 @@ impl Grants {
                 grant.install(next);
                 Renewal::Renewed
             }
+            // Deleted while it was renewed: whoever took back its tokens knew the old ones only.
+            Err(Renewal::Gone) => {
+                self.take_back(&grant.tenant, &grant.connection, Arc::new(next));
+                Renewal::Gone
+            }
             Err(other) => other,
         }
     }
@@ -198,7 +203,7 @@ fn is_final(code: &str) -> bool {
     matches!(code, "invalid_grant" | "bad_refresh_token")
 }
 
-fn secret_of(server: &McpServer, client: &str) -> Option<SecretSource> {
+pub(super) fn secret_of(server: &McpServer, client: &str) -> Option<SecretSource> {
     let oauth = server.oauth()?;
     (oauth.client_id.as_deref() == Some(client)).then(|| oauth.client_secret.clone())?
 }

@@ -10,8 +10,9 @@ use portcullis_model::{
     spec::{CredentialMode, McpServer},
 };
 use portcullis_plugin::{Outcome, PluginFailure, Resolution, TargetFacts};
-use portcullis_store::{Registry, SledOptions, SledStore, Store};
-use portcullis_telemetry::Metrics;
+use portcullis_store::{Record, Registry, Revision, SledOptions, SledStore, Store, StoreError, Watch, Write};
+use portcullis_telemetry::{Audit, Metrics};
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use super::{
@@ -49,8 +50,49 @@ impl Resolve for Naming {
     }
 }
 
+/// A store whose reads and writes are counted.
+struct Counting {
+    inner: Arc<dyn Store>,
+    asked: std::sync::atomic::AtomicUsize,
+}
+
+impl Counting {
+    fn count(&self) -> &dyn Store {
+        self.asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        &*self.inner
+    }
+}
+
+impl Store for Counting {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
+        self.count().get(key)
+    }
+
+    fn scan<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Record>, StoreError>> {
+        self.count().scan(prefix, after, limit)
+    }
+
+    fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        self.count().write(batch)
+    }
+
+    fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+        self.count().watch(prefix, from)
+    }
+
+    fn revision(&self) -> Revision {
+        self.inner.revision()
+    }
+}
+
 struct House {
     _dir: tempfile::TempDir,
+    asked: Arc<Counting>,
     store: Arc<dyn Store>,
     grants: Arc<Grants>,
     resolver: Arc<Resolver>,
@@ -71,7 +113,9 @@ fn resource(kind: &str, name: &str, spec: Value) -> Resource {
 impl House {
     async fn open() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store: Arc<dyn Store> = SledStore::open(dir.path(), SledOptions::default()).unwrap();
+        let inner: Arc<dyn Store> = SledStore::open(dir.path(), SledOptions::default()).unwrap();
+        let asked = Arc::new(Counting { inner, asked: std::sync::atomic::AtomicUsize::new(0) });
+        let store: Arc<dyn Store> = Arc::clone(&asked) as _;
         let registry = Registry::open(Arc::clone(&store)).await.unwrap();
         let key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
         let vault = Vault::open(&KeySource::Text(Secret::new(key))).unwrap();
@@ -89,11 +133,12 @@ impl House {
         let sources = SecretSources::local();
         let book = ConnectionBook::open(Arc::clone(&registry), secrets.clone(), Arc::clone(&sources)).await.unwrap();
         let client = portcullis_outbound::Client::new().unwrap();
-        let grants = Grants::open(registry, secrets, sources, client, Metrics::new()).await.unwrap();
+        let grants =
+            Grants::open(registry, secrets, sources, client, (Metrics::new(), Audit::discard())).await.unwrap();
         book.keep_grants(Arc::clone(&grants));
         let naming = Arc::new(Naming::default());
         let plan = plan(&spec, Arc::clone(&naming));
-        Self { _dir: dir, store, grants, resolver: Resolver::new(book, 100), naming, plan }
+        Self { _dir: dir, asked, store, grants, resolver: Resolver::new(book, 100), naming, plan }
     }
 
     /// Writes a grant down, as another replica would.
@@ -195,26 +240,36 @@ async fn only_a_typed_refusal_is_one() {
     assert_eq!(token(&house.resolve().await.unwrap()), "Bearer access");
 }
 
-/// Prints what a warm resolution costs (`--nocapture`). In this build it is several times dearer than in a release.
+/// The processor time that this thread has used.
+fn used() -> std::time::Duration {
+    let used = clock_gettime(ClockId::ThreadCPUTime);
+    std::time::Duration::new(used.tv_sec.try_into().unwrap(), used.tv_nsec.try_into().unwrap())
+}
+
+/// A warm resolution asks neither the plugin nor the store, and costs less than 5 µs, in a debug build too; it prints how much
+/// (`--nocapture`; docs/benchmark.md).
 #[tokio::test]
 #[allow(clippy::print_stdout, reason = "a figure for whoever asks")]
-async fn a_warm_resolution_is_cheap() {
+async fn a_warm_resolution_reads_no_store_and_is_cheap() {
     let house = House::open().await;
     house.granted(held(now_ms(), Some(3_600_000))).await;
     let principal = Arc::new(Principal::new(Name::default_tenant(), "user:alice".parse().unwrap()));
     let headers = Arc::new(HeaderMap::new());
     house.resolve().await.unwrap();
+    let asked = || house.asked.asked.load(std::sync::atomic::Ordering::SeqCst);
+    let before = asked();
+    assert!(before > 0, "the store is counted");
     const TIMES: u32 = 20_000;
-    // The best of several rounds: the machine has other things to do.
+    // The best of several rounds, in processor time: the machine has other things to do.
     let mut best = std::time::Duration::MAX;
     for _ in 0..10 {
-        let began = Instant::now();
+        let began = used();
         for _ in 0..TIMES {
             house.resolver.resolve(&house.plan, &principal, &headers).await.unwrap();
         }
-        best = best.min(began.elapsed() / TIMES);
+        best = best.min((used() - began) / TIMES);
     }
-    println!("a warm resolution with OAuth: {} ns", best.as_nanos());
-    assert!(best < std::time::Duration::from_micros(50), "{best:?}");
-    assert_eq!(house.naming.0.load(std::sync::atomic::Ordering::SeqCst), 1);
+    println!("a warm resolution with OAuth: {} ns of processor time", best.as_nanos());
+    assert_eq!((asked(), house.naming.0.load(std::sync::atomic::Ordering::SeqCst)), (before, 1));
+    assert!(best < std::time::Duration::from_micros(5), "{best:?}");
 }

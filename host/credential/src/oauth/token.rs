@@ -8,6 +8,7 @@ use http::{
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
 use portcullis_model::Secret;
+use portcullis_outbound::Response;
 use serde::{Deserialize, Serialize};
 use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
@@ -102,6 +103,22 @@ struct Answer {
 impl TokenRequest<'_> {
     /// Sends a grant.
     pub(crate) async fn send(&self, grant: &[(&str, &[u8])], now_ms: u64) -> Result<Tokens, NoTokens> {
+        let answer = self.post(grant, now_ms).await?;
+        let at = place(self.endpoint);
+        read(answer.status, &answer.body).map_err(|no| match no {
+            NoTokens::Failed { why, .. } => {
+                NoTokens::Failed { why: format!("{at} {why}"), retry_after: retry_after(&answer.headers) }
+            }
+            refused @ NoTokens::Refused(_) => refused,
+        })
+    }
+
+    /// Sends a form as this client, to the token endpoint or another that takes the same authentication (RFC 7009 section 2.1).
+    /// The answer is whatever it is.
+    ///
+    /// # Errors
+    /// [`NoTokens::Failed`], where there is none.
+    pub(crate) async fn post(&self, grant: &[(&str, &[u8])], now_ms: u64) -> Result<Response, NoTokens> {
         let failed = |why: &str| NoTokens::Failed { why: why.to_owned(), retry_after: None };
         let mut headers: Vec<(HeaderName, HeaderValue)> =
             vec![(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))];
@@ -134,14 +151,7 @@ impl TokenRequest<'_> {
         }
         let body = encoded(&form);
         let answer = self.web.send(Method::POST, self.endpoint, self.bounds, headers, body).await;
-        let answer = answer.map_err(|error| failed(&error.why))?;
-        let at = place(self.endpoint);
-        read(answer.status, &answer.body).map_err(|no| match no {
-            NoTokens::Failed { why, .. } => {
-                NoTokens::Failed { why: format!("{at} {why}"), retry_after: retry_after(&answer.headers) }
-            }
-            refused @ NoTokens::Refused(_) => refused,
-        })
+        answer.map_err(|error| failed(&error.why))
     }
 }
 

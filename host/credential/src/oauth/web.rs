@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header::ACCEPT};
 use portcullis_model::{Secret, spec::Remote};
 use portcullis_outbound::{Client, Error, Reach, Request, Response};
+use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 /// How long one request may take.
@@ -13,7 +14,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_BODY: usize = 256 << 10;
 
 /// Where requests about a server may go: what its operator wrote down says it, not what the server answers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub(crate) struct Bounds {
     loopback: bool,
     allow_private: bool,

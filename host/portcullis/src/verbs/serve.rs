@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     assembly::Assembly,
     cli::Global,
+    dumps,
     exit::{Exit, Failure},
     home, output,
     settings::Settings,
@@ -89,6 +90,7 @@ pub fn run(settings: Settings, tenant: Name, after: impl FnOnce(Client, String) 
         settings.log.format.parse().map_err(|e: String| Failure::new(Exit::Usage, "invalid-settings", e))?;
     logs::init(format, &settings.log.filter)
         .map_err(|e| Failure::new(Exit::Usage, "invalid-settings", e.to_string()))?;
+    dumps::closed();
     // For everything but calls, which have threads of their own.
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(BEHIND).enable_all().thread_name("portcullis").build()?;

@@ -5,7 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use portcullis_model::{Door, Kind, Problem, Resource, ResourceKey, Spec, spec::Connection};
+use portcullis_model::{Door, Kind, Problem, Resource, ResourceKey, Spec};
 
 use super::{Applied, Fleet, Outcome, Refusal, RegistryError, checks, expect};
 use crate::{Expect, Revision, StoreError, Write, keys};
@@ -178,18 +178,30 @@ fn may_edit(
     problems
 }
 
-/// A connection stays with its server: otherwise an edit could send its secrets to another one.
-fn moved(fleet: &Fleet, resource: &Resource) -> Option<Problem> {
-    let Spec::Connection(Connection { server, .. }) = &resource.spec else {
-        return None;
+/// A connection stays with its server and its owner: otherwise an edit could send its secrets to another server, or put
+/// somebody else in possession of what its owner sealed or signed in for.
+fn moved(fleet: &Fleet, resource: &Resource) -> Vec<Problem> {
+    let existing = fleet.get(&resource.key());
+    let (Spec::Connection(new), Some(Spec::Connection(before))) = (&resource.spec, existing.map(|r| &r.spec)) else {
+        return Vec::new();
     };
-    match &fleet.get(&resource.key())?.spec {
-        Spec::Connection(before) if before.server != *server => Some(Problem::new(
-            "spec.server",
-            format!("the connection was made for {}: delete it and connect {server} under a new one", before.server),
-        )),
-        _ => None,
+    let mut problems = Vec::new();
+    if before.server != new.server {
+        let message = format!(
+            "the connection was made for {}: delete it and connect {} under a new one",
+            before.server, new.server
+        );
+        problems.push(Problem::new("spec.server", message));
     }
+    if before.owner != new.owner {
+        let message = format!(
+            "the connection is that of {}, and so are its secrets: delete it and make another for {}",
+            before.owner.subject(),
+            new.owner.subject()
+        );
+        problems.push(Problem::new("spec.owner", message));
+    }
+    problems
 }
 
 /// The resource with what the store adds.

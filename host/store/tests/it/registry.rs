@@ -199,6 +199,30 @@ async fn moving_a_server_suspends_its_connections_until_somebody_approves() {
 }
 
 #[tokio::test]
+async fn a_connection_stays_with_its_owner() {
+    let (_dir, registry) = registry().await;
+    let sealed = keys::secret(&Name::default_tenant(), &"mine".parse().unwrap());
+    let of = |owner: serde_json::Value| {
+        resource("Connection", "mine", json!({"server": "github", "owner": owner, "ownerOnly": true}))
+    };
+    let set = vec![of(json!({"user": "alice"}))];
+    registry.apply_with(set, Door::Api, false, vec![put(&sealed, "alice's")]).await.unwrap();
+    for other in [json!({"user": "bob"}), json!({"team": "blue"}), json!({"organization": true})] {
+        let refused = reasons(registry.apply(vec![of(other)], Door::Api, false).await.unwrap_err());
+        assert!(refused.contains("spec.owner") && refused.contains("user:alice"), "{refused}");
+    }
+    // A file that says so is refused like anybody.
+    registry.sync_door(&|_| true, vec![(file("/a"), of(json!({"user": "alice"})))], false).await.unwrap();
+    let set = vec![(file("/a"), of(json!({"user": "bob"})))];
+    assert!(reasons(registry.sync_door(&|_| true, set, false).await.unwrap_err()).contains("spec.owner"));
+    assert!(registry.store().get(&sealed).await.unwrap().is_some(), "her secrets are where they were");
+    // Deleted, it leaves nothing behind for the next of its name.
+    registry.delete(&key(Kind::Connection, "mine"), &file("/a")).await.unwrap();
+    registry.apply(vec![of(json!({"user": "bob"}))], Door::Api, false).await.unwrap();
+    assert!(registry.store().get(&sealed).await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn files_that_are_read_again_approve_nothing() {
     let (_dir, registry) = registry().await;
     let scope = |door: &Door| matches!(door, Door::File(_));

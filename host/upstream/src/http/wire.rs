@@ -1,6 +1,8 @@
 //! Requests over HTTP: POST for each message, GET for a stream, and messages that nobody waits for.
 
 use std::{
+    error::Error,
+    io,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -12,6 +14,7 @@ use http::{
 };
 use http_body_util::Full;
 use hyper::body::Incoming as HyperBody;
+use portcullis_outbound::tls_reason;
 use portcullis_protocol::{Version, headers};
 
 use crate::{
@@ -119,7 +122,7 @@ impl HttpPeer {
             self.server.connect_failed(&reason);
             return UpstreamError::Connect(reason);
         }
-        let sent = std::error::Error::source(error)
+        let sent = Error::source(error)
             .and_then(|e| e.downcast_ref::<hyper::Error>())
             .filter(|e| e.is_canceled())
             .map_or(Sent::Maybe, |_| Sent::No);
@@ -226,10 +229,19 @@ pub(crate) fn status_error(response: &Response<HyperBody>) -> UpstreamError {
 }
 
 /// The cause at the bottom, which says most: "connection refused" rather than "client error".
-fn innermost(error: &dyn std::error::Error) -> String {
+fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut at = error;
-    while let Some(source) = at.source() {
-        at = source;
+    loop {
+        // An I/O error that holds another error names that one's source as its own, so the other one is looked into.
+        while let Some(inner) = at.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            at = inner;
+        }
+        if let Some(tls) = at.downcast_ref::<rustls::Error>() {
+            return format!("TLS: {}", tls_reason(tls));
+        }
+        match at.source() {
+            Some(source) => at = source,
+            None => return at.to_string(),
+        }
     }
-    at.to_string()
 }

@@ -37,6 +37,11 @@ async fn house() -> House {
             resource("Role", "operator", json!({"users": ["olga"]})),
             resource("Role", "admin", json!({"users": ["ada"], "agents": ["boss"]})),
             echo.guarded("vault", "modern"),
+            resource(
+                "McpServer",
+                "signing",
+                json!({"remote": {"url": echo.url("modern")}, "credential": {"oauth": {}}}),
+            ),
             resource("Gateway", "main", json!({"servers": [{"server": "vault"}]})),
             resource("Gateway", "side", json!({"servers": [{"server": "vault"}]})),
             in_tenant("acme", resource("User", "zoe", json!({}))),
@@ -75,6 +80,10 @@ fn apply(resources: &[Value]) -> Value {
 
 fn connect(owner: &str, name: &str) -> Value {
     json!({"server": "vault", "owner": owner, "name": name, "secrets": {"token": "t"}, "ownerOnly": true})
+}
+
+fn sign_in(owner: &str) -> Value {
+    json!({"server": "signing", "owner": owner, "ownerOnly": true})
 }
 
 /// What is asked: method, path, body (`NEW` in it is a name that nobody has), and for each caller `y` done, `.` forbidden,
@@ -158,6 +167,9 @@ fn table(echo: &Echo) -> Vec<(&'static str, &'static str, Option<Value>, &'stati
         ("POST", "/v1/signin", Some(json!({"user": "bob"})), "...y..."),
         // What is the socket's alone is not there.
         ("POST", "/v1/store/reseal", None, "-------"),
+        ("POST", "/v1/connections/oauth", Some(sign_in("user:alice")), "-------"),
+        ("POST", "/v1/connections/oauth/finish", Some(json!({})), "-------"),
+        ("POST", "/v1/connections/oauth/save", Some(json!({})), "-------"),
         ("GET", "/v1/nothing", None, "-------"),
     ]
 }

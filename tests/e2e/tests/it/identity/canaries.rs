@@ -3,6 +3,10 @@
 //!
 //! A flow joins by a line in [`FLOWS`]: it plants its canaries ([`House::plant`]), and keeps what it was answered ([`House::heard`]).
 
+mod oauth;
+mod others;
+mod pages;
+
 use std::{path::Path, sync::Mutex};
 
 use futures_util::future::BoxFuture;
@@ -12,6 +16,8 @@ use portcullis_e2e::{
     product::{Product, resource},
 };
 use serde_json::{Value, json};
+
+use others::Others;
 
 /// A flow or a failure, driven with canaries.
 type Flow = for<'h> fn(&'h House) -> BoxFuture<'h, ()>;
@@ -25,11 +31,20 @@ const FLOWS: &[(&str, Flow)] = &[
     ("the admin API over TCP", |house| Box::pin(admin(house))),
     ("one-time sign-in codes", |house| Box::pin(sign_in(house))),
     ("what does not fit a field", |house| Box::pin(misfits(house))),
+    ("our authorization server: codes, tokens, secrets of clients", |house| Box::pin(oauth::ours(house))),
+    ("a server's authorization server: states, codes, tokens, the client's secret", |house| {
+        Box::pin(oauth::theirs(house))
+    }),
+    ("a token that is swapped", |house| Box::pin(others::exchange(house))),
+    ("a token that is passed on", |house| Box::pin(others::passthrough(house))),
+    ("Vault", |house| Box::pin(others::vault(house))),
+    ("the pages", |house| Box::pin(pages::all(house))),
 ];
 
 /// What may hold a canary all the same: the store keeps what is sealed, in which none can be read, so nothing is excepted.
 struct House {
     echo: Echo,
+    others: Others,
     product: Product,
     admin: String,
     alice: String,
@@ -207,6 +222,7 @@ async fn misfits(house: &House) {
 
 async fn house() -> House {
     let echo = Echo::start().await.unwrap();
+    let others = Others::start().await;
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("secret");
     // Before there is a house to ask for canaries: these two are of the operator's making.
@@ -240,22 +256,30 @@ async fn house() -> House {
     let mut picky = echo.guarded("picky", "modern");
     picky["spec"]["fields"][0]["pattern"] = json!("[0-9]{4}");
     resources.push(picky);
+    resources.extend(others.resources(&echo));
     let shown: Vec<Value> = ["open", "vault", "absent", "infile", "inenv"]
         .into_iter()
         .chain(failing)
+        .chain(others::SERVERS)
         .map(|server| json!({"server": server}))
         .collect();
-    resources.push(resource("Gateway", "main", json!({"servers": shown})));
-    let settings = json!({"adminListen": "127.0.0.1:0", "log": {"filter": "trace"}});
-    let product = Product::start_with(&resources, &[("CANARY", in_env)], settings).await.unwrap();
+    let auth = json!([{"plugin": "bearer-token"}, {"plugin": "jwks"}]);
+    resources.push(resource("Gateway", "main", json!({"auth": auth, "servers": shown})));
+    let mut settings = json!({"adminListen": "127.0.0.1:0", "log": {"filter": "trace"}});
+    others.settings(&mut settings);
+    let environment = [&[("CANARY", in_env)][..], &others::ENVIRONMENT].concat();
+    let product = Product::start_with(&resources, &environment, settings).await.unwrap();
     let log = product.log();
     let line = log.lines().find(|l| l.contains("the admin API is served")).expect("it says where");
     let address = line.split_once("address=").unwrap().1.split_whitespace().next().unwrap();
     let admin = format!("http://{address}");
     let alice = product.token("user:alice").unwrap().1;
-    let house = House { echo, product, admin, alice, planted: Mutex::default(), heard: Mutex::default() };
+    let house = House { echo, others, product, admin, alice, planted: Mutex::default(), heard: Mutex::default() };
     house.plant("a secret in a file", in_file);
     house.plant("a secret in a variable", in_env);
+    for (_, secret) in others::ENVIRONMENT {
+        house.plant("a secret of a client, in a variable", secret);
+    }
     let alice = house.alice.clone();
     house.plant("a token", &alice);
     std::mem::forget(dir);
@@ -286,6 +310,7 @@ async fn no_secret_leaves_but_to_where_it_belongs() {
     for (_, flow) in FLOWS {
         flow(&house).await;
     }
+    house.others.plant(&house).await;
     // A canary that is found nowhere may also never have been used: the server saw those that were for it.
     let seen: Vec<String> = house.echo.seen().iter().filter_map(|s| s.headers.get("authorization").cloned()).collect();
     for sort in ["a sealed secret", "a secret given again", "a secret in a file", "a secret in a variable"] {

@@ -1,37 +1,14 @@
 //! Signing in by an identity provider: npm `oidc-provider`, and what a bad one or a thief sends.
 
-use std::process::Stdio;
-
 use axum::{Json, Router, routing};
 use portcullis_e2e::{
     browser::Browser,
     eventually, http,
     oauth::{parameter, serve},
-    parts::{Parts, root},
+    oidc::Login,
     product::{Product, resource},
 };
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-};
-
-async fn provider(redirect: &str) -> (Child, String) {
-    let parts = Parts::get();
-    let mut child = Command::new(&parts.node_bin)
-        .arg(root().join("tests/fixtures/node/login.mjs"))
-        .arg(redirect)
-        .env("PORTCULLIS_TEST_NODE", &parts.node)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let stdout = child.stdout.take().unwrap();
-    let issuer = BufReader::new(stdout).lines().next_line().await.unwrap().expect("the provider ended");
-    (child, issuer)
-}
 
 fn idp(issuer: &str, more: Value) -> Value {
     let mut spec = json!({"title": "Corp", "issuer": issuer, "clientId": "portcullis",
@@ -60,10 +37,12 @@ fn session(browser: &mut Browser, product: &Product) -> Option<String> {
 #[tokio::test]
 async fn people_sign_in_at_their_provider_and_are_who_it_says() {
     let user = |issuer: &str| resource("User", "alice", json!({"identities": [{"issuer": issuer, "subject": "a-1"}]}));
-    let product = Product::start_with(&[resource("User", "bob", json!({}))], &[("IDP_SECRET", "s:ecret/%")], json!({}))
-        .await
-        .unwrap();
-    let (_idp, issuer) = provider(&product.page("/signin/callback/corp")).await;
+    let product =
+        Product::start_with(&[resource("User", "bob", json!({}))], &[("IDP_SECRET", Login::SECRET)], json!({}))
+            .await
+            .unwrap();
+    let corp = Login::start(&product.page("/signin/callback/corp")).await.unwrap();
+    let issuer = corp.issuer.clone();
     let team = resource("Team", "blue", json!({"groups": [{"issuer": issuer, "group": "group-of-b-2"}]}));
     product.write("resources.yaml", &[idp(&issuer, json!({})), user(&issuer), team.clone()]).unwrap();
     eventually("the button is there", async || {

@@ -3,6 +3,7 @@
 
 mod chromium;
 mod hostile;
+mod retried;
 mod signed_in;
 
 use portcullis_e2e::{

@@ -14,6 +14,7 @@ use portcullis_e2e::{
     echo::Echo,
     eventually, http,
     parts::{Parts, root},
+    process,
     product::{Product, resource},
 };
 use serde_json::{Value, json};
@@ -176,6 +177,17 @@ async fn each_place_of_a_value_is_where_its_server_looks() {
     assert_eq!(arguments, json!(["--site=example", "--pass=canary-pass"]));
     let file: Value = serde_json::from_str(&text("process__file", json!({"name": "KEY_FILE"})).await).unwrap();
     assert_eq!(file, json!({"mode": "0o600", "content": "canary-key"}));
+    // Neither the gateway nor what it starts leaves a core dump, which would hold all of that.
+    let mut running = process::descendants(product.pid());
+    assert!(running.len() > 1, "the server and its supervisors: {running:?}");
+    running.insert(product.pid());
+    for pid in running {
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let core = limits.lines().find(|l| l.starts_with("Max core file size")).unwrap();
+        let most: Vec<&str> =
+            core.split_whitespace().filter(|w| w.parse::<u64>().is_ok() || *w == "unlimited").collect();
+        assert!(most.iter().all(|m| matches!(*m, "0" | "1")), "{}: {core}", process::command(pid));
+    }
     assert!(!product.log().contains("canary-"));
     product.stop().await;
 }

@@ -1,5 +1,7 @@
 //! security.md 20 as a table: every kind of caller, by what exists, in both modes that choose a connection; with the connection that
-//! the server saw, what the caller was told, and what is on record.
+//! the server saw, what the caller was told, and what is on record. The modes that carry the caller's own token are in [`tokens`].
+
+mod tokens;
 
 use std::collections::BTreeMap;
 
@@ -7,17 +9,27 @@ use portcullis_e2e::{
     asker::Asker,
     echo::Echo,
     eventually, http,
-    oidc::Oidc,
     product::{Product, resource},
+    swap::Running,
 };
 use serde_json::{Value, json};
 
 const AUDIENCE: &str = "https://gateway.example/mcp";
 
-/// The callers. Alice and bob are members of blue, carol is not; ci is an agent of blue, lone of nobody; erin is a person of the
-/// identity provider whom no `User` claims.
-const CALLERS: [&str; 8] =
-    ["user:alice", "user:carol", "team:blue", "organization", "agent:ci", "agent:lone", "erin", "anonymous"];
+/// The callers. Alice and bob are members of blue, carol is not; ci is an agent of blue, lone of nobody. By the identity provider
+/// come erin, whom no `User` claims; frank, whom none claims either and who is of blue by a group; and alice herself, by her identity.
+const CALLERS: [&str; 10] = [
+    "user:alice",
+    "user:carol",
+    "team:blue",
+    "organization",
+    "agent:ci",
+    "agent:lone",
+    "erin",
+    "frank",
+    "alice by her provider",
+    "anonymous",
+];
 
 /// What exists, oldest first, and for each caller the connection that the call runs under: by owner, `-` for none. A connection is
 /// `OWNER` or `OWNER.NOTE`, with behind it `!` where its owner keeps it to themselves, `?` where its server refuses it, `~` where it was
@@ -25,60 +37,60 @@ const CALLERS: [&str; 8] =
 struct Row {
     exists: &'static [&'static str],
     /// By CALLERS.
-    wanted: [&'static str; 8],
+    wanted: [&'static str; 10],
     /// The registry entry keeps every connection of the server to its owner.
     entry_rule: bool,
 }
 
-const fn row(exists: &'static [&'static str], wanted: [&'static str; 8]) -> Row {
+const fn row(exists: &'static [&'static str], wanted: [&'static str; 10]) -> Row {
     Row { exists, wanted, entry_rule: false }
 }
 
-const fn ruled(exists: &'static [&'static str], wanted: [&'static str; 8]) -> Row {
+const fn ruled(exists: &'static [&'static str], wanted: [&'static str; 10]) -> Row {
     Row { exists, wanted, entry_rule: true }
 }
 
 const CALL_TIME: &[Row] = &[
-    //   what exists                                        alice      carol    blue       organization ci      lone    erin   anonymous
-    row(&[], ["-", "-", "-", "-", "-", "-", "-", "-"]),
+    //   what exists                          alice    carol   blue    organization ci   lone   erin  frank  alice  anonymous
+    row(&[], ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-"]),
     row(
         &["org", "red", "blue", "carol", "bob", "alice", "ci", "lone"],
-        ["alice", "carol", "blue", "org", "ci", "lone", "org", "-"],
+        ["alice", "carol", "blue", "org", "ci", "lone", "org", "blue", "alice", "-"],
     ),
     // Each owner keeps theirs: whoever is no owner falls back on what is shared by its kind, and then to nothing.
     row(
         &["org!", "red!", "blue!", "carol!", "bob!", "alice!", "ci!", "lone!"],
-        ["alice!", "carol!", "blue!", "org!", "ci!", "lone!", "org!", "-"],
+        ["alice!", "carol!", "blue!", "org!", "ci!", "lone!", "org!", "blue!", "alice!", "-"],
     ),
-    row(&["blue", "org"], ["blue", "org", "blue", "org", "blue", "-", "org", "-"]),
-    row(&["bob", "carol"], ["-", "carol", "bob", "bob", "-", "-", "-", "-"]),
-    row(&["bob!", "carol!"], ["-", "carol!", "-", "-", "-", "-", "-", "-"]),
-    row(&["blue!", "bob!"], ["blue!", "-", "blue!", "-", "-", "-", "-", "-"]),
-    row(&["red", "ci"], ["-", "-", "-", "red", "ci", "-", "-", "-"]),
+    row(&["blue", "org"], ["blue", "org", "blue", "org", "blue", "-", "org", "blue", "blue", "-"]),
+    row(&["bob", "carol"], ["-", "carol", "bob", "bob", "-", "-", "-", "-", "-", "-"]),
+    row(&["bob!", "carol!"], ["-", "carol!", "-", "-", "-", "-", "-", "-", "-", "-"]),
+    row(&["blue!", "bob!"], ["blue!", "-", "blue!", "-", "-", "-", "-", "blue!", "blue!", "-"]),
+    row(&["red", "ci"], ["-", "-", "-", "red", "ci", "-", "-", "-", "-", "-"]),
     // Of one rank, the oldest: by age, not by name.
-    row(&["bob.b", "alice.a"], ["alice.a", "-", "bob.b", "bob.b", "-", "-", "-", "-"]),
-    row(&["alice.z", "alice.a"], ["alice.z", "-", "alice.z", "alice.z", "-", "-", "-", "-"]),
+    row(&["bob.b", "alice.a"], ["alice.a", "-", "bob.b", "bob.b", "-", "-", "-", "-", "alice.a", "-"]),
+    row(&["alice.z", "alice.a"], ["alice.z", "-", "alice.z", "alice.z", "-", "-", "-", "-", "alice.z", "-"]),
     // The healthy one first, once its server has refused the other.
-    row(&["alice.z?", "alice.a"], ["alice.a", "-", "alice.a", "alice.a", "-", "-", "-", "-"]),
+    row(&["alice.z?", "alice.a"], ["alice.a", "-", "alice.a", "alice.a", "-", "-", "-", "-", "alice.a", "-"]),
     // Health decides within a rank only.
-    row(&["alice?", "blue"], ["alice?", "-", "blue", "blue", "blue", "-", "-", "-"]),
+    row(&["alice?", "blue"], ["alice?", "-", "blue", "blue", "blue", "-", "-", "blue", "alice?", "-"]),
     // A connection that was made for another address serves nobody; the next one does.
-    row(&["alice~", "blue"], ["blue", "-", "blue", "blue", "blue", "-", "-", "-"]),
-    row(&["alice~"], ["-", "-", "-", "-", "-", "-", "-", "-"]),
+    row(&["alice~", "blue"], ["blue", "-", "blue", "blue", "blue", "-", "-", "blue", "blue", "-"]),
+    row(&["alice~"], ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-"]),
     // The registry entry's rule is every owner's.
-    ruled(&["blue", "bob", "carol", "ci"], ["blue", "carol", "blue", "-", "ci", "-", "-", "-"]),
-    ruled(&["bob", "org"], ["org", "org", "-", "org", "-", "-", "org", "-"]),
+    ruled(&["blue", "bob", "carol", "ci"], ["blue", "carol", "blue", "-", "ci", "-", "-", "blue", "blue", "-"]),
+    ruled(&["bob", "org"], ["org", "org", "-", "org", "-", "-", "org", "org", "org", "-"]),
 ];
 
 /// The connection that an assignment names, and who may run under it. Existing ones are all of the first row.
-const STATIC: &[(&str, [&str; 8])] = &[
-    ("org", ["org", "org", "org", "org", "org", "org", "org", "org"]),
-    ("blue", ["blue", "blue", "blue", "blue", "blue", "blue", "blue", "blue"]),
-    ("blue.kept!", ["blue.kept!", "-", "blue.kept!", "-", "-", "-", "-", "-"]),
+const STATIC: &[(&str, [&str; 10])] = &[
+    ("org", ["org", "org", "org", "org", "org", "org", "org", "org", "org", "org"]),
+    ("blue", ["blue", "blue", "blue", "blue", "blue", "blue", "blue", "blue", "blue", "blue"]),
+    ("blue.kept!", ["blue.kept!", "-", "blue.kept!", "-", "-", "-", "-", "blue.kept!", "blue.kept!", "-"]),
     // A person's and an agent's never serve others because somebody wrote their name somewhere.
-    ("alice", ["alice", "-", "alice", "alice", "-", "-", "-", "-"]),
-    ("alice.kept!", ["alice.kept!", "-", "-", "-", "-", "-", "-", "-"]),
-    ("ci", ["-", "-", "-", "-", "ci", "-", "-", "-"]),
+    ("alice", ["alice", "-", "alice", "alice", "-", "-", "-", "-", "alice", "-"]),
+    ("alice.kept!", ["alice.kept!", "-", "-", "-", "-", "-", "-", "-", "alice.kept!", "-"]),
+    ("ci", ["-", "-", "-", "-", "ci", "-", "-", "-", "-", "-"]),
 ];
 const NAMED: &[&str] = &["org", "blue", "blue.kept!", "alice", "alice.kept!", "ci"];
 
@@ -97,21 +109,12 @@ fn owner(id: &str) -> (Value, String) {
     }
 }
 
-struct House {
-    product: Product,
-    _echo: Echo,
-    keys: BTreeMap<&'static str, Option<String>>,
-    _provider: Oidc,
-}
-
-/// One server for each row, with its own connections; each connection's secret is a file that holds its id.
-async fn house(rows: &[Row], more: Value) -> House {
-    let echo = Echo::start().await.unwrap();
-    let provider = Oidc::start(0).await.unwrap();
-    let issuer = provider.issuer.clone();
-    let rules = json!({"issuers": [{"issuer": issuer, "audience": [AUDIENCE]}]});
-    let mut resources = vec![
-        resource("Team", "blue", json!({"members": ["alice", "bob"]})),
+/// Whom there is, and that the provider says who they are.
+fn people(issuer: &str) -> Vec<Value> {
+    let rules = json!({"issuers": [{"issuer": issuer, "audience": [AUDIENCE], "claims": {"groups": "groups"}}]});
+    let groups = json!([{"issuer": issuer, "group": "engineering-blue"}]);
+    vec![
+        resource("Team", "blue", json!({"members": ["alice", "bob"], "groups": groups})),
         resource("Team", "red", json!({"members": []})),
         resource("Agent", "ci", json!({"team": "blue"})),
         resource("Agent", "lone", json!({})),
@@ -120,8 +123,37 @@ async fn house(rows: &[Row], more: Value) -> House {
             "jwks",
             json!({"source": {"builtIn": "jwks"}, "grants": {"issuers": [issuer]}, "config": rules}),
         ),
-    ];
-    resources.extend(["alice", "bob", "carol"].map(|user| resource("User", user, json!({}))));
+        resource("User", "alice", json!({"identities": [{"issuer": issuer, "subject": "a-1"}]})),
+        resource("User", "bob", json!({})),
+        resource("User", "carol", json!({})),
+    ]
+}
+
+/// What a caller comes with; the provider's tokens are for these.
+async fn key(product: &Product, provider: &Running, caller: &str, audiences: &[&str]) -> Option<String> {
+    let token = async |subject, more| Some(provider.token(subject, audiences, more).await.unwrap());
+    match caller {
+        "anonymous" => None,
+        // The provider calls her bob.
+        "erin" => token("bob", "&group=engineering-red").await,
+        "frank" => token("frank", "&group=engineering-blue").await,
+        "alice by her provider" => token("a-1", "").await,
+        owner => Some(product.token(owner).unwrap().1),
+    }
+}
+
+struct House {
+    product: Product,
+    _echo: Echo,
+    keys: BTreeMap<&'static str, Option<String>>,
+    provider: Running,
+}
+
+/// One server for each row, with its own connections; each connection's secret is a file that holds its id.
+async fn house(rows: &[Row], more: Value) -> House {
+    let echo = Echo::start().await.unwrap();
+    let provider = Running::provider(0).await.unwrap();
+    let mut resources = people(&provider.url);
     let mut servers = Vec::new();
     for (at, row) in rows.iter().enumerate() {
         let mut server = echo.guarded(&format!("s{at}"), "picky");
@@ -178,15 +210,10 @@ async fn house(rows: &[Row], more: Value) -> House {
     }
     let mut keys = BTreeMap::new();
     for caller in CALLERS {
-        let key = match caller {
-            "anonymous" => None,
-            // The provider calls her bob.
-            "erin" => Some(provider.token("bob", AUDIENCE).await.unwrap()),
-            owner => Some(product.token(owner).unwrap().1),
-        };
+        let key = key(&product, &provider, caller, &[AUDIENCE]).await;
         keys.insert(caller, key);
     }
-    House { product, _echo: echo, keys, _provider: provider }
+    House { product, _echo: echo, keys, provider }
 }
 
 impl House {
@@ -208,13 +235,18 @@ impl House {
 }
 
 fn who(caller: &str, issuer: &str) -> String {
-    if caller == "erin" { format!("external:{issuer}#bob") } else { caller.to_owned() }
+    match caller {
+        "erin" => format!("external:{issuer}#bob"),
+        "frank" => format!("external:{issuer}#frank"),
+        "alice by her provider" => "user:alice".to_owned(),
+        other => other.to_owned(),
+    }
 }
 
 #[tokio::test]
 async fn whose_account_a_call_runs_under() {
     let house = house(CALL_TIME, json!({})).await;
-    let issuer = house._provider.issuer.clone();
+    let issuer = house.provider.url.clone();
     let mut wrong = Vec::new();
     let mut calls = Vec::new();
     for (at, row) in CALL_TIME.iter().enumerate() {
@@ -296,8 +328,8 @@ async fn a_connection_that_is_named_serves_whom_its_owner_lets() {
 #[tokio::test]
 async fn the_operators_rule_is_every_owners() {
     const ROWS: &[Row] = &[
-        row(&["blue", "bob", "carol", "ci"], ["blue", "carol", "blue", "-", "ci", "-", "-", "-"]),
-        row(&["bob", "org"], ["org", "org", "-", "org", "-", "-", "org", "-"]),
+        row(&["blue", "bob", "carol", "ci"], ["blue", "carol", "blue", "-", "ci", "-", "-", "blue", "blue", "-"]),
+        row(&["bob", "org"], ["org", "org", "-", "org", "-", "-", "org", "org", "org", "-"]),
     ];
     let house = house(ROWS, json!({"ownerOnly": true})).await;
     for (at, row) in ROWS.iter().enumerate() {

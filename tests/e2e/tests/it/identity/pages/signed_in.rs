@@ -167,25 +167,32 @@ async fn a_link_is_for_one_person_and_says_no_more_to_others() {
 }
 
 #[tokio::test]
-async fn in_a_real_browser_by_keyboard() {
+async fn in_a_real_browser_by_keyboard_in_light_and_dark() {
     let granting = Granting::start().await.unwrap();
     let product = house(&granting).await;
     let album = super::chromium::album(&product);
-    let made = product.ask(&["connect", "granting", "--owner", "user:alice"], "").unwrap();
-    let mut browser = Chromium::start(Taste::default()).await.unwrap();
-    browser.go(made["link"].as_str().unwrap()).await.unwrap();
-    super::chromium::sign_in(&mut browser, &product, "alice").await;
-    browser.look(&album.join("oauth-1-form.png")).await.unwrap();
-    browser.tab("Only mine").await.unwrap();
-    browser.key("Space").await.unwrap();
-    browser.press("Go on to sign in").await.unwrap();
-    let shown = browser.shown().await.unwrap();
-    assert!(shown.text.contains("Is this the right account?"), "{} {}", shown.url, shown.text);
-    browser.look(&album.join("oauth-2-confirm.png")).await.unwrap();
-    browser.press("Yes, connect it").await.unwrap();
-    let shown = browser.shown().await.unwrap();
-    assert!(shown.url.contains("/connections/granting-alice"), "{} {}", shown.url, shown.text);
-    browser.look(&album.join("oauth-3-connected.png")).await.unwrap();
-    assert_eq!(whom(&product, "user:alice").await["sub"], "alice");
+    for (dark, user) in [(false, "alice"), (true, "bob")] {
+        let shade = if dark { "dark" } else { "light" };
+        let picture = |name: &str| album.join(format!("oauth-{name}-{shade}.png"));
+        let made = product.ask(&["connect", "granting", "--owner", &format!("user:{user}")], "").unwrap();
+        let mut browser = Chromium::start(Taste { dark, ..Taste::default() }).await.unwrap();
+        browser.go(made["link"].as_str().unwrap()).await.unwrap();
+        super::chromium::sign_in(&mut browser, &product, user).await;
+        browser.look(&picture("1-form")).await.unwrap();
+        browser.tab("Only mine").await.unwrap();
+        browser.key("Space").await.unwrap();
+        browser.press("Go on to sign in").await.unwrap();
+        let shown = browser.shown().await.unwrap();
+        assert!(shown.text.contains("Is this the right account?"), "{} {}", shown.url, shown.text);
+        browser.look(&picture("2-confirm")).await.unwrap();
+        browser.press("Yes, connect it").await.unwrap();
+        let shown = browser.shown().await.unwrap();
+        assert!(shown.url.contains(&format!("/connections/granting-{user}")), "{} {}", shown.url, shown.text);
+        browser.look(&picture("3-connected")).await.unwrap();
+        assert_eq!(whom(&product, &format!("user:{user}")).await["sub"], "alice");
+        // Back again with what was used up.
+        browser.go(&product.page("/oauth-client/callback?state=gone&code=x")).await.unwrap();
+        browser.look(&picture("4-not-under-way")).await.unwrap();
+    }
     product.stop().await;
 }
