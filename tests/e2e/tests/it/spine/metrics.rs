@@ -9,9 +9,11 @@ use portcullis_e2e::{
 use serde_json::json;
 
 /// What only a plugin that misbehaves, or a server that asks a client back, makes: tried where those are.
-const ELSEWHERE: [&str; 7] = [
+const ELSEWHERE: [&str; 8] = [
     "portcullis_plugin_capability_denied_total",
     "portcullis_questions_total",
+    // The tests of `cluster` have it.
+    "portcullis_cluster_requests_total",
     // These need an identity provider, a Vault or a person: the tests of `identity` have them.
     "portcullis_plugin_token_requests_total",
     "portcullis_secret_reads_total",
