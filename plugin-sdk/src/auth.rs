@@ -83,6 +83,52 @@ impl Request<'_> {
     pub fn bearer(self) -> Option<Secret> {
         self.0.bearer().map(Secret)
     }
+
+    /// The certificate that the client proved in the TLS handshake, if there is one.
+    pub fn certificate(self) -> Option<Certificate> {
+        self.0.certificate().map(Certificate)
+    }
+}
+
+/// A client certificate (RFC 5280) that the TLS handshake has verified: signed by an authority that the operator trusts, in force
+/// now, and the client has its key.
+pub struct Certificate(raw::Certificate);
+
+impl Certificate {
+    /// SHA-256 of the certificate, in lower-case hex.
+    pub fn fingerprint(&self) -> String {
+        self.0.fingerprint()
+    }
+
+    /// Values of an attribute of the subject's name, by its short name (RFC 4514 section 3: `CN`, `O`, `OU`) or dotted OID.
+    pub fn subject(&self, attribute: &str) -> Vec<String> {
+        self.0.subject(attribute)
+    }
+
+    /// Values of an attribute of the issuer's name.
+    pub fn issuer(&self, attribute: &str) -> Vec<String> {
+        self.0.issuer(attribute)
+    }
+
+    /// Subject alternative names (RFC 5280 section 4.2.1.6) that are URIs, such as SPIFFE IDs.
+    pub fn uris(&self) -> Vec<String> {
+        self.0.uris()
+    }
+
+    /// Subject alternative names that are DNS names.
+    pub fn dns_names(&self) -> Vec<String> {
+        self.0.dns_names()
+    }
+
+    /// Subject alternative names that are e-mail addresses.
+    pub fn emails(&self) -> Vec<String> {
+        self.0.emails()
+    }
+
+    /// When it ends, in milliseconds since 1970-01-01T00:00:00Z.
+    pub fn expires_ms(&self) -> u64 {
+        self.0.expires_ms()
+    }
 }
 
 /// Why a token of ours is not accepted.

@@ -21,7 +21,7 @@ pub(crate) mod raw;
 mod request;
 mod token;
 
-pub use auth::{Identity, Request, SignedToken};
+pub use auth::{Certificate, Identity, Request, SignedToken};
 pub use context::{Call, Caller, ToolOutcome};
 pub use credential::{Connection, Resolution, Target};
 pub use host::{Host, Installed, Secret};

@@ -76,7 +76,7 @@ pub mod fake;
 use fake::raw;
 
 pub use auth::{
-    Identity, JwtError, LookupError, Outcome, Provider, Request, Rules, Token, Verified, lookup, unverified_issuer,
+    Certificate, Identity, JwtError, LookupError, Outcome, Provider, Request, Rules, Token, Verified, lookup, unverified_issuer,
 };
 pub use context::{Call, Caller, Kind, Value};
 pub use credential::{

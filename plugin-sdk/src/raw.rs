@@ -5,7 +5,7 @@ pub(crate) use crate::bindings::imports::portcullis::{
     auth::{
         identity::Identity,
         jwt::{Rules, Verified},
-        request::Request,
+        request::{Certificate, Request},
         tokens::Token,
     },
     credential::{

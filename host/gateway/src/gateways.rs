@@ -196,7 +196,8 @@ impl Gateways {
         serve::place(path).is_some()
     }
 
-    /// Answers a request whose path [is for a gateway](Gateways::is_for).
+    /// Answers a request whose path [is for a gateway](Gateways::is_for). What its client proved in the TLS handshake is an extension
+    /// of the request: an `Arc<ClientCertificate>`.
     pub async fn answer<B>(self: &Arc<Self>, peer: SocketAddr, request: Request<B>) -> Response
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,

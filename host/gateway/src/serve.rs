@@ -12,6 +12,7 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use portcullis_identity::Presented;
 use portcullis_model::{DEFAULT_TENANT, Fault, Side};
+use portcullis_plugin::ClientCertificate;
 use portcullis_protocol::{Era, Kind, Message, ParseLimits, headers, parse, rpc};
 use portcullis_telemetry::{Metrics, RequestId};
 use tokio::sync::OwnedSemaphorePermit;
@@ -179,6 +180,7 @@ where
         path: uri.path(),
         address,
         headers: &parts.headers,
+        certificate: parts.extensions.get::<Arc<ClientCertificate>>(),
         request: request_id,
     };
     let authenticated = gateways.authenticator.authenticate(&view.providers, view.anonymous, &presented).await;

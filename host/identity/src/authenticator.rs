@@ -14,7 +14,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use http::{HeaderMap, header::AUTHORIZATION};
 use portcullis_model::{Name, Principal, Secret, Subject};
 use portcullis_plugin::{
-    Asserted, AssertedPrincipal, AuthRequest, PluginError, PluginFailure, Read, Tokens as _, Verdict,
+    Asserted, AssertedPrincipal, AuthRequest, ClientCertificate, PluginError, PluginFailure, Read, Tokens as _, Verdict,
 };
 
 pub use limit::{Failures, LimitOptions};
@@ -78,6 +78,8 @@ pub struct Presented<'a> {
     pub address: IpAddr,
     /// The request's headers.
     pub headers: &'a HeaderMap,
+    /// The certificate that the client proved in the TLS handshake. One whose time is over counts for nothing.
+    pub certificate: Option<&'a Arc<ClientCertificate>>,
     /// The request's id, for the log.
     pub request: &'a str,
 }
@@ -117,6 +119,9 @@ impl Authenticator {
         presented: &Presented<'_>,
     ) -> Result<Arc<Principal>, AuthRefusal> {
         let now = now_ms();
+        // It was in force at the handshake, which may be long ago.
+        let certificate = presented.certificate.filter(|certificate| now < certificate.expires_ms);
+        let presented = &Presented { certificate, ..*presented };
         let base = verdicts::base_key(providers, presented);
         if let Some(principal) = self.remembered(&base, presented, now) {
             return Ok(principal);
@@ -337,6 +342,7 @@ fn request(presented: &Presented<'_>) -> AuthRequest {
         peer: presented.address.to_string().into(),
         headers: Arc::new(presented.headers.clone()),
         bearer: presented_token(presented.headers),
+        certificate: presented.certificate.cloned(),
     }
 }
 

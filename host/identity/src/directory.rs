@@ -15,9 +15,9 @@ use portcullis_store::{Fleet, Registry};
 use crate::permission::Whose;
 use tenant::TenantDirectory;
 
-/// A person of an identity provider is claimed by several `User` resources, so nobody can say who it is.
+/// Somebody of an identity provider is claimed by several `User` or `Agent` resources, so nobody can say who it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("several users claim the same identity of an identity provider")]
+#[error("several users or agents claim the same identity of an identity provider")]
 pub struct Ambiguous;
 
 /// Users, teams, roles and agents at one moment.
@@ -56,7 +56,7 @@ impl Directory {
     /// from membership and from `groups` that a `Team` names for this issuer.
     ///
     /// # Errors
-    /// [`Ambiguous`] where several users claim the identity.
+    /// [`Ambiguous`] where several users or agents claim the identity.
     pub fn external(
         &self,
         tenant: &Name,

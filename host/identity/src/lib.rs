@@ -8,6 +8,7 @@
 
 mod assertion;
 pub mod authenticator;
+pub mod certificate;
 mod clock;
 pub mod directory;
 pub mod jwt;

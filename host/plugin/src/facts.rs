@@ -238,6 +238,28 @@ pub struct AuthRequest {
     pub headers: Arc<HeaderMap>,
     /// The token of `Authorization: Bearer`.
     pub bearer: Option<Secret>,
+    /// The certificate that the client proved in the TLS handshake.
+    pub certificate: Option<Arc<ClientCertificate>>,
+}
+
+/// A client certificate (RFC 5280) that the TLS handshake verified: signed by an authority that the operator trusts, and the client
+/// has its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// SHA-256 of the whole certificate in DER.
+    pub fingerprint: [u8; 32],
+    /// Attributes of the subject's name, in order: short name (RFC 4514 section 3) or dotted OID, and value.
+    pub subject: Vec<(String, String)>,
+    /// Attributes of the issuer's name.
+    pub issuer: Vec<(String, String)>,
+    /// Subject alternative names that are URIs, such as SPIFFE IDs.
+    pub uris: Vec<String>,
+    /// Subject alternative names that are DNS names.
+    pub dns_names: Vec<String>,
+    /// Subject alternative names that are e-mail addresses.
+    pub emails: Vec<String>,
+    /// When it ends, in milliseconds since 1970-01-01T00:00:00Z.
+    pub expires_ms: u64,
 }
 
 /// Whether a header can carry a credential, so that no plugin reads it as text. `name` is in lower case.
@@ -250,6 +272,8 @@ pub fn carries_credential(name: &str) -> bool {
             | "set-cookie"
             | "x-api-key"
             | "x-forwarded-client-cert"
+            | "client-cert"
+            | "client-cert-chain"
             | "mcp-session-id"
     )
 }

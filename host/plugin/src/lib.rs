@@ -33,7 +33,7 @@ pub use calls::Earlier;
 pub use component::Component;
 pub use error::{LoadError, PluginError, PluginFailure};
 pub use facts::{
-    Attributes, AuthRequest, CallFacts, Item, ListKind, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, PromptFacts,
+    Attributes, AuthRequest, CallFacts, ClientCertificate, Item, ListKind, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, PromptFacts,
     PromptPurpose, QuestionFacts, ReadFacts, ReadPurpose, RequestFacts, ResultFacts, TargetFacts, carries_credential,
 };
 pub use host::{Host, HostOptions};

@@ -12,7 +12,7 @@ use crate::{
     answer::{Asserted, Read, VerifiedToken},
     calls::Earlier,
     facts::{
-        AuthRequest, CallFacts, ListKind, PromptFacts, QuestionFacts, ReadFacts, RequestFacts, ResultFacts, TargetFacts,
+        AuthRequest, CallFacts, ClientCertificate, ListKind, PromptFacts, QuestionFacts, ReadFacts, RequestFacts, ResultFacts, TargetFacts,
     },
     meter::{Limiter, LogBudget, Meter, Stop},
     passthrough::Passed,
@@ -49,6 +49,7 @@ pub(crate) struct Fixed {
 pub(crate) enum Handle {
     Secret(Guarded),
     Token(TokenFacts),
+    Certificate(Arc<ClientCertificate>),
     Rules(JwtRules),
     Verified(Box<VerifiedJwt>),
     Response(Box<Answered>),

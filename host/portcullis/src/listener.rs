@@ -1,14 +1,14 @@
 //! Accepting connections: TCP or TLS, HTTP/1.1 and 2, bounded in all and for each address, drained at the end.
 
 mod crowd;
+mod tls;
 
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    path::PathBuf,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -20,22 +20,19 @@ use hyper_util::{
 };
 use portcullis_gateway::Gateways;
 use portcullis_telemetry::Metrics;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
-use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
 use crate::{drain::Drain, lanes::Lanes, opening::Opening, settings::Tls};
 use crowd::{Crowd, Seat};
+use tls::{Known, TlsDoor};
 
 /// A client has so long to send a request's head, and to shake hands.
 pub const PATIENCE: Duration = Duration::from_secs(15);
-/// How often the certificate's files are looked at.
-const LOOK: Duration = Duration::from_secs(5);
 
 /// What whoever has too many connections is told, where no handshake is needed to tell it.
 const CROWDED: &[u8] =
@@ -65,7 +62,7 @@ pub struct Served {
 /// A bound address, of which others may be told before anything is served there.
 pub struct Bound {
     listener: TcpListener,
-    tls: Option<Arc<Certificate>>,
+    tls: Option<Arc<TlsDoor>>,
     connections: Arc<Semaphore>,
     crowd: Arc<Crowd>,
     metrics: Arc<Metrics>,
@@ -75,7 +72,7 @@ pub struct Bound {
 pub struct Listener {
     listener: TcpListener,
     served: Arc<Served>,
-    tls: Option<Arc<Certificate>>,
+    tls: Option<Arc<TlsDoor>>,
     connections: Arc<Semaphore>,
     crowd: Arc<Crowd>,
     metrics: Arc<Metrics>,
@@ -118,7 +115,7 @@ impl Listener {
     pub async fn bind(address: SocketAddr, tls: Option<&Tls>, room: Room, metrics: Arc<Metrics>) -> Result<Bound> {
         let listener =
             TcpListener::bind(address).await.with_context(|| format!("can't listen on {address}: is it taken?"))?;
-        let tls = tls.map(|tls| Certificate::read(tls.clone()).map(Arc::new)).transpose()?;
+        let tls = tls.map(|tls| TlsDoor::open(tls.clone()).map(Arc::new)).transpose()?;
         let crowd = Crowd::new(room.most_of_one, room.trusted);
         let connections = Arc::new(Semaphore::new(room.most));
         Ok(Bound { listener, tls, connections, crowd, metrics })
@@ -201,23 +198,27 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(self, stream: std::net::TcpStream, tls: Option<Arc<Certificate>>) {
+    async fn serve(self, stream: std::net::TcpStream, tls: Option<Arc<TlsDoor>>) {
         let _ = stream.set_nodelay(true);
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         match tls {
-            None => self.talk(stream).await,
-            Some(certificate) => {
-                if let Some(stream) = shake_hands(&certificate, stream).await {
-                    self.talk(stream).await;
+            None => self.talk(stream, None).await,
+            Some(door) => {
+                if let Ok(Some((stream, client))) = tokio::time::timeout(PATIENCE, door.shake_hands(stream)).await {
+                    self.talk(stream, client.map(Arc::new)).await;
                 }
             }
         }
     }
 
-    async fn talk(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    async fn talk(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        client: Option<Arc<Known>>,
+    ) {
         // A count of its own for each connection, so that lanes do not share the memory that it is in.
         let (served, peer) = (Arc::new(Served::clone(&self.served)), self.peer);
-        let service = service_fn(move |request| answer(Arc::clone(&served), peer, request));
+        let service = service_fn(move |request| answer(Arc::clone(&served), peer, client.clone(), request));
         let connection = pin!(self.builder.serve_connection(TokioIo::new(Opening::new(stream)), service));
         if let Err(error) = self.draining.watch(connection, |connection| connection.graceful_shutdown()).await {
             tracing::trace!(peer = %self.peer, error, "a connection ended early");
@@ -228,8 +229,12 @@ impl Connection {
 async fn answer(
     served: Arc<Served>,
     peer: SocketAddr,
+    client: Option<Arc<Known>>,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    if let Some(certificate) = client.and_then(|client| client.certificate()) {
+        request.extensions_mut().insert(certificate);
+    }
     if let Some(gateways) = &served.gateways
         && Gateways::is_for(request.uri().path())
     {
@@ -237,72 +242,4 @@ async fn answer(
     }
     request.extensions_mut().insert(ConnectInfo(peer));
     served.router.clone().call(request).await
-}
-
-async fn shake_hands(
-    certificate: &Certificate,
-    stream: TcpStream,
-) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
-    tokio::time::timeout(PATIENCE, certificate.acceptor().accept(stream)).await.ok()?.ok()
-}
-
-/// A certificate that is read again when its files change; a bad one leaves the one before in use.
-struct Certificate {
-    files: Tls,
-    current: Mutex<Current>,
-}
-
-struct Current {
-    acceptor: TlsAcceptor,
-    changed: Option<SystemTime>,
-    looked: Instant,
-}
-
-impl Certificate {
-    fn read(files: Tls) -> Result<Self> {
-        let acceptor = load(&files)?;
-        let current = Current { acceptor, changed: changed(&files), looked: Instant::now() };
-        Ok(Self { files, current: Mutex::new(current) })
-    }
-
-    fn acceptor(&self) -> TlsAcceptor {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.looked.elapsed() > LOOK {
-            current.looked = Instant::now();
-            let now = changed(&self.files);
-            if now != current.changed {
-                match load(&self.files) {
-                    Ok(acceptor) => {
-                        tracing::info!("the certificate was read again");
-                        current.acceptor = acceptor;
-                        current.changed = now;
-                    }
-                    Err(error) => tracing::error!(%error, "the new certificate can't be used; the one before stays"),
-                }
-            }
-        }
-        current.acceptor.clone()
-    }
-}
-
-fn changed(files: &Tls) -> Option<SystemTime> {
-    let time = |path: &PathBuf| std::fs::metadata(path).and_then(|m| m.modified()).ok();
-    time(&files.certificate).max(time(&files.key))
-}
-
-fn load(files: &Tls) -> Result<TlsAcceptor> {
-    let chain = CertificateDer::pem_file_iter(&files.certificate)
-        .with_context(|| format!("can't read the certificate {}", files.certificate.display()))?
-        .collect::<Result<Vec<_>, _>>()
-        .with_context(|| format!("{} holds no certificate", files.certificate.display()))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .with_context(|| format!("{} holds no private key", files.key.display()))?;
-    let mut config =
-        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .context("certificate and key do not belong together")?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }

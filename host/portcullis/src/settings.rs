@@ -69,7 +69,7 @@ pub struct Settings {
     pub log: Log,
 }
 
-/// A certificate and its key, PEM. Read again when the files change.
+/// A certificate and its key, PEM, and which certificates of clients are believed. Read again when the files change.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Tls {
@@ -77,6 +77,21 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// The private key.
     pub key: PathBuf,
+    /// Asks clients for certificates; they are not asked where left out.
+    pub client_certificates: Option<ClientCertificates>,
+}
+
+/// Whose client certificates are believed in the TLS handshake. Who a certificate makes somebody, an auth provider says.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClientCertificates {
+    /// The authorities' certificates, PEM. Whatever one of them signs for clients is believed.
+    pub authorities: PathBuf,
+    /// Lists of revoked certificates (RFC 5280 section 5), PEM: one of each authority.
+    pub revoked: Option<PathBuf>,
+    /// Refuses clients without a certificate in the handshake. Browsers without one see no page then.
+    #[serde(default)]
+    pub required: bool,
 }
 
 /// Where the sealing key comes from: exactly one field.
@@ -154,6 +169,10 @@ impl Settings {
         if let Some(tls) = &mut settings.tls {
             tls.certificate = base.join(&tls.certificate);
             tls.key = base.join(&tls.key);
+            if let Some(clients) = &mut tls.client_certificates {
+                clients.authorities = base.join(&clients.authorities);
+                clients.revoked = clients.revoked.as_ref().map(|path| base.join(path));
+            }
         }
         if let Some(SealingKey::File(path)) = &mut settings.sealing_key {
             *path = base.join(&*path);

@@ -1,7 +1,7 @@
 //! The names that the wrappers expect of the host, answered by the fakes.
 
 pub(crate) use super::{
-    auth::{Identity, Request, Rules, SignedToken as Verified, Token},
+    auth::{Certificate, Identity, Request, Rules, SignedToken as Verified, Token},
     context::{Call, Caller, ToolOutcome as Outcome},
     credential::{Listing, Resolution, Target},
     host::Secret,

@@ -31,6 +31,13 @@ const ALL: &[BuiltIn] = &[
     BuiltIn { name: "bearer-token", wasm: component!("bearer-token"), tokens: true, connections: false },
     // Which issuers it may speak for is an operator's decision, so a `Plugin` resource has to grant them.
     BuiltIn { name: "jwks", wasm: component!("jwks"), tokens: false, connections: false },
+    // As with jwks: an authority's certificates mean who the operator says.
+    BuiltIn {
+        name: "client-certificate",
+        wasm: component!("client-certificate"),
+        tokens: false,
+        connections: false,
+    },
     BuiltIn { name: "tool-access", wasm: component!("tool-access"), tokens: false, connections: false },
 ];
 
@@ -62,7 +69,7 @@ mod tests {
                     "portcullis:credential/refresher@0.1.0",
                     "portcullis:credential/on-rejected@0.1.0",
                 ],
-                "bearer-token" | "jwks" => &["portcullis:auth/provider@0.1.0"],
+                "bearer-token" | "jwks" | "client-certificate" => &["portcullis:auth/provider@0.1.0"],
                 _ => &[
                     "portcullis:policy/tool-call@0.1.0",
                     "portcullis:policy/resource-read@0.1.0",

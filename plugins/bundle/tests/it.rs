@@ -141,6 +141,7 @@ async fn authenticate(plugin: &Plugin, bearer: Option<&str>) -> Verdict {
         peer: "192.0.2.1".into(),
         headers: Arc::default(),
         bearer: bearer.map(Secret::new),
+        certificate: None,
     };
     plugin.authenticate(&request).await.unwrap()
 }

@@ -12,6 +12,7 @@ use tokio::{
 
 use crate::{
     PATIENCE,
+    authority::Pair,
     parts::{Parts, root},
 };
 
@@ -77,6 +78,20 @@ impl Driver {
     pub async fn opening(sdk: Sdk, url: &str, token: &str, mode: &str, opened: &Path) -> anyhow::Result<Self> {
         let headers = json!({"authorization": format!("Bearer {token}")});
         Self::open(sdk, &json!({"url": url, "headers": headers, "mode": mode, "opened": opened})).await
+    }
+
+    /// Connects over TLS: to a server of this authority, proving this certificate where there is one.
+    ///
+    /// # Errors
+    /// What the client says where it can't connect.
+    pub async fn over_tls(url: &str, token: Option<&str>, authority: &Path, own: Option<&Pair>) -> anyhow::Result<Self> {
+        let headers = token.map_or_else(|| json!({}), |t| json!({"authorization": format!("Bearer {t}")}));
+        let mut tls = json!({"authority": authority});
+        if let Some(own) = own {
+            tls["certificate"] = json!(own.certificate);
+            tls["key"] = json!(own.key);
+        }
+        Self::open(Sdk::Python, &json!({"url": url, "headers": headers, "mode": "auto", "tls": tls})).await
     }
 
     /// Wants to hear when the tools or these resources change: by `subscriptions/listen`, or by `resources/subscribe`.

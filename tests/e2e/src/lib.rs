@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, reason = "a failed test tells what it saw")]
 
 pub mod asker;
+pub mod authority;
 pub mod browser;
 pub mod chromium;
 pub mod driver;

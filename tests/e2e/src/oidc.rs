@@ -1,8 +1,9 @@
 //! A real identity provider, npm `oidc-provider`.
 
-use std::process::Stdio;
+use std::{path::Path, process::Stdio};
 
 use anyhow::Context;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -57,12 +58,25 @@ impl Oidc {
     /// # Errors
     /// Where the provider refuses.
     pub async fn token(&self, client: &str, audience: &str) -> anyhow::Result<String> {
+        self.ask(client, audience, &[]).await
+    }
+
+    /// The same, of the client `bound`, bound to a certificate (RFC 8705 section 3).
+    ///
+    /// # Errors
+    /// Where the provider refuses, or the file can't be read.
+    pub async fn bound_token(&self, audience: &str, certificate: &Path) -> anyhow::Result<String> {
+        let pem = STANDARD.encode(std::fs::read(certificate)?);
+        self.ask("bound", audience, &[("x-certificate", &pem)]).await
+    }
+
+    async fn ask(&self, client: &str, audience: &str, more: &[(&str, &str)]) -> anyhow::Result<String> {
         // The audience is a URL without anything that a form would have to escape but these two.
         let audience = audience.replace(':', "%3A").replace('/', "%2F");
         let body = format!(
             "grant_type=client_credentials&scope=tools&client_id={client}&client_secret=secret&resource={audience}"
         );
-        let form = [("content-type", "application/x-www-form-urlencoded")];
+        let form = [&[("content-type", "application/x-www-form-urlencoded")], more].concat();
         let reply = http::post(&format!("{}/token", self.issuer), &form, body).await?;
         let answer = reply.message();
         answer["access_token"].as_str().map(str::to_owned).with_context(|| answer.to_string())

@@ -26,12 +26,14 @@ use crate::token::Live;
 const MAX_DEPENDENCES: usize = 16;
 
 /// Headers that can carry a credential. A session id is none: it is sealed and checked elsewhere, and no plugin sees it.
-const CREDENTIALS: [HeaderName; 5] = [
+const CREDENTIALS: [HeaderName; 7] = [
     AUTHORIZATION,
     PROXY_AUTHORIZATION,
     COOKIE,
     HeaderName::from_static("x-api-key"),
     HeaderName::from_static("x-forwarded-client-cert"),
+    HeaderName::from_static("client-cert"),
+    HeaderName::from_static("client-cert-chain"),
 ];
 
 /// SHA-256, so that nobody can make two requests that share a verdict.
@@ -75,6 +77,10 @@ pub(super) fn base_key(providers: &[Arc<Provider>], presented: &Presented<'_>) -
             hasher.0.update([u8::try_from(index).unwrap_or(u8::MAX)]);
             hasher.add_header(presented.headers, name);
         }
+    }
+    if let Some(certificate) = presented.certificate {
+        hasher.0.update([u8::MAX]);
+        hasher.add(&certificate.fingerprint);
     }
     hasher.0.finalize().into()
 }
@@ -325,6 +331,7 @@ mod tests {
             path: "/",
             address,
             headers: &map,
+            certificate: None,
             request: "r-1",
         };
         then(&presented)

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use portcullis_model::{Name, Principal, Subject};
+use portcullis_model::{Name, Principal, Subject, spec::Identity};
 use portcullis_store::Fleet;
 
 use super::Ambiguous;
@@ -13,8 +13,8 @@ pub(super) struct TenantDirectory {
     pub(super) users: HashMap<Name, Person>,
     pub(super) teams: HashMap<Name, Group>,
     pub(super) agents: HashMap<Name, Machine>,
-    /// By issuer, then by subject; none where several users claim one identity.
-    identities: HashMap<String, HashMap<String, Option<Name>>>,
+    /// Users and agents by issuer, then by subject; none where several claim one identity.
+    identities: HashMap<String, HashMap<String, Option<Subject>>>,
     /// Teams by issuer, then by the issuer's group.
     groups: HashMap<String, HashMap<String, Vec<Name>>>,
     roles_of_users: HashMap<Name, BTreeSet<Name>>,
@@ -48,18 +48,7 @@ impl TenantDirectory {
         let mut all = Self::default();
         for user in fleet.users(tenant) {
             let name = &user.metadata.name;
-            for identity in &user.spec.identities {
-                all.identities
-                    .entry(identity.issuer.clone())
-                    .or_default()
-                    .entry(identity.subject.clone())
-                    .and_modify(|claimed| {
-                        if claimed.as_ref() != Some(name) {
-                            *claimed = None;
-                        }
-                    })
-                    .or_insert_with(|| Some(name.clone()));
-            }
+            all.claim(&user.spec.identities, &Subject::User(name.clone()));
             let person = Person {
                 display_name: user.spec.display_name.clone(),
                 created_ms: user.metadata.created_ms.unwrap_or(0),
@@ -98,6 +87,7 @@ impl TenantDirectory {
                 created_ms: agent.metadata.created_ms.unwrap_or(0),
                 team: agent.spec.team.clone().filter(|team| all.teams.contains_key(team)),
             };
+            all.claim(&agent.spec.identities, &Subject::Agent(agent.metadata.name.clone()));
             all.agents.insert(agent.metadata.name.clone(), machine);
         }
         for role in fleet.roles(tenant) {
@@ -111,6 +101,21 @@ impl TenantDirectory {
             give(&role.spec.agents, &mut all.roles_of_agents);
         }
         all
+    }
+
+    fn claim(&mut self, identities: &[Identity], whose: &Subject) {
+        for identity in identities {
+            self.identities
+                .entry(identity.issuer.clone())
+                .or_default()
+                .entry(identity.subject.clone())
+                .and_modify(|claimed| {
+                    if claimed.as_ref() != Some(whose) {
+                        *claimed = None;
+                    }
+                })
+                .or_insert_with(|| Some(whose.clone()));
+        }
     }
 
     pub(super) fn principal(&self, tenant: &Name, subject: &Subject) -> Option<Principal> {
@@ -149,20 +154,29 @@ impl TenantDirectory {
         groups: Vec<String>,
     ) -> Result<Principal, Ambiguous> {
         let claimed = self.identities.get(issuer).and_then(|subjects| subjects.get(subject));
-        let user = match claimed {
+        let known = match claimed {
             Some(None) => return Err(Ambiguous),
-            Some(Some(name)) => self.principal(tenant, &Subject::User(name.clone())).map(|p| (p, Some(name))),
+            Some(Some(whose)) => self.principal(tenant, whose),
             None => None,
         };
-        let (mut principal, name) = user.unwrap_or_else(|| {
+        let mut principal = known.unwrap_or_else(|| {
             let subject = Subject::External { issuer: issuer.to_owned(), subject: subject.to_owned() };
-            (Principal::new(tenant.clone(), subject), None)
+            Principal::new(tenant.clone(), subject)
         });
+        let own_roles = match &principal.subject {
+            Subject::User(name) => self.roles_of_users.get(name),
+            // One team answers for an agent; groups make it no member of others.
+            Subject::Agent(_) => {
+                principal.groups = groups;
+                return Ok(principal);
+            }
+            _ => None,
+        };
         if let Some(known) = self.groups.get(issuer) {
             let teams: BTreeSet<Name> =
                 groups.iter().filter_map(|g| known.get(g)).flatten().chain(&principal.teams).cloned().collect();
             principal.teams = teams.into_iter().collect();
-            principal.roles = self.roles(name.and_then(|n| self.roles_of_users.get(n)), &principal.teams);
+            principal.roles = self.roles(own_roles, &principal.teams);
         }
         principal.groups = groups;
         Ok(principal)

@@ -34,10 +34,15 @@ fn people() -> Vec<Resource> {
         resource("default", "carol", user(r#"{"identities":[{"issuer":"https://i","subject":"2"}]}"#)),
         resource("default", "dave", user(r#"{"identities":[{"issuer":"https://i","subject":"2"}]}"#)),
         resource("default", "blue", team(r#"{"members":["alice","alice","nobody"]}"#)),
-        resource("default", "red", team(r#"{"members":["bob"],"groups":[{"issuer":"https://i","group":"reds"}]}"#)),
+        resource(
+            "default",
+            "red",
+            team(r#"{"members":["bob"],"groups":[{"issuer":"https://i","group":"reds"},{"issuer":"ca","group":"reds"}]}"#),
+        ),
+        resource("default", "pink", team(r#"{"groups":[{"issuer":"ca","group":"pinks"}]}"#)),
         resource("default", "admin", role(r#"{"users":["alice"]}"#)),
         resource("default", "deployer", role(r#"{"teams":["red"],"agents":["ci"]}"#)),
-        resource("default", "ci", agent(r#"{"team":"red"}"#)),
+        resource("default", "ci", agent(r#"{"team":"red","identities":[{"issuer":"ca","subject":"spiffe://x/ci"}]}"#)),
         resource("default", "stray", agent(r#"{"team":"gone"}"#)),
         resource("other", "alice", user("{}")),
     ]
@@ -90,7 +95,10 @@ fn people_of_an_issuer_are_users_by_issuer_and_subject() {
     check("default", "https://j", "1", &["reds"], "external:https://j#1 [] []");
     check("default", "https://i/", "1", &[], "external:https://i/#1 [] []");
     check("other", "https://i", "1", &["reds"], "external:https://i#1 [] []");
-    check("default", "https://i", "2", &[], "several users claim the same identity of an identity provider");
+    // An agent's team is the one that answers for it, whatever its provider says.
+    check("default", "ca", "spiffe://x/ci", &["pinks"], "agent:ci [red] [deployer]");
+    check("default", "ca", "spiffe://x/other", &["pinks"], "external:ca#spiffe://x/other [pink] []");
+    check("default", "https://i", "2", &[], "several users or agents claim the same identity of an identity provider");
     let external = directory.external(&name("default"), "https://i", "9", vec!["x".to_owned()]).unwrap();
     assert_eq!((external.subject.kind(), external.groups), (PrincipalKind::External, vec!["x".to_owned()]));
 }

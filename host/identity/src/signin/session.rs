@@ -222,7 +222,7 @@ impl SignIn {
             Who::User(name) => directory.since(&signed_in.tenant, &Subject::User(name.clone())).is_some(),
             Who::Identity { issuer, subject } => directory
                 .external(&signed_in.tenant, issuer, subject, signed_in.groups.clone())
-                .is_ok_and(|p| signed_in.anybody || is_known(&p)),
+                .is_ok_and(|p| is_person(&p) && (signed_in.anybody || is_known(&p))),
         }
     }
 
@@ -237,7 +237,7 @@ impl SignIn {
             }
             Who::Identity { issuer, subject } => {
                 let principal = directory.external(&record.tenant, issuer, subject, record.groups.clone()).ok()?;
-                (record.anybody || is_known(&principal)).then_some(principal)?
+                (is_person(&principal) && (record.anybody || is_known(&principal))).then_some(principal)?
             }
         };
         if principal.display_name.is_none() {
@@ -245,6 +245,11 @@ impl SignIn {
         }
         Some(principal)
     }
+}
+
+/// Agents don't sign in to pages, also where a provider knows them.
+fn is_person(principal: &Principal) -> bool {
+    !matches!(principal.subject, Subject::Agent(_))
 }
 
 /// Whether somebody here said who this is.

@@ -136,6 +136,7 @@ impl Client {
             path: "/mcp/main",
             address: self.address,
             headers: &self.headers,
+            certificate: None,
             request: "r-1",
         };
         at.authenticate(providers, self.anonymous, &presented).await

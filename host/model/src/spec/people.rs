@@ -20,7 +20,7 @@ pub struct User {
     pub identities: Vec<Identity>,
 }
 
-/// A person at an identity provider.
+/// Somebody, or something, of an identity provider or of an authority that signs client certificates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Identity {
@@ -84,4 +84,7 @@ pub struct Agent {
     /// The team that answers for it and whose connections it may use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub team: Option<Name>,
+    /// What it is at identity providers and by its client certificates.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub identities: Vec<Identity>,
 }

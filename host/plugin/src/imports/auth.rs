@@ -1,5 +1,6 @@
 //! `portcullis:auth`: the request to authenticate, tokens of ours, tokens of others, the answer.
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use portcullis_model::Name;
 use serde_json::Value as Json;
 use wasmtime::{Error, Result, component::Resource};
@@ -12,13 +13,13 @@ use crate::{
         host::secrets::Secret,
         types::context::Value,
     },
-    facts::AuthRequest,
+    facts::{AuthRequest, ClientCertificate},
     services::{JwtError, JwtRules, TokenLookupError},
     state::{Handle, IdentityDraft, Lent, MAX_FILLED, MAX_TEXT, State},
 };
 use identity::Identity;
 use jwt::{Rules, Verified};
-use request::Request;
+use request::{Certificate, Request};
 use tokens::Token;
 
 impl State {
@@ -33,6 +34,13 @@ impl State {
         match &mut self.lent {
             Lent::Authenticate(authenticating) => Ok(&mut authenticating.draft),
             _ => Err(Error::msg("no identity is lent")),
+        }
+    }
+
+    fn certificate(&mut self, resource: &Resource<Certificate>) -> Result<&ClientCertificate> {
+        match self.handle(resource)? {
+            Handle::Certificate(certificate) => Ok(certificate),
+            _ => Err(Error::msg("no certificate")),
         }
     }
 
@@ -90,9 +98,47 @@ impl request::HostRequest for State {
             None => Ok(None),
         }
     }
+    fn certificate(&mut self, _: Resource<Request>) -> Result<Option<Resource<Certificate>>> {
+        match self.auth_request()?.certificate.clone() {
+            Some(certificate) => Ok(Some(self.own(Handle::Certificate(certificate))?)),
+            None => Ok(None),
+        }
+    }
     fn drop(&mut self, _: Resource<Request>) -> Result<()> {
         Ok(())
     }
+}
+
+impl request::HostCertificate for State {
+    fn fingerprint(&mut self, certificate: Resource<Certificate>) -> Result<String> {
+        Ok(self.certificate(&certificate)?.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+    fn subject(&mut self, certificate: Resource<Certificate>, attribute: String) -> Result<Vec<String>> {
+        Ok(values(&self.certificate(&certificate)?.subject, &attribute))
+    }
+    fn issuer(&mut self, certificate: Resource<Certificate>, attribute: String) -> Result<Vec<String>> {
+        Ok(values(&self.certificate(&certificate)?.issuer, &attribute))
+    }
+    fn uris(&mut self, certificate: Resource<Certificate>) -> Result<Vec<String>> {
+        Ok(self.certificate(&certificate)?.uris.clone())
+    }
+    fn dns_names(&mut self, certificate: Resource<Certificate>) -> Result<Vec<String>> {
+        Ok(self.certificate(&certificate)?.dns_names.clone())
+    }
+    fn emails(&mut self, certificate: Resource<Certificate>) -> Result<Vec<String>> {
+        Ok(self.certificate(&certificate)?.emails.clone())
+    }
+    fn expires_ms(&mut self, certificate: Resource<Certificate>) -> Result<u64> {
+        Ok(self.certificate(&certificate)?.expires_ms)
+    }
+    fn drop(&mut self, certificate: Resource<Certificate>) -> Result<()> {
+        self.disown(&certificate)
+    }
+}
+
+/// What a name says of an attribute.
+fn values(name: &[(String, String)], attribute: &str) -> Vec<String> {
+    name.iter().filter(|(known, _)| known == attribute).map(|(_, value)| value.clone()).collect()
 }
 
 impl tokens::Host for State {
@@ -230,6 +276,9 @@ impl jwt::Host for State {
                     && handle.is_callers()
                     && authenticating.request.bearer.as_ref().is_some_and(|bearer| handle.is(bearer))
                 {
+                    if let Err(why) = proven(&verified.claims, authenticating.request.certificate.as_deref()) {
+                        return Ok(Err(jwt::JwtError::Other(why.to_owned())));
+                    }
                     let known = &mut authenticating.draft.verified;
                     known.retain(|token| token.issuer != issuer);
                     known.push(VerifiedToken::of(&verified));
@@ -252,6 +301,19 @@ impl jwt::Host for State {
             }),
         })
     }
+}
+
+/// Whether whoever sends a token has the key that it is bound to (RFC 7800 section 3.1): that of the client certificate which it
+/// names (RFC 8705 section 3.1), or none. A token that is bound to anything else would be worth as much to a thief as to its owner
+/// here (RFC 9449 section 7.1 refuses it as a bearer token for that reason).
+fn proven(claims: &Json, certificate: Option<&ClientCertificate>) -> Result<(), &'static str> {
+    let Some(bound) = claims.get("cnf") else { return Ok(()) };
+    let thumbprint = bound.as_object().filter(|members| members.len() == 1).and_then(|members| members.get("x5t#S256"));
+    let Some(thumbprint) = thumbprint.and_then(Json::as_str) else {
+        return Err("the token is bound to a key, and nothing in the request proves that its sender has it");
+    };
+    let proven = certificate.is_some_and(|c| URL_SAFE_NO_PAD.encode(c.fingerprint) == thumbprint);
+    proven.then_some(()).ok_or("the token is bound to a client certificate, and the connection did not come with it")
 }
 
 impl IdentityDraft {

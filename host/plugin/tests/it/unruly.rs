@@ -56,6 +56,7 @@ pub(crate) fn auth_request(bearer: Option<&str>) -> AuthRequest {
         peer: "192.0.2.1".into(),
         headers: Arc::default(),
         bearer: bearer.map(portcullis_model::Secret::new),
+        certificate: None,
     }
 }
 

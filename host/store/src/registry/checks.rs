@@ -4,14 +4,22 @@ use std::collections::BTreeMap;
 
 use portcullis_model::{
     Kind, Name, Problem, Resource, ResourceKey, Spec,
-    spec::{Connection, CredentialMode, Gateway, McpServer, Owner, Plugin, Source, exchange},
+    spec::{Connection, CredentialMode, Gateway, Identity, McpServer, Owner, Plugin, Source, exchange},
 };
 
 use super::Fleet;
 
 /// Plugins that need no `Plugin` resource.
-pub const BUILT_IN_PLUGINS: [&str; 7] =
-    ["bearer-token", "jwks", "tool-access", "call-time", "static", "idp-exchange", "passthrough"];
+pub const BUILT_IN_PLUGINS: [&str; 8] = [
+    "bearer-token",
+    "jwks",
+    "client-certificate",
+    "tool-access",
+    "call-time",
+    "static",
+    "idp-exchange",
+    "passthrough",
+];
 
 /// The origin of connections whose server is a local process.
 pub const PROCESS_ORIGIN: &str = "process";
@@ -47,20 +55,8 @@ pub(super) fn problems(fleet: &Fleet, resource: &Resource) -> Vec<Problem> {
                 }
             }
         }
-        // An identity that two users claim would make one of them the other.
-        Spec::User(user) => {
-            for (i, identity) in user.identities.iter().enumerate() {
-                let holder = fleet.users(tenant).find(|other| {
-                    other.metadata.name != resource.metadata.name && other.spec.identities.contains(identity)
-                });
-                if let Some(other) = holder {
-                    problems.push(Problem::new(
-                        format!("spec.identities[{i}]"),
-                        format!("is the user {}'s already", other.metadata.name),
-                    ));
-                }
-            }
-        }
+        Spec::User(user) => claimed(fleet, resource, &user.identities, &mut problems),
+        Spec::Agent(agent) => claimed(fleet, resource, &agent.identities, &mut problems),
         Spec::Gateway(gateway) => {
             for (i, assignment) in gateway.servers.iter().enumerate() {
                 let path = format!("spec.servers[{i}]");
@@ -82,6 +78,21 @@ pub(super) fn problems(fleet: &Fleet, resource: &Resource) -> Vec<Problem> {
         _ => {}
     }
     problems
+}
+
+/// An identity that two claim would make one of them the other.
+fn claimed(fleet: &Fleet, resource: &Resource, identities: &[Identity], problems: &mut Vec<Problem>) {
+    let tenant = &resource.metadata.namespace;
+    let other = |kind: Kind, name: &Name| (resource.spec.kind(), &resource.metadata.name) != (kind, name);
+    for (i, identity) in identities.iter().enumerate() {
+        let user = fleet.users(tenant).map(|user| (Kind::User, &user.metadata.name, &user.spec.identities));
+        let agent = fleet.agents(tenant).map(|agent| (Kind::Agent, &agent.metadata.name, &agent.spec.identities));
+        let mut all = user.chain(agent);
+        if let Some((kind, name, _)) = all.find(|(kind, name, has)| other(*kind, name) && has.contains(identity)) {
+            let what = if kind == Kind::User { "user" } else { "agent" };
+            problems.push(Problem::new(format!("spec.identities[{i}]"), format!("is the {what} {name}'s already")));
+        }
+    }
 }
 
 /// The built-in plugin that a credential mode leads to, by whatever name.

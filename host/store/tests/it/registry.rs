@@ -254,6 +254,9 @@ async fn one_identity_is_one_user() {
     assert!(refused.contains("User/bob: spec.identities[0]: is the user alice's already"), "{refused}");
     registry.apply(vec![user("alice")], Door::Api, false).await.unwrap();
     assert!(registry.apply(vec![user("bob")], Door::Api, false).await.is_err());
+    let agent = resource("Agent", "alice", json!({"identities": [{"issuer": "https://i.example", "subject": "1"}]}));
+    let refused = reasons(registry.apply(vec![agent], Door::Api, false).await.unwrap_err());
+    assert!(refused.contains("Agent/alice: spec.identities[0]: is the user alice's already"), "{refused}");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod admin_door;
 mod canaries;
+mod client_certificates;
 mod exchange;
 mod headers;
 mod missing;
