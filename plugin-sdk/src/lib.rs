@@ -76,7 +76,8 @@ pub mod fake;
 use fake::raw;
 
 pub use auth::{
-    Certificate, Identity, JwtError, LookupError, Outcome, Provider, Request, Rules, Token, Verified, lookup, unverified_issuer,
+    Certificate, Identity, JwtError, LookupError, Outcome, Provider, Request, Rules, Token, Verified, lookup,
+    unverified_issuer,
 };
 pub use context::{Call, Caller, Kind, Value};
 pub use credential::{

@@ -10,16 +10,8 @@ use std::{
 };
 
 /// The folders under `plugins/`; the crate of each is `portcullis-plugin-{folder}`.
-const GUESTS: [&str; 8] = [
-    "static",
-    "call-time",
-    "idp-exchange",
-    "passthrough",
-    "bearer-token",
-    "jwks",
-    "client-certificate",
-    "tool-access",
-];
+const GUESTS: [&str; 8] =
+    ["static", "call-time", "idp-exchange", "passthrough", "bearer-token", "jwks", "client-certificate", "tool-access"];
 /// What `cargo build` makes a component for straight away.
 const TARGET: &str = "wasm32-wasip2";
 const PROFILE: &str = "guest";

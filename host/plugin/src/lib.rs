@@ -33,8 +33,9 @@ pub use calls::Earlier;
 pub use component::Component;
 pub use error::{LoadError, PluginError, PluginFailure};
 pub use facts::{
-    Attributes, AuthRequest, CallFacts, ClientCertificate, Item, ListKind, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, PromptFacts,
-    PromptPurpose, QuestionFacts, ReadFacts, ReadPurpose, RequestFacts, ResultFacts, TargetFacts, carries_credential,
+    Attributes, AuthRequest, CallFacts, ClientCertificate, Item, ListKind, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES,
+    PromptFacts, PromptPurpose, QuestionFacts, ReadFacts, ReadPurpose, RequestFacts, ResultFacts, TargetFacts,
+    carries_credential,
 };
 pub use host::{Host, HostOptions};
 pub use passthrough::Passed;

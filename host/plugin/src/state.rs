@@ -12,7 +12,8 @@ use crate::{
     answer::{Asserted, Read, VerifiedToken},
     calls::Earlier,
     facts::{
-        AuthRequest, CallFacts, ClientCertificate, ListKind, PromptFacts, QuestionFacts, ReadFacts, RequestFacts, ResultFacts, TargetFacts,
+        AuthRequest, CallFacts, ClientCertificate, ListKind, PromptFacts, QuestionFacts, ReadFacts, RequestFacts,
+        ResultFacts, TargetFacts,
     },
     meter::{Limiter, LogBudget, Meter, Stop},
     passthrough::Passed,

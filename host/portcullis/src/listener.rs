@@ -3,13 +3,7 @@
 mod crowd;
 mod tls;
 
-use std::{
-    convert::Infallible,
-    net::SocketAddr,
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use axum::{Router, body::Body, extract::ConnectInfo};
@@ -211,11 +205,7 @@ impl Connection {
         }
     }
 
-    async fn talk(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        client: Option<Arc<Known>>,
-    ) {
+    async fn talk(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, client: Option<Arc<Known>>) {
         // A count of its own for each connection, so that lanes do not share the memory that it is in.
         let (served, peer) = (Arc::new(Served::clone(&self.served)), self.peer);
         let service = service_fn(move |request| answer(Arc::clone(&served), peer, client.clone(), request));

@@ -32,12 +32,7 @@ const ALL: &[BuiltIn] = &[
     // Which issuers it may speak for is an operator's decision, so a `Plugin` resource has to grant them.
     BuiltIn { name: "jwks", wasm: component!("jwks"), tokens: false, connections: false },
     // As with jwks: an authority's certificates mean who the operator says.
-    BuiltIn {
-        name: "client-certificate",
-        wasm: component!("client-certificate"),
-        tokens: false,
-        connections: false,
-    },
+    BuiltIn { name: "client-certificate", wasm: component!("client-certificate"), tokens: false, connections: false },
     BuiltIn { name: "tool-access", wasm: component!("tool-access"), tokens: false, connections: false },
 ];
 

@@ -71,9 +71,8 @@ fn two_names_are_nobodys() {
 #[test]
 fn the_authority_can_be_asked_for() {
     let config = r#"{"issuer": "a", "subject": "CN", "requireIssuer": {"CN": "clients", "O": "corp"}}"#;
-    let one = |cn: &str, o: &str| {
-        fake::Certificate::new().with_subject("CN", "ci").with_issuer("CN", cn).with_issuer("O", o)
-    };
+    let one =
+        |cn: &str, o: &str| fake::Certificate::new().with_subject("CN", "ci").with_issuer("CN", cn).with_issuer("O", o);
     assert_eq!(authenticate(config, Some(one("clients", "corp"))).0, Ok(Outcome::Accepted));
     assert_eq!(authenticate(config, Some(one("servers", "corp"))).0, Ok(Outcome::NotMine));
     assert_eq!(authenticate(config, Some(one("clients, O=corp", "x"))).0, Ok(Outcome::NotMine));

@@ -31,7 +31,6 @@ impl Provider for Jwks {
             let verified = match rules(issuer).verify(&bearer) {
                 Ok(verified) => verified,
                 Err(JwtError::Unavailable(why)) => return Err(Error::Unavailable(why)),
-                Err(JwtError::Other(why)) => return Err(Error::Other(why)),
                 Err(broken) => return Ok(Outcome::challenge(INVALID_TOKEN, advice(&broken))),
             };
             Ok(match identify(issuer, &verified, into) {

@@ -6,8 +6,8 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, DnValue, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 
 /// An authority, and where its files lie.
@@ -93,8 +93,11 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate()?;
         let made = params.signed_by(&key, &self.issuer)?;
-        let pair =
-            Pair { certificate: self.dir.join(format!("{file}.crt")), key: self.dir.join(format!("{file}.key")), serial };
+        let pair = Pair {
+            certificate: self.dir.join(format!("{file}.crt")),
+            key: self.dir.join(format!("{file}.key")),
+            serial,
+        };
         fs::write(&pair.certificate, made.pem())?;
         fs::write(&pair.key, key.serialize_pem())?;
         Ok(pair)

@@ -84,7 +84,12 @@ impl Driver {
     ///
     /// # Errors
     /// What the client says where it can't connect.
-    pub async fn over_tls(url: &str, token: Option<&str>, authority: &Path, own: Option<&Pair>) -> anyhow::Result<Self> {
+    pub async fn over_tls(
+        url: &str,
+        token: Option<&str>,
+        authority: &Path,
+        own: Option<&Pair>,
+    ) -> anyhow::Result<Self> {
         let headers = token.map_or_else(|| json!({}), |t| json!({"authorization": format!("Bearer {t}")}));
         let mut tls = json!({"authority": authority});
         if let Some(own) = own {

@@ -37,7 +37,9 @@ fn people() -> Vec<Resource> {
         resource(
             "default",
             "red",
-            team(r#"{"members":["bob"],"groups":[{"issuer":"https://i","group":"reds"},{"issuer":"ca","group":"reds"}]}"#),
+            team(
+                r#"{"members":["bob"],"groups":[{"issuer":"https://i","group":"reds"},{"issuer":"ca","group":"reds"}]}"#,
+            ),
         ),
         resource("default", "pink", team(r#"{"groups":[{"issuer":"ca","group":"pinks"}]}"#)),
         resource("default", "admin", role(r#"{"users":["alice"]}"#)),

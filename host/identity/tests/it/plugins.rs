@@ -74,7 +74,7 @@ async fn ask(
         path: "/mcp/main",
         address: "127.0.0.1".parse::<IpAddr>().unwrap(),
         headers: &headers,
-            certificate: None,
+        certificate: None,
         request: "r-1",
     };
     at.authenticate(providers, false, &presented).await

@@ -10,16 +10,8 @@ use portcullis_model::{
 use super::Fleet;
 
 /// Plugins that need no `Plugin` resource.
-pub const BUILT_IN_PLUGINS: [&str; 8] = [
-    "bearer-token",
-    "jwks",
-    "client-certificate",
-    "tool-access",
-    "call-time",
-    "static",
-    "idp-exchange",
-    "passthrough",
-];
+pub const BUILT_IN_PLUGINS: [&str; 8] =
+    ["bearer-token", "jwks", "client-certificate", "tool-access", "call-time", "static", "idp-exchange", "passthrough"];
 
 /// The origin of connections whose server is a local process.
 pub const PROCESS_ORIGIN: &str = "process";
