@@ -21,7 +21,7 @@ mod sources;
 mod uses;
 mod vault;
 
-pub use book::{ConnectionBook, ConnectionStatus};
+pub use book::{ConnectionBook, ConnectionStatus, Orphaned};
 pub use carried::Carried;
 pub use follow::PassedAudit;
 pub use link::ConnectLink;

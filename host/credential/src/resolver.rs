@@ -344,7 +344,7 @@ impl Resolver {
                     let exists = self.book.find(&plan.tenant, &plan.server, connection).is_some();
                     return Err(missing::named(plan, principal, connection.as_str(), exists));
                 };
-                let grant = self.book.grant(&plan.tenant, &entry.name);
+                let grant = self.book.grant(&plan.tenant, &entry);
                 under(plan, principal, &entry, grant)?
             }
         };

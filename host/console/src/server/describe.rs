@@ -4,7 +4,7 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use portcullis_credential::GrantState;
+use portcullis_credential::{GrantState, Orphaned};
 use portcullis_model::{Kind, Resource, ResourceKey, Spec, Subject};
 use portcullis_orchestrator::State as Process;
 use portcullis_store::Fleet;
@@ -133,6 +133,10 @@ fn connection_conditions(admin: &Admin, key: &ResourceKey) -> Vec<Condition> {
         reason: reason.to_owned(),
         message,
     };
+    if let Some(why) = admin.book.orphaned(&key.tenant, &key.name) {
+        let reason = if why == Orphaned::NoOwner { "NoOwner" } else { "EarlierOwner" };
+        return vec![condition(false, reason, format!("it serves nobody: {why}"))];
+    }
     let Some(now) = admin.book.status(&key.tenant, &key.name) else {
         return vec![condition(false, "NoServer", "the server that it connects does not exist".to_owned())];
     };

@@ -94,7 +94,11 @@ fn advice(key: &ResourceKey, resource: &Resource, condition: &Condition) -> (Gra
             Grade::Error,
             format!("Apply the server that it names, or take it away with `portcullis delete connection {name}`."),
         ),
-        "Suspended" | "Unreadable" | "Rejected" | "Reconnect" => (Grade::Error, again()),
+        "NoOwner" => (
+            Grade::Error,
+            format!("Apply the owner that it names, or take it away with `portcullis delete connection {name}`."),
+        ),
+        "Suspended" | "EarlierOwner" | "Unreadable" | "Rejected" | "Reconnect" => (Grade::Error, again()),
         "MoreScopes" => (Grade::Warning, again()),
         "NotRenewed" => (Grade::Warning, "Wait: it is tried again by itself. The reason is said above.".to_owned()),
         _ => (Grade::Error, correct(resource)),

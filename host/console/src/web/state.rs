@@ -1,7 +1,7 @@
 //! How a connection is doing, in one word and one sentence.
 
 use maud::{Markup, html};
-use portcullis_credential::GrantState;
+use portcullis_credential::{GrantState, Orphaned};
 use portcullis_model::Name;
 
 use super::Web;
@@ -21,6 +21,8 @@ pub enum State {
     Unreadable(Vec<String>),
     /// Its server does not exist.
     NoServer,
+    /// It serves nobody, since it is nobody's: why.
+    Orphaned(Orphaned),
 }
 
 impl State {
@@ -28,6 +30,9 @@ impl State {
     pub fn of(web: &Web, tenant: &Name, connection: &Name, server: &Name) -> Self {
         if web.registry.snapshot().server(tenant, server).is_none() {
             return Self::NoServer;
+        }
+        if let Some(why) = web.book.orphaned(tenant, connection) {
+            return Self::Orphaned(why);
         }
         match web.book.status(tenant, connection) {
             None => Self::NoServer,
@@ -50,6 +55,8 @@ impl State {
             Self::Reconnect(_) => "Connect again",
             Self::Unreadable(_) => "Unreadable",
             Self::NoServer => "Server gone",
+            Self::Orphaned(Orphaned::NoOwner) => "Owner gone",
+            Self::Orphaned(Orphaned::EarlierOwner) => "Connect again",
         }
     }
 
@@ -69,6 +76,7 @@ impl State {
             Self::Reconnect(why) => format!("Its access ended: {}. Connect again.", why.trim_end_matches('.')),
             Self::Unreadable(why) => format!("Its secrets can't be read: {}.", why.join("; ")),
             Self::NoServer => "The server that it connects does not exist any more.".to_owned(),
+            Self::Orphaned(why) => format!("It serves nobody: {why}."),
         }
     }
 
@@ -76,8 +84,8 @@ impl State {
     pub fn mark(&self) -> Markup {
         let class = match self {
             Self::Ok => "state good",
-            Self::Refused | Self::Suspended | Self::Reconnect(_) => "state warn",
-            Self::Unreadable(_) | Self::NoServer => "state bad",
+            Self::Refused | Self::Suspended | Self::Reconnect(_) | Self::Orphaned(Orphaned::EarlierOwner) => "state warn",
+            Self::Unreadable(_) | Self::NoServer | Self::Orphaned(Orphaned::NoOwner) => "state bad",
         };
         html! { span class=(class) { (self.word()) } }
     }

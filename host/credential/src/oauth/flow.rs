@@ -333,6 +333,7 @@ impl UpstreamOAuth {
             access: tokens.access,
             refresh: tokens.refresh,
             issued_ms: began,
+            given_ms: Some(began),
             expires_ms: tokens.life_ms.map(|life| began.saturating_add(life)),
             asked: flow.asked,
             scopes,

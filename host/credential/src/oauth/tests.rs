@@ -218,3 +218,15 @@ async fn a_warm_resolution_is_cheap() {
     assert!(best < std::time::Duration::from_micros(50), "{best:?}");
     assert_eq!(house.naming.0.load(std::sync::atomic::Ordering::SeqCst), 1);
 }
+
+#[tokio::test]
+async fn what_an_earlier_owner_signed_in_for_is_not_the_next_ones() {
+    let house = House::open().await;
+    // From before alice was there, however often it was renewed since.
+    house.granted(held(now_ms(), Some(3_600_000)).with(|old| old.given_ms = Some(1))).await;
+    let fault = house.resolve().await.unwrap_err();
+    assert!(fault.message.contains("has no account signed in"), "{fault}");
+    let hers = held(now_ms(), Some(3_600_000)).with(|new| (new.grant, new.given_ms) = ("other".into(), Some(now_ms())));
+    house.granted(hers).await;
+    assert_eq!(token(&house.resolve().await.unwrap()), "Bearer access");
+}

@@ -76,7 +76,7 @@ async fn a_moved_server_gets_nothing() {
         server.remote.as_mut().unwrap().url = "https://evil.example/mcp".parse().unwrap();
     }
     let own = connection("alice", json!({"user": "alice"}), true, 1);
-    let book = ConnectionBook::of(&Fleet::of([moved.clone(), own.clone()]));
+    let book = ConnectionBook::of(&Fleet::of(crate::people().into_iter().chain([moved.clone(), own.clone()])));
     for fake in [Fake::first(&book), Fake::insisting("alice")] {
         let fault =
             resolve(&Resolver::new(book.clone(), 10), &plan_for(&moved, None, &fake), "user:alice").await.unwrap_err();
