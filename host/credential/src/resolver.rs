@@ -123,6 +123,10 @@ impl Resolver {
             return Ok(None);
         }
         let another = self.another(plan, principal, headers, carried, ended).await?;
+        if !another.is_account_of(carried) {
+            // It was disconnected meanwhile, or has lost its place: the account that takes it is for the next call.
+            return Ok(None);
+        }
         let same = another.lent.as_ref().is_some_and(|a| a.stamp == lent.stamp);
         if same {
             self.rejected(carried);
