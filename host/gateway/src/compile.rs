@@ -122,6 +122,7 @@ impl Gateways {
         }
         let snapshot = Arc::new(snapshot);
         let before = self.snapshot.swap(Arc::clone(&snapshot));
+        self.compiled.send_modify(|count| *count = count.wrapping_add(1));
         for view in snapshot.all() {
             let same = before.get(view.tenant.as_str(), view.name.as_str()).is_some_and(|was| was.lists_as(view));
             if !same {

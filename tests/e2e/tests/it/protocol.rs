@@ -8,4 +8,5 @@ mod offered;
 mod old;
 mod pages;
 mod search;
+mod standing;
 mod streams;
