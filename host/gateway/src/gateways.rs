@@ -103,7 +103,7 @@ impl Gateways {
     /// Gateways that serve nothing until [`Gateways::compile`] has run.
     pub fn new(parts: Parts) -> Arc<Self> {
         let held = Held::new(parts.metrics.held_calls.clone());
-        let sessions = Sessions::new(parts.metrics.replay_dropped.clone());
+        let sessions = Sessions::new(parts.metrics.replay_dropped.clone(), parts.settings.max_streams_of_caller);
         let pool = Pool::new(parts.metrics.conversations.clone());
         let subscriptions = Subscriptions::new(parts.settings.max_streams_of_caller);
         let connecting = Connecting::new(parts.metrics.connecting.clone());
