@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Who,
-    follow::{HUMAN, withdrawn},
+    follow::{HUMAN, MOST_ASKED, withdrawn},
     line::Line,
     question::Asker,
 };
@@ -81,7 +81,7 @@ async fn hear(mut stream: MessageStream, own: &Own, line: &Line, told: impl Fn(&
     let mut withdrawals: HashMap<String, CancellationToken> = HashMap::new();
     loop {
         let message: Message = tokio::select! {
-            next = stream.next() => match next {
+            next = stream.next(), if asked.len() < MOST_ASKED => match next {
                 Some(Ok(message)) => message,
                 _ => return,
             },
