@@ -95,8 +95,8 @@ pub(crate) struct Entry {
     pub(crate) suspended: bool,
     pub(crate) values: BTreeMap<String, String>,
     pub(crate) secrets: BTreeMap<String, Secret>,
-    /// Why sources could not be read, in sentences that quote nothing.
-    pub(crate) unreadable: Vec<String>,
+    /// Why sources could not be read, by field, in sentences that quote nothing. They name paths and variables: for operators.
+    pub(crate) unreadable: BTreeMap<String, String>,
     pub(crate) health: Arc<Health>,
 }
 
@@ -107,7 +107,7 @@ pub struct ConnectionStatus {
     pub healthy: bool,
     /// Whether its server moved to another origin since it was made, so that it serves nobody until it is connected again.
     pub suspended: bool,
-    /// Why its secrets can't be read.
+    /// Why its secrets can't be read, with paths and variables: for operators.
     pub unreadable: Vec<String>,
     /// How its access to an authorization server is, where it has one.
     pub grant: Option<GrantStatus>,
@@ -254,7 +254,7 @@ impl ConnectionBook {
         Some(ConnectionStatus {
             healthy: entry.health.is_healthy(),
             suspended: entry.suspended,
-            unreadable: entry.unreadable.clone(),
+            unreadable: entry.unreadable.iter().map(|(field, why)| format!("{field}: {why}")).collect(),
             grant: self.grant(tenant, entry).and_then(|_| self.grants.get()?.status(tenant, connection)),
         })
     }
@@ -449,7 +449,7 @@ fn entry(
             secrets.insert(field.clone(), secret.clone());
         }
     }
-    let mut unreadable = Vec::new();
+    let mut unreadable = BTreeMap::new();
     for (field, source) in &spec.secrets {
         match sources.read(tenant, source) {
             Ok(secret) => {
@@ -459,7 +459,7 @@ fn entry(
             Err(why) => {
                 // What is sealed under the same name is not what the operator wrote down.
                 secrets.remove(field);
-                unreadable.push(format!("{field}: {why}"));
+                unreadable.insert(field.clone(), why);
             }
         }
     }

@@ -410,9 +410,7 @@ fn under(
         match value {
             Some(value) => carried.place(place, &value).map_err(|why| missing::invalid(plan, &why))?,
             // What could not be read is missing, whether it had to be given or not: the operator meant it to be there.
-            None if entry.unreadable.iter().any(|why| why.starts_with(&format!("{}:", place.field))) => {
-                lacking.push(&place.field);
-            }
+            None if entry.unreadable.contains_key(&place.field) => lacking.push(&place.field),
             None => {}
         }
     }

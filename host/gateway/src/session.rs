@@ -215,7 +215,8 @@ mod tests {
             Arc::new(whose)
         };
         let (alice, bob) = (one("user:alice", "a"), one("user:bob", "b"));
-        let open = |n: u8, whose: &Arc<Principal>| sessions.open([n; 12], Version::LATEST_LEGACY, (&tenant, &tenant), whose);
+        let open =
+            |n: u8, whose: &Arc<Principal>| sessions.open([n; 12], Version::LATEST_LEGACY, (&tenant, &tenant), whose);
         open(1, &alice).unwrap();
         open(2, &alice).unwrap();
         let refused = open(3, &one("user:alice", "another")).err().unwrap();

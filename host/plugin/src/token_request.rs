@@ -322,11 +322,13 @@ mod tests {
         };
         let sent = vec![callers.value().clone(), own.value().clone()];
         let answer = TokenAnswer { body, sent, given: vec![callers.clone(), own] };
-        let taken = |pointer| answer.secret(pointer).map(|secret| match answer.repeated(&secret) {
-            Repeated::No => "new".to_owned(),
-            Repeated::Whole(sent) => format!("still {:?}", sent.allowed().map(|a| a.origins.len())),
-            Repeated::Partly => "refused".to_owned(),
-        });
+        let taken = |pointer| {
+            answer.secret(pointer).map(|secret| match answer.repeated(&secret) {
+                Repeated::No => "new".to_owned(),
+                Repeated::Whole(sent) => format!("still {:?}", sent.allowed().map(|a| a.origins.len())),
+                Repeated::Partly => "refused".to_owned(),
+            })
+        };
         assert_eq!(taken("/access_token").as_deref(), Some("new"));
         assert_eq!(taken("/refresh_token").as_deref(), Some("still Some(1)"), "where it might go before");
         assert_eq!(taken("/long").as_deref(), Some("refused"));

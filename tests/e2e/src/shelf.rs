@@ -128,7 +128,8 @@ impl Shelf {
     pub async fn start(offered: Offered) -> anyhow::Result<Self> {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared { offered: Mutex::new(offered), seen: Mutex::default(), listening: AtomicUsize::new(0) });
+        let shared =
+            Arc::new(Shared { offered: Mutex::new(offered), seen: Mutex::default(), listening: AtomicUsize::new(0) });
         let router = Router::new().route("/mcp", any(answer)).with_state(shared.clone());
         let task = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {

@@ -24,7 +24,7 @@ pub(super) async fn doctor(State(admin): State<Admin>, Tenant(tenant): Tenant, w
         }
     }
     for (key, resource) in fleet.iter().filter(|(key, _)| key.tenant == tenant) {
-        for condition in describe::status(&admin, &fleet, key, resource).conditions.iter().filter(|c| !c.status) {
+        for condition in describe::status(&admin, &fleet, key, resource, true).conditions.iter().filter(|c| !c.status) {
             let (grade, next) = advice(key, resource, condition);
             let about = if condition.kind == "Ready" { String::new() } else { format!("{}: ", condition.kind) };
             let message = [condition.reason.as_str(), condition.message.as_str()].join(": ");

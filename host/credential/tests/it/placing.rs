@@ -65,8 +65,12 @@ async fn what_is_lacking_is_named() {
     let fault = resolve(&resolver, &plan, "user:alice").await.unwrap_err();
     assert_eq!(fault.code, "missing-credential");
     assert!(fault.message.contains("ours to files lacks token, region"), "{fault}");
-    assert!(fault.message.contains("PORTCULLIS_NO_SUCH_VARIABLE is not set"), "{fault}");
-    assert_eq!(fault.next.unwrap(), "Run `portcullis connect files --owner organization --name ours`, then retry");
+    // Where a secret lies is told to operators, and not to callers and their models.
+    assert!(fault.message.ends_with("its secret can't be read"), "{fault}");
+    assert!(!format!("{fault:?}").contains("PORTCULLIS_NO_SUCH_VARIABLE"), "{fault:?}");
+    assert!(fault.next.unwrap().contains("operator") && fault.need.is_none());
+    let status = resolver.book().status(&portcullis_model::Name::default_tenant(), &crate::name("ours")).unwrap();
+    assert_eq!(status.unreadable, ["token: the variable PORTCULLIS_NO_SUCH_VARIABLE is not set"]);
 }
 
 #[tokio::test]

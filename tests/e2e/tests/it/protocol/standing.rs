@@ -44,10 +44,8 @@ async fn ended(stream: &mut Events, shelf: &Shelf, why: &str) {
 
 #[tokio::test]
 async fn a_subscription_ends_with_the_account_and_with_the_right() {
-    let offered = Offered {
-        capabilities: json!({"tools": {}, "resources": {"subscribe": true}}),
-        ..Offered::modern("shelf")
-    };
+    let offered =
+        Offered { capabilities: json!({"tools": {}, "resources": {"subscribe": true}}), ..Offered::modern("shelf") };
     let shelf = Shelf::start(offered).await.unwrap();
     let servers = json!([{"server": "shelf"}]);
     let allow = json!([{"effect": "allow", "resources": ["*"]}, {"effect": "allow", "tools": ["*"]}]);
