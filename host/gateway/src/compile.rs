@@ -230,7 +230,9 @@ impl Gateways {
             note(format!("oauth.scopes: {problem}"), true);
             Scopes::default()
         });
-        let own = gateway.auth.iter().any(|used| used.plugin == "bearer-token");
+        // By whatever name.
+        let built_in = |used: &str| portcullis_store::registry::built_in_of(sources.fleet, tenant, used);
+        let own = gateway.auth.iter().any(|used| built_in(&used.plugin) == Some("bearer-token"));
         let mut view = View {
             tenant: tenant.clone(),
             name: resource.metadata.name.clone(),
