@@ -55,6 +55,19 @@ struct Pages {
 struct Page {
     people: People,
     shelves: HashMap<Name, Shelf>,
+    /// Connections that stand on no shelf, and why.
+    orphans: BTreeMap<Name, Orphaned>,
+}
+
+/// Why a connection that is there serves nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Orphaned {
+    /// Its owner does not exist.
+    #[error("its owner does not exist")]
+    NoOwner,
+    /// What is sealed for it was given to an earlier owner of the same name.
+    #[error("it was connected for an earlier owner of the same name")]
+    EarlierOwner,
 }
 
 /// The connections of one server.
@@ -73,6 +86,8 @@ pub(crate) struct Entry {
     pub(crate) owner: Owner,
     pub(crate) owner_only: bool,
     pub(crate) created_ms: u64,
+    /// Since when its owner exists; what was given before that was somebody else's.
+    pub(crate) owner_since: u64,
     pub(crate) revision: u64,
     /// The origin that it is bound to; none was bound while its server was not there.
     pub(crate) origin: Option<String>,
@@ -80,8 +95,8 @@ pub(crate) struct Entry {
     pub(crate) suspended: bool,
     pub(crate) values: BTreeMap<String, String>,
     pub(crate) secrets: BTreeMap<String, Secret>,
-    /// Why sources could not be read, in sentences that quote nothing.
-    pub(crate) unreadable: Vec<String>,
+    /// Why sources could not be read, by field, in sentences that quote nothing. They name paths and variables: for operators.
+    pub(crate) unreadable: BTreeMap<String, String>,
     pub(crate) health: Arc<Health>,
 }
 
@@ -92,7 +107,7 @@ pub struct ConnectionStatus {
     pub healthy: bool,
     /// Whether its server moved to another origin since it was made, so that it serves nobody until it is connected again.
     pub suspended: bool,
-    /// Why its secrets can't be read.
+    /// Why its secrets can't be read, with paths and variables: for operators.
     pub unreadable: Vec<String>,
     /// How its access to an authorization server is, where it has one.
     pub grant: Option<GrantStatus>,
@@ -173,9 +188,15 @@ impl ConnectionBook {
         let _ = self.grants.set(grants);
     }
 
-    /// A connection's tokens.
-    pub(crate) fn grant(&self, tenant: &Name, connection: &Name) -> Option<Arc<Grant>> {
-        self.grants.get()?.get(tenant, connection)
+    /// A connection's tokens; none where an earlier owner of the same name signed in for them.
+    pub(crate) fn grant(&self, tenant: &Name, entry: &Entry) -> Option<Arc<Grant>> {
+        let grant = self.grants.get()?.get(tenant, &entry.name)?;
+        entry.belongs(grant.held().given_ms).then_some(grant)
+    }
+
+    /// Why a connection that is there serves nobody; none where it serves, or is not there.
+    pub fn orphaned(&self, tenant: &Name, connection: &Name) -> Option<Orphaned> {
+        self.pages.load().tenants.get(tenant)?.orphans.get(connection).copied()
     }
 
     /// A connection was connected again: whatever was refused before says nothing any more.
@@ -233,8 +254,8 @@ impl ConnectionBook {
         Some(ConnectionStatus {
             healthy: entry.health.is_healthy(),
             suspended: entry.suspended,
-            unreadable: entry.unreadable.clone(),
-            grant: self.grants.get().and_then(|grants| grants.status(tenant, connection)),
+            unreadable: entry.unreadable.iter().map(|(field, why)| format!("{field}: {why}")).collect(),
+            grant: self.grant(tenant, entry).and_then(|_| self.grants.get()?.status(tenant, connection)),
         })
     }
 
@@ -325,6 +346,12 @@ impl Entry {
         }
     }
 
+    /// Whether what was given for the connection then was given by its owner, and not by an earlier one of the same name. What is
+    /// older than that was noted is as old as the connection.
+    fn belongs(&self, given_ms: Option<u64>) -> bool {
+        given_ms.unwrap_or(self.created_ms) >= self.owner_since
+    }
+
     fn same_as(&self, other: &Self) -> bool {
         self.name == other.name
             && self.revision == other.revision
@@ -347,7 +374,7 @@ impl Pages {
                     .collect(),
                 agents: fleet.agents(&tenant).map(|a| (a.metadata.name.clone(), a.spec.team.clone())).collect(),
             };
-            let mut shelves: HashMap<Name, Shelf> = HashMap::new();
+            let (mut shelves, mut orphans): (HashMap<Name, Shelf>, _) = (HashMap::new(), BTreeMap::new());
             for connection in fleet.connections(&tenant) {
                 let server = &connection.spec.server;
                 let known = old.and_then(|page| page.shelves.get(server));
@@ -356,9 +383,15 @@ impl Pages {
                     stamp: 0,
                     epoch: known.map_or_else(Arc::default, |k| Arc::clone(&k.epoch)),
                 });
-                let mut entry = entry(fleet, &tenant, &connection, (sealed, sources), shelf, known);
-                entry.owner_only |= owner_only;
-                shelf.entries.push(Arc::new(entry));
+                match entry(fleet, &tenant, &connection, (sealed, sources), shelf, known) {
+                    Ok(mut entry) => {
+                        entry.owner_only |= owner_only;
+                        shelf.entries.push(Arc::new(entry));
+                    }
+                    Err(why) => {
+                        orphans.insert(connection.metadata.name.clone(), why);
+                    }
+                }
             }
             for (server, shelf) in &mut shelves {
                 let same =
@@ -375,12 +408,15 @@ impl Pages {
                     |(_, known)| known.stamp,
                 );
             }
-            tenants.insert(tenant, Page { people, shelves });
+            tenants.insert(tenant, Page { people, shelves, orphans });
         }
         Self { tenants, stamps }
     }
 }
 
+/// Opens a connection, unless it is nobody's: secrets that were sealed before its owner was there belong to an earlier one of the
+/// same name. Those that the manifest names by where they are, with the owner, are the operator's to give
+/// (decision 34).
 fn entry(
     fleet: &Fleet,
     tenant: &Name,
@@ -388,13 +424,22 @@ fn entry(
     (sealed, sources): (&Sealed, &SecretSources),
     shelf: &Shelf,
     known: Option<&Shelf>,
-) -> Entry {
+) -> Result<Entry, Orphaned> {
     let spec = connection.spec;
     let name = connection.metadata.name.clone();
+    let owner_since = fleet.owner_since(tenant, &spec.owner).ok_or(Orphaned::NoOwner)?;
+    let created_ms = connection.metadata.created_ms.unwrap_or_default();
     let mut hash = Sha256::new();
     hash.update(connection.metadata.revision.unwrap_or_default().to_be_bytes());
+    // Sessions, children and their directories of an earlier owner are not this one's.
+    hash.update(owner_since.to_be_bytes());
     let mut secrets = BTreeMap::new();
     if let Some(opened) = sealed.get(&(tenant.clone(), name.clone())) {
+        let earlier = opened.given_ms.unwrap_or(created_ms) < owner_since;
+        // What the manifest says itself takes the place of what is sealed, whosever that was.
+        if earlier && opened.fields.keys().any(|field| !spec.secrets.contains_key(field)) {
+            return Err(Orphaned::EarlierOwner);
+        }
         for (field, secret) in opened.fields.iter() {
             // By what they are and not by when they were sealed: sealed again with another key, they are the same, and no
             // child has to start anew.
@@ -404,7 +449,7 @@ fn entry(
             secrets.insert(field.clone(), secret.clone());
         }
     }
-    let mut unreadable = Vec::new();
+    let mut unreadable = BTreeMap::new();
     for (field, source) in &spec.secrets {
         match sources.read(tenant, source) {
             Ok(secret) => {
@@ -414,7 +459,7 @@ fn entry(
             Err(why) => {
                 // What is sealed under the same name is not what the operator wrote down.
                 secrets.remove(field);
-                unreadable.push(format!("{field}: {why}"));
+                unreadable.insert(field.clone(), why);
             }
         }
     }
@@ -423,10 +468,11 @@ fn entry(
     let server = fleet.server(tenant, &spec.server);
     let ruled = server.and_then(|s| s.spec.credential.as_ref()).is_some_and(|need| need.owner_only);
     let same = known.and_then(|k| k.entries.iter().find(|e| e.name == name && e.revision == revision));
-    Entry {
+    Ok(Entry {
         owner: spec.owner.clone(),
         owner_only: spec.owner_only || ruled,
-        created_ms: connection.metadata.created_ms.unwrap_or_default(),
+        created_ms,
+        owner_since,
         revision,
         origin: spec.origin.clone(),
         // A connection that was never bound was made for nothing that exists.
@@ -436,7 +482,7 @@ fn entry(
         unreadable,
         health: same.map_or_else(|| Arc::new(Health::new(Arc::clone(&shelf.epoch))), |e| Arc::clone(&e.health)),
         name,
-    }
+    })
 }
 
 /// Compiles again when a resource or a sealed secret changes, until book or store are gone.

@@ -99,6 +99,11 @@ impl Carried {
         }
     }
 
+    /// Whether it is the account of another one. A call that was sent is on record under an account, and goes on under no other.
+    pub(crate) fn is_account_of(&self, other: &Self) -> bool {
+        self.connection == other.connection && self.executed_as == other.executed_as
+    }
+
     /// Whether what it holds is what the connection holds now.
     pub(crate) fn is_current(&self) -> bool {
         self.lent.as_ref().is_none_or(Lent::is_current)

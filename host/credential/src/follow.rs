@@ -156,8 +156,8 @@ impl Resolver {
         if let Some(newer) = slot.find(principal, headers, now)
             && !Arc::ptr_eq(&newer, carried)
         {
-            // Somebody else was refused before, and has asked.
-            return Rejected::Again(newer);
+            // Somebody else was refused before, and has asked. Another account is for the next call.
+            return if newer.is_account_of(carried) { Rejected::Again(newer) } else { Rejected::Stands };
         }
         slot.forget(carried);
         if followed.again && now.saturating_sub(followed.made_ms) < SOON.as_millis() as u64 {
@@ -168,9 +168,7 @@ impl Resolver {
         match next {
             Ok(Rejection::Retry(answer)) => {
                 match self.take(&slot, plan, principal, headers, *answer, true).await {
-                    Ok(new) if new.connection == carried.connection && new.executed_as == carried.executed_as => {
-                        Rejected::Again(new)
-                    }
+                    Ok(new) if new.is_account_of(carried) => Rejected::Again(new),
                     // Another account is for the next call: this one is on record under the old one.
                     Ok(_) => Rejected::Stands,
                     Err(fault) => refused(fault),

@@ -22,7 +22,7 @@ mod sources;
 mod uses;
 mod vault;
 
-pub use book::{ConnectionBook, ConnectionStatus};
+pub use book::{ConnectionBook, ConnectionStatus, Orphaned};
 pub use carried::Carried;
 pub use fields::{Given, misfits};
 pub use follow::PassedAudit;

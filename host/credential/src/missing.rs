@@ -95,10 +95,16 @@ pub(crate) fn named(plan: &CredentialPlan, principal: &Principal, name: &str, ex
     }
 }
 
-/// A connection without what the server needs.
+/// A connection without what the server needs. Why a source can't be read names paths, variables and places in Vault: it goes
+/// to operators (the log, `describe`, `doctor`), and not to callers and their models.
 pub(crate) fn incomplete(plan: &CredentialPlan, principal: &Principal, entry: &Entry, fields: &[&str]) -> Fault {
-    let why = if entry.unreadable.is_empty() { String::new() } else { format!(" ({})", entry.unreadable.join("; ")) };
-    let message = format!("the connection {} to {} lacks {}{why}", entry.name, plan.server, fields.join(", "));
+    let message = format!("the connection {} to {} lacks {}", entry.name, plan.server, fields.join(", "));
+    if fields.iter().any(|field| entry.unreadable.contains_key(*field)) {
+        tracing::warn!(tenant = %plan.tenant, server = %plan.server, connection = %entry.name, why = ?entry.unreadable, "a connection's secrets can't be read");
+        // What stands in a variable or a file is mended there, and no page helps.
+        return fault(plan, Side::Gateway, "missing-credential", format!("{message}: its secret can't be read"))
+            .next("Ask an operator: `portcullis doctor` says why".to_owned());
+    }
     let tenant = match plan.tenant.as_str() {
         DEFAULT_TENANT => String::new(),
         tenant => format!(" --tenant {tenant}"),
@@ -109,10 +115,11 @@ pub(crate) fn incomplete(plan: &CredentialPlan, principal: &Principal, entry: &E
         entry.owner.subject(),
         entry.name
     );
-    let fault = fault(plan, Side::Gateway, "missing-credential", message).next(command);
-    // What stands in a variable or a file is mended there.
-    let page_helps = entry.unreadable.is_empty();
-    if page_helps { fault.need(&plan.server, &principal.subject, Some(&entry.name)) } else { fault }
+    fault(plan, Side::Gateway, "missing-credential", message).next(command).need(
+        &plan.server,
+        &principal.subject,
+        Some(&entry.name),
+    )
 }
 
 /// A connection of a server with OAuth, without an account.

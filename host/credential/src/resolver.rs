@@ -123,6 +123,10 @@ impl Resolver {
             return Ok(None);
         }
         let another = self.another(plan, principal, headers, carried, ended).await?;
+        if !another.is_account_of(carried) {
+            // It was disconnected meanwhile, or has lost its place: the account that takes it is for the next call.
+            return Ok(None);
+        }
         let same = another.lent.as_ref().is_some_and(|a| a.stamp == lent.stamp);
         if same {
             self.rejected(carried);
@@ -344,7 +348,7 @@ impl Resolver {
                     let exists = self.book.find(&plan.tenant, &plan.server, connection).is_some();
                     return Err(missing::named(plan, principal, connection.as_str(), exists));
                 };
-                let grant = self.book.grant(&plan.tenant, &entry.name);
+                let grant = self.book.grant(&plan.tenant, &entry);
                 under(plan, principal, &entry, grant)?
             }
         };
@@ -406,9 +410,7 @@ fn under(
         match value {
             Some(value) => carried.place(place, &value).map_err(|why| missing::invalid(plan, &why))?,
             // What could not be read is missing, whether it had to be given or not: the operator meant it to be there.
-            None if entry.unreadable.iter().any(|why| why.starts_with(&format!("{}:", place.field))) => {
-                lacking.push(&place.field);
-            }
+            None if entry.unreadable.contains_key(&place.field) => lacking.push(&place.field),
             None => {}
         }
     }

@@ -7,7 +7,7 @@ use portcullis_model::{Name, Secret};
 use portcullis_store::{Expect, Record, Revision, Store, StoreError, Write, keys, scan_all};
 use zeroize::Zeroizing;
 
-use crate::{Vault, VaultError};
+use crate::{Vault, VaultError, resolver::now_ms};
 
 /// The most fields of one connection.
 pub const MAX_FIELDS: usize = 64;
@@ -47,8 +47,11 @@ pub struct Resealed {
 /// One connection's sealed secrets, opened.
 #[derive(Clone, Debug)]
 pub struct Opened {
-    /// When they were sealed.
+    /// The record's.
     pub revision: Revision,
+    /// When somebody gave them, in milliseconds since 1970; sealing them again with another key changes nothing about it.
+    /// None in records of before this was kept.
+    pub given_ms: Option<u64>,
     /// By field.
     pub fields: Arc<BTreeMap<String, Secret>>,
 }
@@ -83,7 +86,7 @@ impl Secrets {
         fields: &BTreeMap<String, Secret>,
     ) -> Result<Write, SecretsError> {
         let key = keys::secret(tenant, connection);
-        let plain = pack(fields).ok_or(SecretsError::TooLarge)?;
+        let plain = pack(fields, now_ms()).ok_or(SecretsError::TooLarge)?;
         let value = self.seal(&key, &plain)?;
         Ok(Write::Put { key, value, expect: Expect::Any })
     }
@@ -188,8 +191,8 @@ impl Secrets {
                 .map_err(|e| e.to_string())
                 .and_then(|plain| unpack(&plain).ok_or_else(|| "it is cut off".to_owned()))
             {
-                Ok(fields) => {
-                    all.insert(key, Opened { revision: record.revision, fields: Arc::new(fields) });
+                Ok((fields, given_ms)) => {
+                    all.insert(key, Opened { revision: record.revision, given_ms, fields: Arc::new(fields) });
                 }
                 Err(error) => tracing::error!(record = &*record.key, error, "a connection's secrets can't be opened"),
             }
@@ -204,26 +207,34 @@ impl std::fmt::Debug for Secrets {
     }
 }
 
-/// Fields one after another, each as name and value with their lengths (4 bytes, big endian) before them.
-fn pack(fields: &BTreeMap<String, Secret>) -> Option<Secret> {
-    if fields.len() > MAX_FIELDS {
+/// Fields one after another, each as name and value with their lengths (4 bytes, big endian) before them. The one without a
+/// name, which no field of a server is, says when they were given: 8 bytes, big endian.
+fn pack(fields: &BTreeMap<String, Secret>, given_ms: u64) -> Option<Secret> {
+    fn put(bytes: &mut Vec<u8>, part: &[u8]) -> Option<()> {
+        bytes.extend_from_slice(&u32::try_from(part.len()).ok()?.to_be_bytes());
+        bytes.extend_from_slice(part);
+        Some(())
+    }
+    if fields.len() > MAX_FIELDS || fields.contains_key("") {
         return None;
     }
-    let size = fields.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
-    let mut bytes = Zeroizing::new(Vec::with_capacity(size));
+    // Sized exactly, since a buffer that grows would leave copies behind.
+    let size: usize = fields.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(size + 16));
+    put(&mut bytes, b"")?;
+    put(&mut bytes, &given_ms.to_be_bytes())?;
     for (name, value) in fields {
         if name.len() > 256 || value.len() > MAX_FIELD_BYTES {
             return None;
         }
-        for part in [name.as_bytes(), value.expose()] {
-            bytes.extend_from_slice(&u32::try_from(part.len()).ok()?.to_be_bytes());
-            bytes.extend_from_slice(part);
-        }
+        put(&mut bytes, name.as_bytes())?;
+        put(&mut bytes, value.expose())?;
     }
     Some(Secret::new(bytes.as_slice()))
 }
 
-fn unpack(plain: &Secret) -> Option<BTreeMap<String, Secret>> {
+/// Reads [`pack`] back: the fields, and when they were given.
+fn unpack(plain: &Secret) -> Option<(BTreeMap<String, Secret>, Option<u64>)> {
     fn part<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
         let (length, tail) = rest.split_first_chunk::<4>()?;
         let (part, tail) = tail.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
@@ -231,10 +242,33 @@ fn unpack(plain: &Secret) -> Option<BTreeMap<String, Secret>> {
         Some(part)
     }
     let mut rest = plain.expose();
-    let mut fields = BTreeMap::new();
+    let (mut fields, mut given_ms) = (BTreeMap::new(), None);
     while !rest.is_empty() {
         let name = std::str::from_utf8(part(&mut rest)?).ok()?.to_owned();
-        fields.insert(name, Secret::new(part(&mut rest)?));
+        let value = part(&mut rest)?;
+        if name.is_empty() {
+            given_ms = Some(u64::from_be_bytes(value.try_into().ok()?));
+        } else {
+            fields.insert(name, Secret::new(value));
+        }
     }
-    Some(fields)
+    Some((fields, given_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_secrets_were_given_is_sealed_with_them() {
+        let fields = BTreeMap::from([("token".to_owned(), Secret::new("hunter2"))]);
+        let (again, given_ms) = unpack(&pack(&fields, 7).unwrap()).unwrap();
+        assert_eq!((again.len(), again["token"].expose(), given_ms), (1, &b"hunter2"[..], Some(7)));
+        // A record of before this was kept, and one that is cut off.
+        let old = Secret::new(&b"\0\0\0\x05token\0\0\0\x01x"[..]);
+        let (again, given_ms) = unpack(&old).unwrap();
+        assert_eq!((again["token"].expose(), given_ms), (&b"x"[..], None));
+        assert!(unpack(&Secret::new(&b"\0\0\0\0\0\0\0\x01x"[..])).is_none());
+        assert!(pack(&BTreeMap::from([(String::new(), Secret::new("x"))]), 7).is_none());
+    }
 }

@@ -25,7 +25,7 @@ pub struct Settings {
     pub tls: bool,
     /// The most bytes of a request's body.
     pub max_body: usize,
-    /// Streams of `subscriptions/listen` that one caller may have open.
+    /// Streams of `subscriptions/listen` that one caller may have open, and legacy sessions that hold something.
     pub max_streams_of_caller: usize,
     /// How long a client has to answer what a server asks it.
     pub answer_within: Duration,

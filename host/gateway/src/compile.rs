@@ -122,6 +122,7 @@ impl Gateways {
         }
         let snapshot = Arc::new(snapshot);
         let before = self.snapshot.swap(Arc::clone(&snapshot));
+        self.compiled.send_modify(|count| *count = count.wrapping_add(1));
         for view in snapshot.all() {
             let same = before.get(view.tenant.as_str(), view.name.as_str()).is_some_and(|was| was.lists_as(view));
             if !same {
@@ -229,7 +230,9 @@ impl Gateways {
             note(format!("oauth.scopes: {problem}"), true);
             Scopes::default()
         });
-        let own = gateway.auth.iter().any(|used| used.plugin == "bearer-token");
+        // By whatever name.
+        let built_in = |used: &str| portcullis_store::registry::built_in_of(sources.fleet, tenant, used);
+        let own = gateway.auth.iter().any(|used| built_in(&used.plugin) == Some("bearer-token"));
         let mut view = View {
             tenant: tenant.clone(),
             name: resource.metadata.name.clone(),

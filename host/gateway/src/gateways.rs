@@ -17,7 +17,7 @@ use portcullis_protocol::{Era, Version, seal::Sealer};
 use portcullis_telemetry::{Audit, Metrics};
 use portcullis_upstream::{ListKind, Peer, UpstreamError, Upstreams};
 use quick_cache::sync::Cache;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::{
     accept::Settings,
@@ -93,6 +93,8 @@ pub struct Gateways {
     pub(crate) bodies: Arc<Semaphore>,
     pub(crate) rates: Cache<(String, u32), Arc<PrincipalRate>>,
     pub(crate) snapshot: ArcSwap<Snapshot>,
+    /// Counts snapshots.
+    pub(crate) compiled: watch::Sender<u64>,
     /// Woken when somebody holds something that ends with their credential.
     pub(crate) holds: Arc<Notify>,
 }
@@ -101,7 +103,7 @@ impl Gateways {
     /// Gateways that serve nothing until [`Gateways::compile`] has run.
     pub fn new(parts: Parts) -> Arc<Self> {
         let held = Held::new(parts.metrics.held_calls.clone());
-        let sessions = Sessions::new(parts.metrics.replay_dropped.clone());
+        let sessions = Sessions::new(parts.metrics.replay_dropped.clone(), parts.settings.max_streams_of_caller);
         let pool = Pool::new(parts.metrics.conversations.clone());
         let subscriptions = Subscriptions::new(parts.settings.max_streams_of_caller);
         let connecting = Connecting::new(parts.metrics.connecting.clone());
@@ -126,6 +128,7 @@ impl Gateways {
             bodies: Arc::new(Semaphore::new(BODIES_KIB)),
             rates: Cache::new(10_000),
             snapshot: ArcSwap::default(),
+            compiled: watch::Sender::new(0),
             holds: Arc::default(),
         });
         tokio::spawn(follow_changes(Arc::downgrade(&gateways)));

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use portcullis_model::{Fault, Side, spec::Failure};
+use portcullis_model::{Fault, Principal, Side, spec::Failure};
 use portcullis_plugin::{
     Attributes, Decision, Item, ListKind, PluginFailure, PromptFacts, PromptPurpose, ReadFacts, ReadPurpose,
     RequestFacts,
@@ -18,6 +18,7 @@ use portcullis_plugin::{
 use crate::{
     asked::Asked,
     catalogue::Kind,
+    conversation::Who,
     failure,
     view::{Policy, View},
 };
@@ -170,21 +171,42 @@ pub async fn read(
     purpose: ReadPurpose,
     deadline: Instant,
 ) -> Result<(), Fault> {
-    if asked.view.policies.is_empty() {
+    read_by(&Who::of(asked), server, uri, exposed, purpose, deadline).await
+}
+
+/// The same where a request is not at hand any more.
+///
+/// # Errors
+/// The refusal.
+pub async fn read_by(
+    who: &Who,
+    server: &portcullis_model::Name,
+    uri: &str,
+    exposed: &str,
+    purpose: ReadPurpose,
+    deadline: Instant,
+) -> Result<(), Fault> {
+    if who.view.policies.is_empty() {
         return Ok(());
     }
     let kind = if purpose == ReadPurpose::Complete { Kind::Templates } else { Kind::Resources };
-    if !is_decided(asked.view, kind) {
+    if !is_decided(&who.view, kind) {
         return Err(undecided("resources"));
     }
-    let request = request_facts(asked, deadline);
+    let request = RequestFacts {
+        gateway: who.view.name.clone(),
+        request_id: Arc::clone(&who.request_id),
+        headers: Arc::clone(&who.headers),
+        deadline,
+        attributes: Attributes::default(),
+    };
     let facts = ReadFacts { server: server.clone(), uri: Arc::from(uri), exposed_uri: Arc::from(exposed), purpose };
-    for policy in &asked.view.policies {
+    for policy in &who.view.policies {
         let hooks = policy.plugin.hooks();
         if hooks.resource_read {
-            meaning(asked, policy, policy.plugin.read(asked.principal, &request, &facts).await)?;
+            meaning_for(&who.request_id, policy, policy.plugin.read(&who.principal, &request, &facts).await)?;
         } else if hooks.list_filter {
-            listed(asked, policy, kind, &request, server.as_str(), uri).await?;
+            listed(&who.principal, policy, kind, &request, server.as_str(), uri).await?;
         }
     }
     Ok(())
@@ -222,7 +244,7 @@ pub async fn prompt(
                 changed = Some(new);
             }
         } else if hooks.list_filter {
-            listed(asked, policy, Kind::Prompts, &request, server.as_str(), &facts.prompt).await?;
+            listed(asked.principal, policy, Kind::Prompts, &request, server.as_str(), &facts.prompt).await?;
         }
     }
     Ok(changed)
@@ -230,20 +252,20 @@ pub async fn prompt(
 
 /// A policy that filters lists and has no hook of its own for this decides by its list: what is not in it may not be used.
 async fn listed(
-    asked: &Asked<'_>,
+    principal: &Arc<Principal>,
     policy: &Policy,
     kind: Kind,
     request: &RequestFacts,
     server: &str,
     name: &str,
 ) -> Result<(), Fault> {
-    let kept = policy.plugin.filter(asked.principal, request, list_kind(kind), &[Item { server, name }]).await;
+    let kept = policy.plugin.filter(principal, request, list_kind(kind), &[Item { server, name }]).await;
     match kept {
         Ok(kept) if kept.is_empty() => {
             Err(Fault::new(Side::Policy, "denied", "no rule lets you use this").next("Ask your operator"))
         }
         Ok(_) => Ok(()),
-        Err(error) => meaning(asked, policy, Err(error)).map(drop),
+        Err(error) => meaning_for(&request.request_id, policy, Err(error)).map(drop),
     }
 }
 

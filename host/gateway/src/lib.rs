@@ -14,6 +14,7 @@
 //! | streams of clients | `session`, `subscriptions` |
 //! | 9, the way back | `relay` |
 //! | what ends with a credential | `revoked` |
+//! | what ends with an account, or with a right | `standing` |
 //! | 11 record | `record` |
 //!
 //! What servers offer is kept in `catalogue`; `list`, `offer` and `search` show it, `uris` and `tasks` lead addresses back.
@@ -53,6 +54,7 @@ mod scopes;
 mod search;
 mod serve;
 mod session;
+mod standing;
 mod subscriptions;
 mod targets;
 mod tasks;

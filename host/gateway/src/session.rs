@@ -39,16 +39,27 @@ pub struct Sessions {
     shards: [Mutex<HashMap<[u8; 12], Arc<Live>>>; SHARDS],
     hasher: RandomState,
     count: AtomicUsize,
+    /// How many each caller has: a tenant's subject, by whatever tokens.
+    callers: Mutex<HashMap<Caller, usize>>,
+    most_of_caller: usize,
     replay: Arc<log::Replay>,
 }
 
+type Caller = (Name, Arc<str>);
+
+fn caller(whose: &Principal) -> Caller {
+    (whose.tenant.clone(), Arc::clone(&whose.subject_text))
+}
+
 impl Sessions {
-    /// None yet. `dropped` counts events that are not kept because too much is.
-    pub fn new(dropped: CounterHandle) -> Self {
+    /// None yet; so many of one caller at most. `dropped` counts events that are not kept because too much is.
+    pub fn new(dropped: CounterHandle, most_of_caller: usize) -> Self {
         Self {
             shards: Default::default(),
             hasher: RandomState::new(),
             count: AtomicUsize::new(0),
+            callers: Mutex::default(),
+            most_of_caller,
             replay: Arc::new(log::Replay::new(dropped)),
         }
     }
@@ -64,7 +75,7 @@ impl Sessions {
     /// What the session holds, from now on.
     ///
     /// # Errors
-    /// A fault where too many sessions hold something.
+    /// A fault where too many sessions hold something, of this caller or of all.
     pub fn open(
         &self,
         nonce: [u8; 12],
@@ -82,6 +93,16 @@ impl Sessions {
                 .next("Try again in a minute")
                 .retry_after_ms(60_000));
         }
+        if !self.counted(whose) {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            return Err(Fault::new(
+                Side::Gateway,
+                "overloaded",
+                "this caller has too many sessions with streams or questions open",
+            )
+            .next("End those that you don't need, or ask the operator to raise maxStreamsPerCaller")
+            .retry_after_ms(60_000));
+        }
         let at = (at.0.clone(), at.1.clone());
         let live = Arc::new(Live::new(nonce, version, at, Arc::clone(whose), Arc::clone(&self.replay)));
         shard.insert(nonce, Arc::clone(&live));
@@ -92,8 +113,33 @@ impl Sessions {
     pub fn end(&self, nonce: &[u8; 12]) -> Option<Arc<Live>> {
         let live = self.shard(nonce).remove(nonce)?;
         self.count.fetch_sub(1, Ordering::Relaxed);
+        self.uncounted([&*live]);
         live.end();
         Some(live)
+    }
+
+    /// Counts one more of a caller's; whether it may have that.
+    fn counted(&self, whose: &Principal) -> bool {
+        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = callers.entry(caller(whose)).or_default();
+        if *own >= self.most_of_caller {
+            return false;
+        }
+        *own += 1;
+        true
+    }
+
+    fn uncounted<'l>(&self, gone: impl IntoIterator<Item = &'l Live>) {
+        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        for live in gone {
+            let caller = caller(&live.whose);
+            if let Some(own) = callers.get_mut(&caller) {
+                *own -= 1;
+                if *own == 0 {
+                    callers.remove(&caller);
+                }
+            }
+        }
     }
 
     /// Every session that holds something.
@@ -126,6 +172,7 @@ impl Sessions {
                 !over
             });
             self.count.fetch_sub(gone.len(), Ordering::Relaxed);
+            self.uncounted(gone.iter().map(|live| &**live));
             gone.iter().for_each(|live| live.end());
             all.append(&mut gone);
         }
@@ -144,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_session_holds_nothing_until_it_asks() {
-        let sessions = Sessions::new(CounterHandle::default());
+        let sessions = Sessions::new(CounterHandle::default(), 1);
         assert!(sessions.get(&[1; 12]).is_none());
         let at = Name::default_tenant();
         let whose = Arc::new(Principal::anonymous(at.clone()));
@@ -156,5 +203,35 @@ mod tests {
         sessions.end(&[1; 12]);
         assert!(live.over.is_cancelled() && sessions.len() == 0);
         assert_eq!(live.with(stream, |log| log.ended()), Some(true));
+    }
+
+    #[test]
+    fn one_caller_does_not_take_all() {
+        let sessions = Sessions::new(CounterHandle::default(), 2);
+        let tenant = Name::default_tenant();
+        let one = |subject: &str, token: &str| {
+            let mut whose = Principal::new(tenant.clone(), subject.parse().unwrap());
+            whose.token = Some(token.into());
+            Arc::new(whose)
+        };
+        let (alice, bob) = (one("user:alice", "a"), one("user:bob", "b"));
+        let open =
+            |n: u8, whose: &Arc<Principal>| sessions.open([n; 12], Version::LATEST_LEGACY, (&tenant, &tenant), whose);
+        open(1, &alice).unwrap();
+        open(2, &alice).unwrap();
+        let refused = open(3, &one("user:alice", "another")).err().unwrap();
+        assert_eq!(refused.code, "overloaded");
+        assert!(refused.message.contains("this caller"), "{refused}");
+        open(1, &alice).unwrap();
+        open(4, &bob).unwrap();
+        assert_eq!(sessions.len(), 3);
+        // Room comes back with each end, and nothing is kept of callers who have none.
+        sessions.end(&[1; 12]);
+        sessions.end(&[1; 12]);
+        open(3, &alice).unwrap();
+        for n in [2, 3, 4] {
+            sessions.end(&[n; 12]);
+        }
+        assert!(sessions.callers.lock().unwrap().is_empty() && sessions.len() == 0);
     }
 }

@@ -173,6 +173,41 @@ impl Authenticator {
         }
     }
 
+    /// Whoever was let in as this, with the teams and roles of now; none where they would not be let in any more. As
+    /// [`Authenticator::stands`], from what is known here: what an identity provider said beside its groups stays as it was, and
+    /// so do the teams of a user who was let in by its token.
+    pub fn as_of_now(&self, principal: &Arc<Principal>, gateway: &Name) -> Option<Arc<Principal>> {
+        if !self.stands(principal, gateway) {
+            return None;
+        }
+        let (tenant, directory) = (&principal.tenant, self.directories.load());
+        let live = principal.token.as_ref().and_then(|id| self.tokens.live(tenant, id));
+        let on_behalf = live.as_ref().and_then(|live| live.record.on_behalf.as_ref());
+        let now = match (on_behalf.and_then(|o| Some((o, o.identity.as_ref()?))), &principal.subject) {
+            (Some((on_behalf, (issuer, subject))), _) => {
+                directory.external(tenant, issuer, subject, on_behalf.groups.clone()).ok()?
+            }
+            (None, Subject::Anonymous) => return Some(Arc::clone(principal)),
+            (None, Subject::External { issuer, subject }) => {
+                directory.external(tenant, issuer, subject, principal.groups.clone()).ok()?
+            }
+            (None, Subject::User(_)) if principal.token.is_none() && !principal.groups.is_empty() => {
+                return Some(Arc::clone(principal));
+            }
+            (None, subject) => directory.principal(tenant, subject)?,
+        };
+        // Somebody else by now, such as a user who claims that identity.
+        if now.subject != principal.subject {
+            return None;
+        }
+        let mut same = Principal::clone(principal);
+        same.teams = now.teams;
+        if principal.token.is_some() {
+            same.roles = now.roles;
+        }
+        Some(Arc::new(same))
+    }
+
     /// Whether a credential is worth asking providers about, though its address failed too often: a token of ours that works
     /// here, or one that an issuer signed whose keys are known. Both are told in memory, in microseconds. What only a
     /// provider can tell, such as a key that it looks up elsewhere, waits.

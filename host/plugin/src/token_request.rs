@@ -72,6 +72,18 @@ pub(crate) struct TokenAnswer {
     pub(crate) body: Map<String, Value>,
     /// What the request carried, to be blanked wherever the answer repeats it.
     pub(crate) sent: Vec<Secret>,
+    /// The same, with where each may go.
+    pub(crate) given: Vec<Guarded>,
+}
+
+/// Whether a secret of an answer is one that the request carried.
+pub(crate) enum Repeated<'a> {
+    /// It is not.
+    No,
+    /// It is this one: what comes back may go where it might go before, and nowhere else.
+    Whole(&'a Guarded),
+    /// One of the two is in the other.
+    Partly,
 }
 
 impl TokenAnswer {
@@ -85,6 +97,19 @@ impl TokenAnswer {
             None => found,
         };
         found.as_str().filter(|text| !text.is_empty()).map(Secret::new)
+    }
+
+    /// Whether a secret of the answer is one that was sent.
+    pub(crate) fn repeated(&self, secret: &Secret) -> Repeated<'_> {
+        if let Some(sent) = self.given.iter().find(|sent| sent.is(secret)) {
+            return Repeated::Whole(sent);
+        }
+        // The caller's token may have been sent as a part of something.
+        let part = |sent: &Guarded| {
+            sent.is_callers() && secret.len() >= SHORTEST_SECRET && secret.is_in(sent.value().expose())
+        };
+        let partly = self.sent.iter().any(|sent| sent.len() >= SHORTEST_SECRET && sent.is_in(secret.expose()));
+        if partly || self.given.iter().any(part) { Repeated::Partly } else { Repeated::No }
     }
 
     /// A word of the answer: printable ASCII, short, and nothing that the request carried.
@@ -140,6 +165,21 @@ pub(crate) fn read(status: StatusCode, headers: &HeaderMap, body: &Bytes, sent: 
         return Read::Refused { status: number, error, description };
     }
     if status.is_success() { Read::Answer(body) } else { Read::Malformed(format!("it answered {number}")) }
+}
+
+/// Whether an answer repeats the caller's own token anywhere. As a token of a token endpoint it could go where the caller's
+/// must not.
+pub(crate) fn returns_callers(body: &Map<String, Value>, given: &[Guarded]) -> bool {
+    fn holds(value: &Value, secret: &Secret) -> bool {
+        match value {
+            Value::String(text) => secret.is_in(text.as_bytes()),
+            Value::Array(all) => all.iter().any(|one| holds(one, secret)),
+            Value::Object(all) => all.values().any(|one| holds(one, secret)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        }
+    }
+    let mut callers = given.iter().filter(|sent| sent.is_callers() && sent.value().len() >= SHORTEST_SECRET);
+    callers.any(|sent| body.values().any(|value| holds(value, sent.value())))
 }
 
 /// Whether a text repeats a secret that was sent.
@@ -256,7 +296,7 @@ mod tests {
         let body = serde_json::json!({"access_token": "at", "a/b": {"c": "deep"}, "empty": "", "scope": "s3cret-value x",
             "token_type": "Bearer", "expires_in": "60", "odd": "a\u{7}"});
         let Value::Object(body) = body else { panic!() };
-        let answer = TokenAnswer { body, sent: vec![Secret::new("s3cret-value")] };
+        let answer = TokenAnswer { body, sent: vec![Secret::new("s3cret-value")], given: Vec::new() };
         let secret = |pointer| answer.secret(pointer).map(|s| String::from_utf8(s.expose().to_vec()).unwrap());
         assert_eq!(secret("/access_token").as_deref(), Some("at"));
         assert_eq!(secret("/a~1b/c").as_deref(), Some("deep"));
@@ -266,6 +306,41 @@ mod tests {
         assert_eq!(answer.text("token_type").as_deref(), Some("Bearer"));
         assert_eq!((answer.text("scope"), answer.text("odd")), (None, None));
         assert_eq!(answer.expires_in(), Some(60));
+    }
+
+    #[test]
+    fn what_was_sent_does_not_come_back_as_something_else() {
+        use crate::secrets::Allowed;
+
+        let allowed = |origin: &str| Allowed::granted(&[origin.to_owned()]).unwrap();
+        let callers = Guarded::callers(Secret::new("callers-token"), Allowed::nowhere(), "the caller's token");
+        let own = Guarded::secret(Secret::new("refresh-token"), allowed("https://as.example"), "mine");
+        let Value::Object(body) = serde_json::json!({"access_token": "at-0123", "refresh_token": "refresh-token",
+            "long": "x refresh-token y", "part": "callers-tok"})
+        else {
+            panic!()
+        };
+        let sent = vec![callers.value().clone(), own.value().clone()];
+        let answer = TokenAnswer { body, sent, given: vec![callers.clone(), own] };
+        let taken = |pointer| {
+            answer.secret(pointer).map(|secret| match answer.repeated(&secret) {
+                Repeated::No => "new".to_owned(),
+                Repeated::Whole(sent) => format!("still {:?}", sent.allowed().map(|a| a.origins.len())),
+                Repeated::Partly => "refused".to_owned(),
+            })
+        };
+        assert_eq!(taken("/access_token").as_deref(), Some("new"));
+        assert_eq!(taken("/refresh_token").as_deref(), Some("still Some(1)"), "where it might go before");
+        assert_eq!(taken("/long").as_deref(), Some("refused"));
+        assert_eq!(taken("/part").as_deref(), Some("refused"));
+
+        let returns = |body: Value| {
+            let Value::Object(body) = body else { panic!() };
+            returns_callers(&body, std::slice::from_ref(&callers))
+        };
+        assert!(returns(serde_json::json!({"access_token": "callers-token"})));
+        assert!(returns(serde_json::json!({"a": [{"b": "Bearer callers-token"}]})));
+        assert!(!returns(serde_json::json!({"access_token": "another", "n": 1})));
     }
 
     #[test]

@@ -197,7 +197,8 @@ impl Registry {
         self.commit(dry_run, &[], |fleet| Plan::apply(fleet, &set, Some(scope))).await
     }
 
-    /// Deletes a resource, and with a connection its sealed secrets.
+    /// Deletes a resource: with a connection its sealed secrets and tokens, with a user, a team or an agent those of their
+    /// connections.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`], [`RegistryError::Refused`] for another door's resource, or what the store says.

@@ -208,6 +208,22 @@ async fn call(shared: Arc<Shared>, session: String, message: Value, sender: mpsc
         shared.go.notified().await;
         heard.push(json!("done"));
     }
+    let mut at_once = Vec::new();
+    for n in 0..arguments["atOnce"].as_u64().unwrap_or(0) {
+        let id = format!("q{}", shared.questions.fetch_add(1, Ordering::SeqCst));
+        let (answer, answered) = oneshot::channel();
+        shared.open.lock().unwrap_or_else(PoisonError::into_inner).insert(format!("{session}/{id}"), answer);
+        let params = json!({"message": n.to_string(), "requestedSchema": {"type": "object", "properties": {}}});
+        let question = json!({"jsonrpc": "2.0", "id": id, "method": "elicitation/create", "params": params});
+        if sender.send(question).await.is_err() {
+            return;
+        }
+        at_once.push(answered);
+    }
+    for answered in at_once {
+        let Ok(answer) = answered.await else { return };
+        heard.push(answer.get("result").map_or_else(|| answer["error"].clone(), |r| r["content"]["x"].clone()));
+    }
     for n in 0..arguments["times"].as_u64().unwrap_or(0) {
         let id = format!("q{}", shared.questions.fetch_add(1, Ordering::SeqCst));
         let (answer, answered) = oneshot::channel();

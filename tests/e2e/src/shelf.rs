@@ -2,18 +2,23 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use axum::{
     Router,
+    body::Body,
     extract::State,
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
     routing::any,
 };
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
 use crate::echo::Seen;
@@ -89,6 +94,30 @@ pub struct Shelf {
 struct Shared {
     offered: Mutex<Offered>,
     seen: Mutex<Vec<Seen>>,
+    listening: AtomicUsize,
+}
+
+/// One stream of `subscriptions/listen`, for as long as its client reads it.
+struct Listens(Arc<Shared>);
+
+impl Drop for Listens {
+    fn drop(&mut self) {
+        self.0.listening.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Acknowledges what was asked for, and then has nothing to say.
+fn listened(shared: &Arc<Shared>, id: &Value, wanted: &Value) -> Response {
+    shared.listening.fetch_add(1, Ordering::SeqCst);
+    let listens = Listens(Arc::clone(shared));
+    let tag = json!({"io.modelcontextprotocol/subscriptionId": id});
+    let first = json!({"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged",
+        "params": {"notifications": wanted, "_meta": tag}});
+    let first = stream::iter([Ok::<_, std::convert::Infallible>(format!("data: {first}\n\n"))]);
+    let rest = stream::pending().inspect(move |_| {
+        let _ = &listens;
+    });
+    ([("content-type", "text/event-stream")], Body::from_stream(first.chain(rest))).into_response()
 }
 
 impl Shelf {
@@ -99,7 +128,8 @@ impl Shelf {
     pub async fn start(offered: Offered) -> anyhow::Result<Self> {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared { offered: Mutex::new(offered), seen: Mutex::default() });
+        let shared =
+            Arc::new(Shared { offered: Mutex::new(offered), seen: Mutex::default(), listening: AtomicUsize::new(0) });
         let router = Router::new().route("/mcp", any(answer)).with_state(shared.clone());
         let task = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
@@ -129,6 +159,11 @@ impl Shelf {
     /// Changes what it offers.
     pub fn change(&self, change: impl FnOnce(&mut Offered)) {
         change(&mut self.shared.offered.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// How many streams of `subscriptions/listen` are open.
+    pub fn listening(&self) -> usize {
+        self.shared.listening.load(Ordering::SeqCst)
     }
 
     /// What it was asked by this method.
@@ -181,6 +216,7 @@ async fn answer(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byt
             "_meta": {"io.modelcontextprotocol/serverInfo": {"name": name, "version": "1"}},
         }),
         "ping" if !offered.modern => json!({}),
+        "subscriptions/listen" if offered.modern => return listened(&shared, &id, &params["notifications"]),
         "tools/list" => json!({"tools": offered.tools}),
         "prompts/list" => json!({"prompts": offered.prompts}),
         "resources/list" => json!({"resources": offered.resources}),

@@ -4,7 +4,8 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use portcullis_credential::GrantState;
+use portcullis_credential::{GrantState, Orphaned};
+use portcullis_identity::Action;
 use portcullis_model::{Kind, Resource, ResourceKey, Spec, Subject};
 use portcullis_orchestrator::State as Process;
 use portcullis_store::Fleet;
@@ -26,11 +27,12 @@ pub(super) async fn describe(
     let fleet = admin.registry.snapshot();
     let found = fleet.get(&key).filter(|resource| admin.shows(&who, resource));
     let resource = found.ok_or_else(|| not_found(&key))?;
-    let status = status(&admin, &fleet, &key, resource);
+    let status = status(&admin, &fleet, &key, resource, who.may(&Action::Operate));
     Ok(Json(Described { resource: Resource::clone(resource), status }))
 }
 
-pub(super) fn status(admin: &Admin, fleet: &Fleet, key: &ResourceKey, resource: &Resource) -> Status {
+/// `operates` is who may know where secrets lie.
+pub(super) fn status(admin: &Admin, fleet: &Fleet, key: &ResourceKey, resource: &Resource, operates: bool) -> Status {
     let mut status = Status { conditions: admin.view.conditions(key), ..Status::default() };
     let tenant = &key.tenant;
     let mut fact = |name: &str, value: String| status.facts.insert(name.to_owned(), value);
@@ -55,7 +57,7 @@ pub(super) fn status(admin: &Admin, fleet: &Fleet, key: &ResourceKey, resource: 
                 fact("scopes", grant.scopes.join(" "));
                 fact("renewed by itself", if grant.renews { "yes" } else { "no" }.to_owned());
             }
-            status.conditions.extend(connection_conditions(admin, key));
+            status.conditions.extend(connection_conditions(admin, key, operates));
         }
         Spec::Gateway(_) => {
             let base = admin.view.status().url;
@@ -125,7 +127,7 @@ fn processes(admin: &Admin, key: &ResourceKey) -> (usize, Vec<Condition>) {
     (running, conditions)
 }
 
-fn connection_conditions(admin: &Admin, key: &ResourceKey) -> Vec<Condition> {
+fn connection_conditions(admin: &Admin, key: &ResourceKey, operates: bool) -> Vec<Condition> {
     debug_assert_eq!(key.kind, Kind::Connection);
     let condition = |status, reason: &str, message: String| Condition {
         kind: "Usable".to_owned(),
@@ -133,6 +135,10 @@ fn connection_conditions(admin: &Admin, key: &ResourceKey) -> Vec<Condition> {
         reason: reason.to_owned(),
         message,
     };
+    if let Some(why) = admin.book.orphaned(&key.tenant, &key.name) {
+        let reason = if why == Orphaned::NoOwner { "NoOwner" } else { "EarlierOwner" };
+        return vec![condition(false, reason, format!("it serves nobody: {why}"))];
+    }
     let Some(now) = admin.book.status(&key.tenant, &key.name) else {
         return vec![condition(false, "NoServer", "the server that it connects does not exist".to_owned())];
     };
@@ -141,7 +147,11 @@ fn connection_conditions(admin: &Admin, key: &ResourceKey) -> Vec<Condition> {
         let message = "the server moved to another origin since: connect it again to approve".to_owned();
         found.push(condition(false, "Suspended", message));
     }
-    found.extend(now.unreadable.into_iter().map(|why| condition(false, "Unreadable", why)));
+    if operates {
+        found.extend(now.unreadable.into_iter().map(|why| condition(false, "Unreadable", why)));
+    } else if !now.unreadable.is_empty() {
+        found.push(condition(false, "Unreadable", "its secrets can't be read: ask an operator".to_owned()));
+    }
     if let Some(grant) = now.grant {
         let why = grant.why.unwrap_or_default();
         match grant.state {

@@ -24,7 +24,7 @@ pub(super) async fn doctor(State(admin): State<Admin>, Tenant(tenant): Tenant, w
         }
     }
     for (key, resource) in fleet.iter().filter(|(key, _)| key.tenant == tenant) {
-        for condition in describe::status(&admin, &fleet, key, resource).conditions.iter().filter(|c| !c.status) {
+        for condition in describe::status(&admin, &fleet, key, resource, true).conditions.iter().filter(|c| !c.status) {
             let (grade, next) = advice(key, resource, condition);
             let about = if condition.kind == "Ready" { String::new() } else { format!("{}: ", condition.kind) };
             let message = [condition.reason.as_str(), condition.message.as_str()].join(": ");
@@ -94,7 +94,11 @@ fn advice(key: &ResourceKey, resource: &Resource, condition: &Condition) -> (Gra
             Grade::Error,
             format!("Apply the server that it names, or take it away with `portcullis delete connection {name}`."),
         ),
-        "Suspended" | "Unreadable" | "Rejected" | "Reconnect" => (Grade::Error, again()),
+        "NoOwner" => (
+            Grade::Error,
+            format!("Apply the owner that it names, or take it away with `portcullis delete connection {name}`."),
+        ),
+        "Suspended" | "EarlierOwner" | "Unreadable" | "Rejected" | "Reconnect" => (Grade::Error, again()),
         "MoreScopes" => (Grade::Warning, again()),
         "NotRenewed" => (Grade::Warning, "Wait: it is tried again by itself. The reason is said above.".to_owned()),
         _ => (Grade::Error, correct(resource)),

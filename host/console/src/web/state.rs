@@ -1,7 +1,7 @@
 //! How a connection is doing, in one word and one sentence.
 
 use maud::{Markup, html};
-use portcullis_credential::GrantState;
+use portcullis_credential::{GrantState, Orphaned};
 use portcullis_model::Name;
 
 use super::Web;
@@ -17,10 +17,12 @@ pub enum State {
     Suspended,
     /// The authorization server refused to renew its access: why.
     Reconnect(String),
-    /// Its secrets can't be read: why, in sentences.
-    Unreadable(Vec<String>),
+    /// Its secrets can't be read. Why names paths and variables, which is for operators.
+    Unreadable,
     /// Its server does not exist.
     NoServer,
+    /// It serves nobody, since it is nobody's: why.
+    Orphaned(Orphaned),
 }
 
 impl State {
@@ -29,10 +31,13 @@ impl State {
         if web.registry.snapshot().server(tenant, server).is_none() {
             return Self::NoServer;
         }
+        if let Some(why) = web.book.orphaned(tenant, connection) {
+            return Self::Orphaned(why);
+        }
         match web.book.status(tenant, connection) {
             None => Self::NoServer,
             Some(now) if now.suspended => Self::Suspended,
-            Some(now) if !now.unreadable.is_empty() => Self::Unreadable(now.unreadable),
+            Some(now) if !now.unreadable.is_empty() => Self::Unreadable,
             Some(now) if now.grant.as_ref().is_some_and(|g| g.state == GrantState::Reconnect) => {
                 Self::Reconnect(now.grant.and_then(|g| g.why).unwrap_or_default())
             }
@@ -48,8 +53,10 @@ impl State {
             Self::Refused => "Refused",
             Self::Suspended => "Suspended",
             Self::Reconnect(_) => "Connect again",
-            Self::Unreadable(_) => "Unreadable",
+            Self::Unreadable => "Unreadable",
             Self::NoServer => "Server gone",
+            Self::Orphaned(Orphaned::NoOwner) => "Owner gone",
+            Self::Orphaned(Orphaned::EarlierOwner) => "Connect again",
         }
     }
 
@@ -67,8 +74,9 @@ impl State {
                 "The server's authorization server ended its access. Connect again.".to_owned()
             }
             Self::Reconnect(why) => format!("Its access ended: {}. Connect again.", why.trim_end_matches('.')),
-            Self::Unreadable(why) => format!("Its secrets can't be read: {}.", why.join("; ")),
+            Self::Unreadable => "Its secrets can't be read. Ask an operator.".to_owned(),
             Self::NoServer => "The server that it connects does not exist any more.".to_owned(),
+            Self::Orphaned(why) => format!("It serves nobody: {why}."),
         }
     }
 
@@ -76,8 +84,10 @@ impl State {
     pub fn mark(&self) -> Markup {
         let class = match self {
             Self::Ok => "state good",
-            Self::Refused | Self::Suspended | Self::Reconnect(_) => "state warn",
-            Self::Unreadable(_) | Self::NoServer => "state bad",
+            Self::Refused | Self::Suspended | Self::Reconnect(_) | Self::Orphaned(Orphaned::EarlierOwner) => {
+                "state warn"
+            }
+            Self::Unreadable | Self::NoServer | Self::Orphaned(Orphaned::NoOwner) => "state bad",
         };
         html! { span class=(class) { (self.word()) } }
     }

@@ -255,6 +255,28 @@ async fn a_connection_comes_with_its_sealed_secret() {
 }
 
 #[tokio::test]
+async fn a_connection_without_its_owner_is_said_to_serve_nobody() {
+    let house = House::open().await;
+    house.client.apply(resources(PEOPLE), false).await.unwrap();
+    house.client.connect(&connect("hunter2")).await.unwrap();
+    house.client.delete(Kind::User, &name("alice")).await.unwrap();
+    let end = tokio::time::Instant::now() + crate::support::PATIENCE;
+    loop {
+        let described = house.client.describe(Kind::Connection, &name("github-alice")).await.unwrap();
+        if described.status.conditions.iter().any(|c| !c.status && c.reason == "NoOwner") {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < end, "{described:?}");
+        tokio::task::yield_now().await;
+    }
+    let findings = house.client.doctor().await.unwrap();
+    let told = |f: &Finding| f.subject == "Connection/github-alice" && f.message.contains("its owner does not exist");
+    assert!(findings.iter().any(|f| f.grade == Grade::Error && told(f)), "{findings:?}");
+    let key = keys::secret(&Name::default_tenant(), &name("github-alice"));
+    assert!(house.registry.store().get(&key).await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn a_doctor_says_everything_once_and_what_to_do() {
     let house = House::open().await;
     let more = "\

@@ -340,6 +340,7 @@ impl UpstreamOAuth {
             access: tokens.access,
             refresh: tokens.refresh,
             issued_ms: began,
+            given_ms: Some(began),
             expires_ms: tokens.life_ms.map(|life| began.saturating_add(life)),
             asked: flow.asked,
             scopes,
@@ -359,8 +360,8 @@ impl UpstreamOAuth {
         let Unsaved { wanted, held } = self.unsaved.take(ticket, &binding).ok_or(OAuthError::UnknownState)?;
         self.bounds(&wanted)?;
         let connection = &wanted.connection;
-        self.free(tenant, connection, &wanted.server, &wanted.owner)?;
         let fleet = self.registry.snapshot();
+        free_in(&fleet, tenant, connection, &wanted.server, &wanted.owner)?;
         let existing = fleet.connection(tenant, connection);
         let grant = self.grants.sealing(tenant, connection, &held, Expect::Any)?;
         let mut writes = vec![grant];
@@ -376,6 +377,8 @@ impl UpstreamOAuth {
             if let Some(existing) = &existing {
                 metadata.labels = existing.metadata.labels.clone();
                 metadata.annotations = existing.metadata.annotations.clone();
+                // Taken only as it was looked at, which the registry checks in its turn.
+                metadata.revision = existing.metadata.revision;
             }
             let spec = Connection {
                 server: wanted.server.clone(),
@@ -425,14 +428,7 @@ impl UpstreamOAuth {
 
     /// Whether a connection of this name may be made or connected again.
     fn free(&self, tenant: &Name, name: &Name, server: &Name, owner: &Owner) -> Result<(), OAuthError> {
-        let fleet = self.registry.snapshot();
-        let Some(existing) = fleet.connection(tenant, name) else { return Ok(()) };
-        if existing.spec.server == *server && existing.spec.owner == *owner {
-            return Ok(());
-        }
-        let key = ResourceKey { tenant: tenant.clone(), kind: Kind::Connection, name: name.clone() };
-        let owner = existing.spec.owner.subject();
-        Err(OAuthError::Conflict(format!("{key} connects {} for {owner} already", existing.spec.server)))
+        free_in(&self.registry.snapshot(), tenant, name, server, owner)
     }
 
     /// What is asked for: what the operator wrote, or what the server names; what it asked for in the middle of work; what the
@@ -478,6 +474,17 @@ impl std::fmt::Debug for UpstreamOAuth {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("UpstreamOAuth").finish_non_exhaustive()
     }
+}
+
+/// Whether a connection's name is free for this server and owner.
+fn free_in(fleet: &Fleet, tenant: &Name, name: &Name, server: &Name, owner: &Owner) -> Result<(), OAuthError> {
+    let Some(existing) = fleet.connection(tenant, name) else { return Ok(()) };
+    if existing.spec.server == *server && existing.spec.owner == *owner {
+        return Ok(());
+    }
+    let key = ResourceKey { tenant: tenant.clone(), kind: Kind::Connection, name: name.clone() };
+    let owner = existing.spec.owner.subject();
+    Err(OAuthError::Conflict(format!("{key} connects {} for {owner} already", existing.spec.server)))
 }
 
 /// A person of a tenant.

@@ -47,6 +47,8 @@ pub(crate) struct Held {
     pub(crate) access: Secret,
     pub(crate) refresh: Option<Secret>,
     pub(crate) issued_ms: u64,
+    /// When somebody signed in, which renewing does not change; none in records of before this was kept.
+    pub(crate) given_ms: Option<u64>,
     pub(crate) expires_ms: Option<u64>,
     /// What was asked for at the last sign-in.
     pub(crate) asked: Vec<String>,
@@ -77,6 +79,7 @@ struct Written<'a> {
     access: &'a str,
     refresh: Option<&'a str>,
     issued_ms: u64,
+    given_ms: Option<u64>,
     expires_ms: Option<u64>,
     asked: &'a [String],
     scopes: &'a [String],
@@ -104,6 +107,8 @@ struct Read {
     access: String,
     refresh: Option<String>,
     issued_ms: u64,
+    #[serde(default)]
+    given_ms: Option<u64>,
     expires_ms: Option<u64>,
     asked: Vec<String>,
     scopes: Vec<String>,
@@ -140,6 +145,7 @@ impl Held {
             access: secret(read.access),
             refresh: read.refresh.map(secret),
             issued_ms: read.issued_ms,
+            given_ms: read.given_ms,
             expires_ms: read.expires_ms,
             asked: read.asked,
             scopes: read.scopes,
@@ -177,6 +183,7 @@ impl Held {
             access: text(&self.access)?,
             refresh,
             issued_ms: self.issued_ms,
+            given_ms: self.given_ms,
             expires_ms: self.expires_ms,
             asked: &self.asked,
             scopes: &self.scopes,
@@ -210,6 +217,7 @@ impl Held {
             access: self.access.clone(),
             refresh: self.refresh.clone(),
             issued_ms: self.issued_ms,
+            given_ms: self.given_ms,
             expires_ms: self.expires_ms,
             asked: self.asked.clone(),
             scopes: self.scopes.clone(),
@@ -282,6 +290,7 @@ pub(crate) mod tests {
             access: Secret::new("access"),
             refresh: Some(Secret::new("refresh")),
             issued_ms,
+            given_ms: None,
             expires_ms,
             asked: vec!["a".into()],
             scopes: vec!["b".into()],
@@ -292,13 +301,14 @@ pub(crate) mod tests {
 
     #[test]
     fn a_record_survives_its_text() {
-        let one = held(5, Some(1000));
+        let one = held(5, Some(1000)).with(|one| one.given_ms = Some(3));
         let two = Held::read(&one.write().unwrap(), Revision(7)).unwrap();
         assert_eq!((two.revision, &*two.grant, two.client.method), (Revision(7), "g", Authentication::Basic));
         assert_eq!(two.access.expose(), b"access");
         assert_eq!(two.refresh.as_ref().unwrap().expose(), b"refresh");
         assert_eq!(two.client.secret.as_ref().unwrap().expose(), b"s\"x");
         assert_ne!(one.stamp, two.stamp);
+        assert_eq!(two.with(|renewed| renewed.issued_ms = 9).given_ms, Some(3));
         assert!(two.covers("a") && two.covers("b") && !two.covers("c"));
         assert_eq!((two.server, two.revocation_endpoint), (one.server, one.revocation_endpoint));
         assert!(Held::read(&Secret::new("{}"), Revision(1)).is_none());

@@ -273,3 +273,71 @@ async fn a_warm_resolution_reads_no_store_and_is_cheap() {
     assert_eq!((asked(), house.naming.0.load(std::sync::atomic::Ordering::SeqCst)), (before, 1));
     assert!(best < std::time::Duration::from_micros(5), "{best:?}");
 }
+
+#[tokio::test]
+async fn what_an_earlier_owner_signed_in_for_is_not_the_next_ones() {
+    let house = House::open().await;
+    // From before alice was there, however often it was renewed since.
+    house.granted(held(now_ms(), Some(3_600_000)).with(|old| old.given_ms = Some(1))).await;
+    let fault = house.resolve().await.unwrap_err();
+    assert!(fault.message.contains("has no account signed in"), "{fault}");
+    let hers = held(now_ms(), Some(3_600_000)).with(|new| (new.grant, new.given_ms) = ("other".into(), Some(now_ms())));
+    house.granted(hers).await;
+    assert_eq!(token(&house.resolve().await.unwrap()), "Bearer access");
+}
+
+/// Names a connection that is not the one of [`Naming`].
+struct NamingOther;
+
+impl Resolve for NamingOther {
+    fn resolve<'a>(
+        &'a self,
+        _: &'a Arc<Principal>,
+        _: &'a Arc<HeaderMap>,
+        _: &'a TargetFacts,
+    ) -> BoxFuture<'a, Result<Resolution, PluginFailure>> {
+        Box::pin(async {
+            Ok(Resolution {
+                outcome: Outcome::Use { connection: name("x-other") },
+                headers: Vec::new(),
+                expires_ms: None,
+                vary: Vec::new(),
+                reads: Vec::new(),
+                passed: None,
+                kept: Vec::new(),
+            })
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_refused_call_goes_on_under_no_other_account() {
+    let house = House::open().await;
+    let (tenant, other) = (Name::default_tenant(), name("x-other"));
+    let spec = json!({"server": "x", "owner": {"user": "alice"}, "ownerOnly": true, "origin": "https://x.example"});
+    let registry = &house.grants.registry;
+    registry.apply(vec![resource("Connection", "x-other", spec)], Door::Api, false).await.unwrap();
+    house.resolver.book().refresh().await.unwrap();
+    house.grants.install(&tenant, &other, held(now_ms(), None));
+    house.granted(held(now_ms(), Some(3_600_000))).await;
+    let carried = house.resolve().await.unwrap();
+    // Renewed by somebody else's call, so that there is another token; but now another connection is named.
+    house.granted(held(now_ms(), Some(3_600_000)).with(|next| next.access = Secret::new("second"))).await;
+    let server = registry.snapshot().server(&tenant, &name("x")).map(|s| s.spec.clone()).unwrap();
+    let plan_other = CredentialPlan::new(PlanParts {
+        tenant: tenant.clone(),
+        server: name("x"),
+        spec: &server,
+        mode: &CredentialMode::default(),
+        resolver: Arc::new(NamingOther),
+        resolver_identity: "other".to_owned(),
+    });
+    let principal = Arc::new(Principal::new(tenant, "user:alice".parse().unwrap()));
+    let headers = Arc::new(HeaderMap::new());
+    let refused = async |plan: &Arc<CredentialPlan>| {
+        let rejection = Rejection { status: 401, www_authenticate: None };
+        house.resolver.refused(plan, &principal, &headers, &carried, rejection).await.unwrap()
+    };
+    assert!(refused(&plan_other).await.is_none());
+    assert_eq!(token(&refused(&house.plan).await.unwrap()), "Bearer second", "under its own it goes on");
+}

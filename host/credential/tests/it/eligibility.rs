@@ -1,6 +1,6 @@
 //! security.md 20 as a table: kinds of callers by what exists, through book and resolver.
 
-use portcullis_credential::{CACHE_ENTRIES, ConnectionBook, Resolver};
+use portcullis_credential::{CACHE_ENTRIES, ConnectionBook, Orphaned, Resolver};
 use portcullis_model::Resource;
 use portcullis_plugin::Connections;
 use serde_json::{Value, json};
@@ -155,7 +155,7 @@ async fn the_operators_rule_makes_every_connection_owner_only() {
 async fn membership_is_read_at_each_call() {
     // The team token's rights follow the team, not the token.
     let mut all = existing(&["alice"]);
-    all.push(remote());
+    all.extend([remote(), resource("User", "alice", json!({}))]);
     all.push(resource("Team", "blue", json!({"members": ["bob"]})));
     let book = ConnectionBook::of(&portcullis_store::Fleet::of(all));
     assert!(book.candidates(&principal("team:blue"), &name("github"), None).is_empty(), "alice left the team");
@@ -164,6 +164,47 @@ async fn membership_is_read_at_each_call() {
     all.push(remote());
     let book = ConnectionBook::of(&portcullis_store::Fleet::of(all));
     assert!(book.candidates(&principal("user:alice"), &name("github"), None).is_empty());
+}
+
+#[tokio::test]
+async fn nobodys_connection_serves_nobody() {
+    let owners = ["alice", "blue", "ci"];
+    let without = |gone: &str| {
+        let people = crate::people().into_iter().filter(|p| p.metadata.name.as_str() != gone);
+        ConnectionBook::of(&portcullis_store::Fleet::of(people.chain([remote()]).chain(existing(&owners))))
+    };
+    for (who, gone) in [
+        ("user:alice", "alice"),
+        ("team:blue", "alice"),
+        ("organization", "alice"),
+        ("team:blue", "blue"),
+        ("organization", "blue"),
+        ("agent:ci", "ci"),
+    ] {
+        let book = without(gone);
+        let serves = |book: &ConnectionBook| {
+            let found = book.candidates(&principal(who), &name("github"), Some(&name(gone)));
+            found.iter().any(|c| c.id.as_str() == gone)
+        };
+        assert!(serves(&without("nobody")), "{who} under {gone}");
+        assert!(!serves(&book), "{who} under {gone}, who is gone");
+        let tenant = portcullis_model::Name::default_tenant();
+        assert_eq!(book.orphaned(&tenant, &name(gone)), Some(Orphaned::NoOwner));
+        assert!(book.status(&tenant, &name(gone)).is_none());
+    }
+}
+
+#[tokio::test]
+async fn what_the_operator_names_serves_whoever_bears_the_name() {
+    // Written down a while before alice, as by files that are applied one after another.
+    let people = crate::people().into_iter().map(|mut person| {
+        person.metadata.created_ms = Some(1_000);
+        person
+    });
+    let all = people.chain([remote()]).chain(existing(&["alice", "blue"]));
+    let book = ConnectionBook::of(&portcullis_store::Fleet::of(all));
+    let found = book.candidates(&principal("user:alice"), &name("github"), None);
+    assert_eq!(found.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["alice", "blue"]);
 }
 
 #[tokio::test]

@@ -188,6 +188,59 @@ async fn a_refusal_has_one_ask_for_all() {
     assert_eq!(bearer(&resolve(&resolver, &plan, "user:alice").await.unwrap()), "2");
 }
 
+/// Names one connection, and after a refusal another.
+struct Switching;
+
+impl Switching {
+    fn name(id: &str) -> Resolution {
+        outcome(Outcome::Use { connection: crate::name(id) })
+    }
+}
+
+impl Resolve for Switching {
+    fn resolve<'a>(
+        &'a self,
+        _: &'a Arc<Principal>,
+        _: &'a Arc<HeaderMap>,
+        _: &'a TargetFacts,
+    ) -> BoxFuture<'a, Result<Resolution, PluginFailure>> {
+        Box::pin(async { Ok(Self::name("one")) })
+    }
+
+    fn hears_of_rejections(&self) -> bool {
+        true
+    }
+
+    fn rejected<'a>(
+        &'a self,
+        _: &'a Arc<Principal>,
+        _: &'a Arc<HeaderMap>,
+        _: &'a TargetFacts,
+        _: &'a Earlier,
+    ) -> BoxFuture<'a, Result<Rejection, PluginFailure>> {
+        Box::pin(async { Ok(Rejection::Retry(Box::new(Self::name("two")))) })
+    }
+}
+
+#[tokio::test]
+async fn a_refused_call_goes_on_under_no_other_account() {
+    let owner = serde_json::json!({"user": "alice"});
+    let both = ["one", "two"].map(|id| crate::connection(id, owner.clone(), true, 1));
+    let resolver = Resolver::new(ConnectionBook::of(&fleet(both.to_vec())), 100);
+    let server = remote();
+    let Spec::McpServer(spec) = &server.spec else { panic!("a server") };
+    let plan = plan_of(spec, &server.metadata.name, None, Arc::new(Switching));
+    let alice = principal("user:alice");
+    let first = resolve(&resolver, &plan, "user:alice").await.unwrap();
+    assert_eq!(bearer(&first), "one");
+    // The second time the other one is known already.
+    for _ in 0..2 {
+        let next = resolver.refused(&plan, &alice, &Arc::default(), &first, UNAUTHORIZED).await.unwrap();
+        assert!(next.is_none(), "{:?}", next.map(|next| next.connection.clone()));
+    }
+    assert_eq!(bearer(&resolve(&resolver, &plan, "user:alice").await.unwrap()), "two", "it is for the next call");
+}
+
 #[tokio::test]
 async fn what_a_resolver_says_of_a_refusal_is_told() {
     let alice = principal("user:alice");

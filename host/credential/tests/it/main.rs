@@ -68,6 +68,9 @@ fn connection(id: &str, owner: Value, owner_only: bool, created_ms: u64) -> Reso
 /// Alice and Bob are of team blue, Carol of team red; the agent `ci` belongs to blue.
 fn people() -> Vec<Resource> {
     vec![
+        resource("User", "alice", json!({})),
+        resource("User", "bob", json!({})),
+        resource("User", "carol", json!({})),
         resource("Team", "blue", json!({"members": ["alice", "bob"]})),
         resource("Team", "red", json!({"members": ["carol"]})),
         resource("Agent", "ci", json!({"team": "blue"})),

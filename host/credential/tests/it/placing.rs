@@ -65,8 +65,12 @@ async fn what_is_lacking_is_named() {
     let fault = resolve(&resolver, &plan, "user:alice").await.unwrap_err();
     assert_eq!(fault.code, "missing-credential");
     assert!(fault.message.contains("ours to files lacks token, region"), "{fault}");
-    assert!(fault.message.contains("PORTCULLIS_NO_SUCH_VARIABLE is not set"), "{fault}");
-    assert_eq!(fault.next.unwrap(), "Run `portcullis connect files --owner organization --name ours`, then retry");
+    // Where a secret lies is told to operators, and not to callers and their models.
+    assert!(fault.message.ends_with("its secret can't be read"), "{fault}");
+    assert!(!format!("{fault:?}").contains("PORTCULLIS_NO_SUCH_VARIABLE"), "{fault:?}");
+    assert!(fault.next.unwrap().contains("operator") && fault.need.is_none());
+    let status = resolver.book().status(&portcullis_model::Name::default_tenant(), &crate::name("ours")).unwrap();
+    assert_eq!(status.unreadable, ["token: the variable PORTCULLIS_NO_SUCH_VARIABLE is not set"]);
 }
 
 #[tokio::test]
@@ -76,7 +80,7 @@ async fn a_moved_server_gets_nothing() {
         server.remote.as_mut().unwrap().url = "https://evil.example/mcp".parse().unwrap();
     }
     let own = connection("alice", json!({"user": "alice"}), true, 1);
-    let book = ConnectionBook::of(&Fleet::of([moved.clone(), own.clone()]));
+    let book = ConnectionBook::of(&Fleet::of(crate::people().into_iter().chain([moved.clone(), own.clone()])));
     for fake in [Fake::first(&book), Fake::insisting("alice")] {
         let fault =
             resolve(&Resolver::new(book.clone(), 10), &plan_for(&moved, None, &fake), "user:alice").await.unwrap_err();

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use portcullis_credential::{
-    ConnectionBook, KeySource, Resolver, SecretSources, Secrets, SecretsError, Vault, VaultError,
+    ConnectionBook, KeySource, Orphaned, Resolver, SecretSources, Secrets, SecretsError, Vault, VaultError,
 };
 use portcullis_model::{Door, Name, Secret};
 use portcullis_store::{Registry, SledOptions, SledStore, Store, keys};
@@ -78,6 +78,8 @@ async fn records_are_bound_to_their_connection() {
     let store = open(dir.path());
     let secrets = Secrets::new(Arc::clone(&store), vault(&[1]));
     let tenant = Name::default_tenant();
+    let registry = Registry::open(Arc::clone(&store)).await.unwrap();
+    registry.apply([people(), vec![remote()]].concat(), Door::Api, false).await.unwrap();
     secrets.put(&tenant, &name("alice"), &token("hunter2")).await.unwrap();
     // Somebody who can write to the store copies Alice's record over to Bob's connection.
     let stolen = store.get(&keys::secret(&tenant, &name("alice"))).await.unwrap().unwrap();
@@ -86,18 +88,73 @@ async fn records_are_bound_to_their_connection() {
         .write(vec![portcullis_store::Write::Put { key, value: stolen.value, expect: portcullis_store::Expect::Any }])
         .await
         .unwrap();
-    let registry = Registry::open(Arc::clone(&store)).await.unwrap();
     let own = |n: &str| resource("Connection", n, json!({"server": "github", "owner": {"user": n}, "ownerOnly": true}));
-    registry
-        .apply([people(), vec![remote()], vec![own("alice"), own("bob")]].concat(), Door::Api, false)
-        .await
-        .unwrap();
+    registry.apply(vec![own("alice"), own("bob")], Door::Api, false).await.unwrap();
     let book = ConnectionBook::open(registry, secrets, SecretSources::local()).await.unwrap();
     let resolver = Resolver::new(book.clone(), 100);
     let plan = plan_for(&remote(), None, &Fake::first(&book));
     assert_eq!(bearer(&resolve(&resolver, &plan, "user:alice").await.unwrap()), "hunter2");
     let fault = resolve(&resolver, &plan, "user:bob").await.unwrap_err();
     assert!(fault.message.contains("lacks token"), "{fault}");
+}
+
+#[tokio::test]
+async fn a_later_owner_of_the_same_name_gets_nothing_of_the_earlier_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let registry = Registry::open(Arc::clone(&store)).await.unwrap();
+    let secrets = Secrets::new(Arc::clone(&store), vault(&[1]));
+    let book = ConnectionBook::open(Arc::clone(&registry), secrets.clone(), SecretSources::local()).await.unwrap();
+    let resolver = Resolver::new(book.clone(), 100);
+    let plan = plan_for(&remote(), None, &Fake::first(&book));
+    let (tenant, mine) = (Name::default_tenant(), name("alice"));
+    let of = |kind| portcullis_model::ResourceKey { tenant: tenant.clone(), kind, name: mine.clone() };
+    registry.apply([people(), vec![remote()]].concat(), Door::Api, false).await.unwrap();
+    let own =
+        resource("Connection", "alice", json!({"server": "github", "owner": {"user": "alice"}, "ownerOnly": false}));
+    let write = secrets.sealing(&tenant, &mine, &token("hunter2")).unwrap();
+    registry.apply_with(vec![own], Door::Api, false, vec![write]).await.unwrap();
+    book.refresh().await.unwrap();
+    assert_eq!(bearer(&resolve(&resolver, &plan, "user:alice").await.unwrap()), "hunter2");
+    assert_eq!(bearer(&resolve(&resolver, &plan, "team:blue").await.unwrap()), "hunter2");
+
+    registry.delete(&of(portcullis_model::Kind::User), &Door::Api).await.unwrap();
+    book.refresh().await.unwrap();
+    for who in ["user:alice", "team:blue", "organization"] {
+        assert_eq!(resolve(&resolver, &plan, who).await.unwrap_err().code, "missing-credential", "{who}");
+    }
+    assert_eq!(book.orphaned(&tenant, &mine), Some(Orphaned::NoOwner));
+    assert!(store.get(&keys::secret(&tenant, &mine)).await.unwrap().is_none());
+
+    // A sign-in that was under way when she was deleted ends afterwards, and still it is not the next alice's.
+    secrets.put(&tenant, &mine, &token("hunter2")).await.unwrap();
+    tick().await;
+    registry.apply(vec![resource("User", "alice", json!({}))], Door::Api, false).await.unwrap();
+    book.refresh().await.unwrap();
+    assert_eq!(book.orphaned(&tenant, &mine), Some(Orphaned::EarlierOwner));
+    for who in ["user:alice", "team:blue", "organization"] {
+        assert_eq!(resolve(&resolver, &plan, who).await.unwrap_err().code, "missing-credential", "{who}");
+    }
+    // Sealed again with another key it is as old as it was.
+    Secrets::new(Arc::clone(&store), vault(&[2, 1])).reseal().await.unwrap();
+    let again = Secrets::new(Arc::clone(&store), vault(&[2]));
+    let other = ConnectionBook::open(Arc::clone(&registry), again, SecretSources::local()).await.unwrap();
+    assert_eq!(other.orphaned(&tenant, &mine), Some(Orphaned::EarlierOwner));
+
+    // What she connects herself is hers, under the same name.
+    secrets.put(&tenant, &mine, &token("hers")).await.unwrap();
+    book.refresh().await.unwrap();
+    assert_eq!(book.orphaned(&tenant, &mine), None);
+    assert_eq!(bearer(&resolve(&resolver, &plan, "user:alice").await.unwrap()), "hers");
+}
+
+/// Waits for another millisecond.
+async fn tick() {
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let before = now();
+    while now() <= before {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

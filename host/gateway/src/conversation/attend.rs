@@ -13,7 +13,12 @@ use portcullis_model::Name;
 use portcullis_upstream::{Listen, Message, MessageKind, MessageStream, Peer};
 use tokio_util::sync::CancellationToken;
 
-use super::{Who, follow::withdrawn, line::Line, question::Asker};
+use super::{
+    Who,
+    follow::{MOST_ASKED, withdrawn},
+    line::Line,
+    question::Asker,
+};
 use crate::session::Live;
 
 /// How long listening may take to begin.
@@ -76,7 +81,7 @@ async fn hear(mut stream: MessageStream, own: &Own, line: &Line, told: impl Fn(&
     let mut withdrawals: HashMap<String, CancellationToken> = HashMap::new();
     loop {
         let message: Message = tokio::select! {
-            next = stream.next() => match next {
+            next = stream.next(), if asked.len() < MOST_ASKED => match next {
                 Some(Ok(message)) => message,
                 _ => return,
             },

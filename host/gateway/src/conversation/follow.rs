@@ -14,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::question::Asker;
 use crate::relay::Rewrite;
 
+/// Questions of one stream that are open at a time: nothing more is read from it before one of them has its answer.
+pub const MOST_ASKED: usize = 64;
+
 /// What a call that is followed may take.
 pub struct Patience {
     /// How long the server may take, without the time in which a person is asked.
@@ -48,7 +51,8 @@ pub async fn follow(
         let began = Instant::now();
         let until = if asked.is_empty() { (began + left).min(patience.until) } else { patience.until };
         let next = tokio::select! {
-            next = tokio::time::timeout_at(until.into(), stream.next()) => next,
+            // Every question ends by the time at which the whole does.
+            next = tokio::time::timeout_at(until.into(), stream.next()), if asked.len() < MOST_ASKED => next,
             Some(id) = asked.next() => {
                 let id: String = id;
                 withdrawals.remove(&id);

@@ -135,6 +135,26 @@ impl HeldCall {
         }))
     }
 
+    /// A call of some caller to some server.
+    #[cfg(test)]
+    pub fn of_test(caller: u8, id: u16) -> Arc<Self> {
+        let tenant = Name::default_tenant();
+        let binding = Binding { gateway: tenant.clone(), principal: [caller; 16], tenant: tenant.clone() };
+        let body = br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{}}"#;
+        let bound = Bound::of(&binding, &portcullis_protocol::parse(body, &Default::default()).unwrap());
+        let mut call = [caller; 16];
+        call[..2].copy_from_slice(&id.to_be_bytes());
+        Arc::new(Self {
+            id: call,
+            binding,
+            whose: Arc::new(Principal::anonymous(tenant.clone())),
+            cancelled: CancellationToken::new(),
+            server: OnceLock::from(tenant),
+            bound,
+            state: Mutex::default(),
+        })
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -301,7 +321,8 @@ impl HeldCall {
     pub async fn finish(&self, gateways: &Gateways, response: Response) {
         let (parts, body) = response.into_parts();
         let body = whole(Response::new(body)).await;
-        gateways.held.over(&self.id);
+        let kept = Some(body.len()).filter(|bytes| *bytes <= MOST_KEPT);
+        gateways.held.over(&self.id, kept.unwrap_or_default());
         let mut state = self.state();
         state.over = true;
         state.round = None;

@@ -23,6 +23,7 @@ use crate::{
     elicit_url,
     relay::Rewrite,
     session::{Level, Live, level::Logs},
+    standing::{Changes, Rests},
 };
 
 /// One way to a server and back.
@@ -146,8 +147,22 @@ impl<'a> Relayed<'a> {
         }
         if let Some(stream) = attend::begin(&own).await {
             let line = Arc::new(Line::get(line.gateways(), Arc::clone(&live)));
-            let over = live.over.clone();
-            tokio::spawn(attend::attend(stream, own, line, over, move |message| attend::pass_on(&live, message)));
+            let (over, gateways) = (live.over.clone(), Arc::clone(line.gateways()));
+            let rests = Rests::of(&gateways, Who::of(self.asked), self.assigned, own.carried.as_deref());
+            let (changes, key) = (Changes::since_before(&gateways), key.clone());
+            let gateways = Arc::downgrade(&gateways);
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = attend::attend(stream, own, line, over, |message| attend::pass_on(&live, message)) => return,
+                    () = rests.over(changes) => {}
+                }
+                // The session with the server is another's now, or nobody's: it ends as it does with the client's own.
+                live.forget_own_peer(&key);
+                if let Some(gateways) = gateways.upgrade() {
+                    gateways.pool.left(&key);
+                    gateways.upstreams.release(&key);
+                }
+            });
         }
         Ok(None)
     }

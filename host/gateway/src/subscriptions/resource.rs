@@ -13,7 +13,16 @@ use portcullis_upstream::{Listen, Peer};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::{asked::Asked, catalogue::Kind, conversation::Who, forward, gateways::Gateways, judge, targets};
+use crate::{
+    asked::Asked,
+    catalogue::Kind,
+    conversation::Who,
+    forward,
+    gateways::Gateways,
+    judge,
+    standing::{Changes, Now, Rests},
+    targets,
+};
 
 /// How long subscribing may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,6 +36,8 @@ pub struct Watch {
     server: Name,
     own: String,
     stream: Option<portcullis_upstream::MessageStream>,
+    rests: Rests,
+    changes: Changes,
 }
 
 /// `notifications/resources/updated` of a server.
@@ -49,7 +60,8 @@ impl Updated<'_> {
 ///
 /// # Errors
 /// Where there is none, or the caller may not see it, or its server does not tell of changes.
-pub async fn watch(gateways: &Gateways, asked: &Asked<'_>, exposed: &str) -> Result<Watch, Fault> {
+pub async fn watch(gateways: &Arc<Gateways>, asked: &Asked<'_>, exposed: &str) -> Result<Watch, Fault> {
+    let changes = Changes::of(gateways);
     let (at, own) = forward::locate(gateways, asked, exposed).await?;
     let assigned = &asked.view.servers[at];
     let deadline = Instant::now() + PATIENCE;
@@ -80,19 +92,38 @@ pub async fn watch(gateways: &Gateways, asked: &Asked<'_>, exposed: &str) -> Res
     }
     let listen = Listen { uris: &[&own], ..Listen::default() };
     let stream = Some(peer.listen(&listen, headers, deadline).await.map_err(fault)?);
-    Ok(Watch { peer, carried, server: assigned.server.clone(), own, stream })
+    let rests = Rests::of(gateways, Who::of(asked), assigned, carried.as_deref()).about(&own, exposed);
+    Ok(Watch { peer, carried, server: assigned.server.clone(), own, stream, rests, changes })
 }
 
 impl Watch {
-    /// Watches until `over`, and tells of each update.
-    pub async fn run(mut self, who: Who, over: CancellationToken, tell: impl Fn(&Updated<'_>) + Send) {
+    /// Watches until `over`, or until the caller may not any more or it would be under another account; tells of each update. At
+    /// an end that the client did not ask for it is told once more: reading the resource again, it learns how things are.
+    pub async fn run(self, who: Who, over: CancellationToken, tell: impl Fn(&Updated<'_>) + Send + Sync) {
+        let Self { peer, carried, server, own, stream, rests, changes } = self;
+        let mut watching = Watching { peer, carried, server, own: own.clone(), stream, rests: rests.clone() };
         tokio::select! {
-            () = over.cancelled() => {}
-            () = self.forever(&who, tell) => {}
+            () = over.cancelled() => return,
+            () = rests.over(changes) => {}
+            () = watching.go_on(&who, &tell) => {}
         }
+        tell(&Updated { uri: &own, own: &own });
     }
+}
 
-    async fn forever(&mut self, who: &Who, tell: impl Fn(&Updated<'_>) + Send) {
+/// A resource that is watched.
+struct Watching {
+    peer: Arc<Peer>,
+    carried: Option<Arc<Carried>>,
+    server: Name,
+    own: String,
+    stream: Option<portcullis_upstream::MessageStream>,
+    rests: Rests,
+}
+
+impl Watching {
+    /// Until the stream broke and may not be opened again.
+    async fn go_on(&mut self, who: &Who, tell: &(impl Fn(&Updated<'_>) + Send + Sync)) {
         loop {
             while let Some(stream) = &mut self.stream {
                 match stream.next().await {
@@ -112,6 +143,11 @@ impl Watch {
                 }
             }
             tokio::time::sleep(AGAIN).await;
+            match self.rests.now().await {
+                Now::Holds(carried) => self.carried = carried,
+                Now::Unknown => continue,
+                Now::Over => return,
+            }
             let headers = self.carried.as_ref().map_or(&[][..], |c| &c.headers);
             let listen = Listen { uris: &[&self.own], ..Listen::default() };
             if let Ok(stream) = self.peer.listen(&listen, headers, Instant::now() + PATIENCE).await {

@@ -187,15 +187,21 @@ async fn changes_of_people_hold_at_once_without_asking_again() {
     let client = Client::bearer(house.token("user:alice").await.text.expose());
     assert_eq!(client.show(&at, &providers).await, "user:alice [blue] [admin]");
 
+    let before = client.ask(&at, &providers).await.unwrap();
     let mut changed = people();
     changed[2] = resource("default", "Team", "red", r#"{"members":["alice"]}"#);
     changed.remove(4);
     house.set_people(changed.clone());
+    // As it was let in, and as it is: for what goes on without being asked again.
+    let now = at.as_of_now(&before, &name("main")).unwrap();
+    assert_eq!((&before.teams, &now.teams, now.roles.len()), (&vec![name("blue")], &vec![name("red")], 0));
+    assert_eq!((&now.token, &now.claims), (&before.token, &before.claims));
     assert_eq!(client.show(&at, &providers).await, "user:alice [red] []");
     assert_eq!(fake.asked(), 1, "who it is did not change");
 
     changed.remove(0);
     house.set_people(changed);
+    assert!(at.as_of_now(&before, &name("main")).is_none());
     assert_eq!(client.show(&at, &providers).await, "401 invalid-credential");
     house.set_people(people());
     assert_eq!(client.show(&at, &providers).await, "user:alice [blue] [admin]", "a refusal ends with its reason");

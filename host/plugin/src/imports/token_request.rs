@@ -19,7 +19,9 @@ use crate::{
     secrets::{Allowed, Guarded},
     services::{Assertion, OutboundError, OutboundRequest},
     state::{Handle, State},
-    token_request::{Client, MAX_ANSWER, MAX_FIELDS, Read, TokenAnswer, TokenRequest, basic, form, read},
+    token_request::{
+        Client, MAX_ANSWER, MAX_FIELDS, Read, Repeated, TokenAnswer, TokenRequest, basic, form, read, returns_callers,
+    },
 };
 
 /// The longest that one request may take.
@@ -43,9 +45,17 @@ impl State {
     }
 
     fn taken(&mut self, answer: &Resource<Answer>, pointer: &str) -> Result<Option<Resource<secrets::Secret>>> {
-        let Some(secret) = self.token_answer(answer)?.secret(pointer) else { return Ok(None) };
-        let allowed = Allowed { origins: self.fixed.http_origins.clone(), target: true, headers: None, body: true };
-        let guarded = Guarded::secret(secret, allowed, "a token of a token endpoint");
+        let answer = self.token_answer(answer)?;
+        let Some(secret) = answer.secret(pointer) else { return Ok(None) };
+        let known = match answer.repeated(&secret) {
+            Repeated::No => None,
+            Repeated::Whole(sent) => Some(sent.clone()),
+            Repeated::Partly => return Ok(None),
+        };
+        let guarded = known.unwrap_or_else(|| {
+            let allowed = Allowed { origins: self.fixed.http_origins.clone(), target: true, headers: None, body: true };
+            Guarded::secret(secret, allowed, "a token of a token endpoint")
+        });
         Ok(Some(self.own(Handle::Secret(guarded))?))
     }
 
@@ -172,12 +182,16 @@ impl wit::Host for State {
         let Some(service) = self.fixed.services.http.clone() else {
             return Ok(Err(TokenError::Denied("not available here".into())));
         };
-        let sent: Vec<Secret> = request.secrets().map(|(secret, _)| secret.value().clone()).collect();
+        let given: Vec<Guarded> = request.secrets().map(|(secret, _)| secret.clone()).collect();
+        let sent: Vec<Secret> = given.iter().map(|secret| secret.value().clone()).collect();
         let (outcome, answer) = match service.send(outbound).await {
             Ok(response) => match read(response.status, &response.headers, &response.body, &sent) {
+                Read::Answer(body) if returns_callers(&body, &given) => {
+                    ("malformed", TokenError::Malformed("it repeats the caller's token".into()))
+                }
                 Read::Answer(body) => {
                     self.fixed.metrics.token_request("ok");
-                    let answer = TokenAnswer { body, sent };
+                    let answer = TokenAnswer { body, sent, given };
                     return Ok(Ok(self.own(Handle::TokenAnswer(Box::new(answer)))?));
                 }
                 Read::Refused { status, error, description } => {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use portcullis_model::{
     Kind, Metadata, Name, Resource, ResourceKey, Spec,
-    spec::{Agent, Connection, Gateway, IdentityProvider, McpServer, OAuthClient, Plugin, Role, Team, User},
+    spec::{Agent, Connection, Gateway, IdentityProvider, McpServer, OAuthClient, Owner, Plugin, Role, Team, User},
 };
 
 use crate::{Change, Record, Revision, StoreError, keys};
@@ -132,6 +132,18 @@ impl Fleet {
         server: &'a Name,
     ) -> impl Iterator<Item = Typed<'a, Connection>> {
         self.connections(tenant).filter(move |c| c.spec.server == *server)
+    }
+
+    /// Since when the owner of a connection exists, in milliseconds since 1970 (0 where nobody recorded it, and for the
+    /// organization); none where it does not. What was given to an earlier one of the same name is not its.
+    pub fn owner_since(&self, tenant: &Name, owner: &Owner) -> Option<u64> {
+        let metadata = match owner {
+            Owner::User(name) => self.user(tenant, name)?.metadata,
+            Owner::Team(name) => self.team(tenant, name)?.metadata,
+            Owner::Agent(name) => self.agent(tenant, name)?.metadata,
+            Owner::Organization(_) => return Some(0),
+        };
+        Some(metadata.created_ms.unwrap_or_default())
     }
 
     pub(super) fn insert(&mut self, resource: Resource) {

@@ -5,7 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use portcullis_model::{Door, Kind, Problem, Resource, ResourceKey, Spec};
+use portcullis_model::{Door, Kind, Name, Problem, Resource, ResourceKey, Spec, spec::Owner};
 
 use super::{Applied, Fleet, Outcome, Refusal, RegistryError, checks, expect};
 use crate::{Expect, Revision, StoreError, Write, keys};
@@ -26,6 +26,8 @@ impl Plan {
         set: &[(Door, Resource)],
         scope: Option<Scope<'_>>,
     ) -> Result<Self, RegistryError> {
+        // One moment for all: what comes in one write is of one age.
+        let now = now_ms();
         let mut next = fleet.clone();
         let mut refusals: BTreeMap<usize, Vec<Problem>> = BTreeMap::new();
         let mut places: BTreeMap<ResourceKey, usize> = BTreeMap::new();
@@ -45,7 +47,7 @@ impl Plan {
                 refusals.entry(position).or_default().extend(problems);
             }
             places.entry(key).or_insert(position);
-            next.insert(complete(fleet, resource, door));
+            next.insert(complete(fleet, resource, door, now));
         }
         let gone: Vec<ResourceKey> = scope.map_or_else(Vec::new, |scope| {
             let ours = |r: &Resource| r.metadata.door.as_ref().is_some_and(scope);
@@ -131,13 +133,22 @@ impl Plan {
         self.writes.push(Write::Delete { key: keys::resource(key), expect: expect(fleet.get(key)) });
         if key.kind == Kind::Connection {
             // A later connection of that name must not come with somebody else's secrets or tokens.
-            let (tenant, name) = (&key.tenant, &key.name);
-            for own in [keys::secret(tenant, name), keys::upstream_grant(tenant, name), keys::uses(tenant, name)] {
-                self.writes.push(Write::Delete { key: own, expect: Expect::Any });
-            }
+            self.forget(&key.tenant, &key.name);
+        }
+        // Nor may a later owner of that name. What the manifest says stays: it is the operator's.
+        for connection in next.connections(&key.tenant).filter(|c| owns(key, &c.spec.owner)) {
+            self.forget(&key.tenant, &connection.metadata.name);
         }
         let warnings = checks::left_dangling(next, key);
         self.applied.push(Applied { key: key.clone(), change: Outcome::Deleted, revision: None, warnings });
+    }
+
+    /// Deletes what is kept beside a connection: its sealed secrets, its tokens, and who used it.
+    fn forget(&mut self, tenant: &Name, connection: &Name) {
+        let (secret, grant) = (keys::secret(tenant, connection), keys::upstream_grant(tenant, connection));
+        for key in [secret, grant, keys::uses(tenant, connection)] {
+            self.writes.push(Write::Delete { key, expect: Expect::Any });
+        }
     }
 }
 
@@ -178,6 +189,16 @@ fn may_edit(
     problems
 }
 
+/// Whether a resource is the owner that a connection names.
+fn owns(key: &ResourceKey, owner: &Owner) -> bool {
+    match owner {
+        Owner::User(name) => key.kind == Kind::User && key.name == *name,
+        Owner::Team(name) => key.kind == Kind::Team && key.name == *name,
+        Owner::Agent(name) => key.kind == Kind::Agent && key.name == *name,
+        Owner::Organization(_) => false,
+    }
+}
+
 /// A connection stays with its server and its owner: otherwise an edit could send its secrets to another server, or put
 /// somebody else in possession of what its owner sealed or signed in for.
 fn moved(fleet: &Fleet, resource: &Resource) -> Vec<Problem> {
@@ -205,12 +226,12 @@ fn moved(fleet: &Fleet, resource: &Resource) -> Vec<Problem> {
 }
 
 /// The resource with what the store adds.
-fn complete(fleet: &Fleet, resource: &Resource, door: &Door) -> Resource {
+fn complete(fleet: &Fleet, resource: &Resource, door: &Door, now_ms: u64) -> Resource {
     let existing = fleet.get(&resource.key());
     let mut resource = resource.clone();
     resource.metadata.door = Some(door.clone());
     resource.metadata.revision = existing.and_then(|r| r.metadata.revision);
-    resource.metadata.created_ms = existing.and_then(|r| r.metadata.created_ms).or_else(|| Some(now_ms()));
+    resource.metadata.created_ms = existing.and_then(|r| r.metadata.created_ms).or(Some(now_ms));
     resource
 }
 

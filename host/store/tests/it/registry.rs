@@ -270,6 +270,60 @@ async fn secrets_come_and_go_with_their_connection() {
 }
 
 #[tokio::test]
+async fn what_was_sealed_for_somebody_goes_with_them() {
+    let (_dir, registry) = registry().await;
+    let tenant = Name::default_tenant();
+    let beside = |connection: &str| {
+        let name: Name = connection.parse().unwrap();
+        [keys::secret(&tenant, &name), keys::upstream_grant(&tenant, &name), keys::uses(&tenant, &name)]
+    };
+    let of = |name: &str, owner: Value| {
+        resource("Connection", name, json!({"server": "github", "owner": owner, "ownerOnly": true}))
+    };
+    let owners = [("User", "alice"), ("Team", "alice"), ("Agent", "ci"), ("User", "bob")];
+    let connections =
+        [json!({"user": "alice"}), json!({"team": "alice"}), json!({"agent": "ci"}), json!({"user": "bob"})];
+    let names = ["a", "b", "c", "d"];
+    let people: Vec<_> = owners.iter().map(|(kind, name)| resource(kind, name, json!({}))).collect();
+    registry.apply(people[..3].to_vec(), Door::Api, false).await.unwrap();
+    registry.sync_door(&|_| false, vec![(file("bob"), people[3].clone())], false).await.unwrap();
+    let set = names.iter().zip(connections).map(|(name, owner)| of(name, owner)).collect();
+    let sealed = names.iter().flat_map(|name| beside(name)).map(|key| put(&key, "x")).collect();
+    registry.apply_with(set, Door::Api, false, sealed).await.unwrap();
+    let left = async || {
+        let mut left = String::new();
+        for name in names {
+            for key in beside(name) {
+                if registry.store().get(&key).await.unwrap().is_some() {
+                    left.push_str(name);
+                }
+            }
+        }
+        left
+    };
+    assert_eq!(left().await, "aaabbbcccddd");
+    registry.delete(&key(Kind::User, "alice"), &Door::Api).await.unwrap();
+    assert_eq!(left().await, "bbbcccddd", "the team of the same name keeps its own");
+    registry.delete(&key(Kind::Agent, "ci"), &Door::Api).await.unwrap();
+    registry.delete(&key(Kind::Team, "alice"), &Door::Api).await.unwrap();
+    assert_eq!(left().await, "ddd");
+    // A file that does not name him any more is a door as well.
+    registry.sync_door(&|door| *door == file("bob"), Vec::new(), false).await.unwrap();
+    assert_eq!(left().await, "");
+    assert_eq!(registry.list(None, Some(Kind::Connection)).len(), names.len(), "what the manifests say stays");
+}
+
+#[tokio::test]
+async fn what_comes_in_one_write_is_of_one_age() {
+    let (_dir, registry) = registry().await;
+    let people = (0..200).map(|n| resource("User", &format!("u{n}"), json!({}))).collect();
+    registry.apply(people, Door::Api, false).await.unwrap();
+    let ages: std::collections::BTreeSet<_> =
+        registry.list(None, None).iter().map(|user| user.metadata.created_ms.unwrap()).collect();
+    assert_eq!(ages.len(), 1);
+}
+
+#[tokio::test]
 async fn one_identity_is_one_user() {
     let (_dir, registry) = registry().await;
     let user =

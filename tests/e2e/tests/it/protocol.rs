@@ -10,4 +10,5 @@ mod old;
 mod pages;
 mod refused;
 mod search;
+mod standing;
 mod streams;

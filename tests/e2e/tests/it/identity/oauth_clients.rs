@@ -146,3 +146,21 @@ async fn registration_is_bounded_and_can_be_switched_off() {
     assert!(!metadata.contains("registration_endpoint"), "{metadata}");
     closed.stop().await;
 }
+
+#[tokio::test]
+async fn a_gateway_is_known_to_take_our_tokens_by_whatever_name_its_plugin_has() {
+    let gateway = |name: &str, plugin: &str| resource("Gateway", name, json!({"auth": [{"plugin": plugin}]}));
+    let product = Product::start(&[
+        resource("Plugin", "ours", json!({"source": {"builtIn": "bearer-token"}})),
+        gateway("plain", "bearer-token"),
+        gateway("named", "ours"),
+    ])
+    .await
+    .unwrap();
+    for name in ["plain", "named"] {
+        let nobody = http::ask(&product.url(name), None, "tools/list", json!({})).await.unwrap();
+        let challenge = nobody.headers["www-authenticate"].to_str().unwrap();
+        assert!(nobody.status == 401 && challenge.contains("resource_metadata"), "{name}: {challenge}");
+    }
+    product.stop().await;
+}

@@ -191,3 +191,35 @@ async fn each_place_of_a_value_is_where_its_server_looks() {
     assert!(!product.log().contains("canary-"));
     product.stop().await;
 }
+
+#[tokio::test]
+async fn a_later_person_of_the_same_name_gets_nothing_of_the_earlier_one() {
+    let echo = Echo::start().await.unwrap();
+    let house =
+        [echo.guarded("vault", "modern"), resource("Gateway", "main", json!({"servers": [{"server": "vault"}]}))];
+    let product = Product::start(&house).await.unwrap();
+    let arrives = || product.write("people.yaml", &[resource("User", "alice", json!({}))]).unwrap();
+    let token = async || eventually("alice is there", || async { product.token("user:alice").ok() }).await.1;
+    let connect = |secret: &str| {
+        let done = product.cli(&["connect", "vault", "--owner", "user:alice", "--owner-only", "true"], secret).unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    };
+    let whoami = async |token: &str| {
+        let url = product.url("main");
+        http::call(&url, Some(token), "vault__whoami", json!({})).await.unwrap().text()
+    };
+    arrives();
+    let first = token().await;
+    connect("canary-first\n");
+    assert!(whoami(&first).await.contains("canary-first"));
+
+    fs::remove_file(product.home().join("resources/people.yaml")).unwrap();
+    eventually("alice is gone", || async { product.token("user:alice").is_err().then_some(()) }).await;
+    arrives();
+    let second = token().await;
+    let refused = whoami(&second).await;
+    assert!(refused.contains("missing-credential") && !refused.contains("canary-"), "{refused}");
+    connect("canary-second\n");
+    assert!(whoami(&second).await.contains("canary-second"));
+    product.stop().await;
+}

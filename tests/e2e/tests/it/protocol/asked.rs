@@ -159,3 +159,27 @@ async fn a_server_hears_it_when_its_client_declines_or_can_not() {
     session.answer(&asked, "late").await;
     house.product.stop().await;
 }
+
+#[tokio::test]
+async fn a_server_that_asks_much_at_once_is_read_as_its_client_answers() {
+    const ALL: usize = 100;
+    const OPEN: usize = 64;
+    let house = house().await;
+    let session = Session::open(&house.product, &house.tokens[0], json!({"elicitation": {}})).await;
+    let mut stream = session.call(1, "ask", json!({"atOnce": ALL})).await;
+    let mut open = Vec::new();
+    for _ in 0..OPEN {
+        open.push(question(&mut stream).await);
+    }
+    for question in &open {
+        session.answer(question, "x").await;
+    }
+    for _ in OPEN..ALL {
+        let question = question(&mut stream).await;
+        session.answer(&question, "x").await;
+    }
+    // None was refused for being too many: each was taken when there was room for it.
+    let (_, answer) = stream.message().await.unwrap().unwrap();
+    assert_eq!(heard(&answer)["heard"], json!(vec!["x"; ALL]), "{answer}");
+    house.product.stop().await;
+}
