@@ -330,6 +330,9 @@ pub struct OAuthFinish {
     /// The parameter `iss`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iss: Option<String>,
+    /// What stands behind `/oauth-client/callback/` in the path of the address, if anything does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<String>,
 }
 
 /// The answer to [`OAuthFinish`]: whose account it is, before anything is saved.

@@ -139,6 +139,7 @@ pub fn router(web: Web) -> Router {
         .route("/servers/{name}/connect", get(connect::at_server).post(connect::take_at_server))
         .route("/connect/{link}", get(connect::at_link).post(connect::take_at_link))
         .route(CALLBACK_PATH, get(connect::oauth::back))
+        .route(&format!("{CALLBACK_PATH}/{{mark}}"), get(connect::oauth::back_to))
         .route("/oauth-client/save", post(connect::oauth::save))
         .route("/connections", get(connections::list))
         .route("/connections/{name}", get(connections::show))

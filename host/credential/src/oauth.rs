@@ -24,8 +24,8 @@ mod web;
 
 pub use account::Account;
 pub use challenge::{Challenge, insufficient_scope};
-pub use client::METADATA_PATH;
+pub use client::{CALLBACK_PATH, METADATA_PATH};
 pub use error::OAuthError;
-pub use flow::{Begin, Begun, CALLBACK_PATH, Callback, Connected, Saved, UpstreamOAuth};
+pub use flow::{Begin, Begun, Callback, Connected, Saved, UpstreamOAuth};
 pub(crate) use grant::{Due, Grant, Lent, Renewal};
 pub use grants::{GrantState, GrantStatus, Grants};

@@ -181,6 +181,10 @@ pub async fn finish(product: &Product, begun: &Begun, address: &str) -> anyhow::
             request[name] = json!(value);
         }
     }
+    let path = address.split('?').next().unwrap_or_default();
+    if let Some((_, mark)) = path.split_once("/oauth-client/callback/") {
+        request["mark"] = json!(mark);
+    }
     told(admin(product, "/v1/connections/oauth/finish", &request).await?)
 }
 

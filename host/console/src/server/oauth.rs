@@ -106,6 +106,7 @@ pub(super) async fn finish(
         code: request.code.take().map(|code| Secret::new(code.into_bytes())),
         error: request.error.take(),
         iss: request.iss.take(),
+        mark: request.mark.take(),
     };
     let found = oauth(&admin)?.finish(&tenant, binding(&request.session)?, &user(&who), callback).await?;
     Ok(Json(OAuthAccount {

@@ -2,7 +2,7 @@
 //! that it signs with.
 
 use axum::{
-    extract::State,
+    extract::{Path, State},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
@@ -14,13 +14,13 @@ use super::Web;
 /// How long others may keep it: authorization servers ask for it at each sign-in otherwise.
 const AGE: HeaderValue = HeaderValue::from_static("public, max-age=300");
 
-/// The document, whose own URL is the client's id (SEP-991). The address in it is the configured one, whatever name the
+/// The document for one authorization server, whose own URL is the client's id (SEP-991). The address in it is the configured one, whatever name the
 /// request came by.
-pub(super) async fn metadata(State(web): State<Web>) -> Response {
+pub(super) async fn metadata(State(web): State<Web>, Path(mark): Path<String>) -> Response {
     let callback: Result<Url, _> = format!("{}{CALLBACK_PATH}", web.base_url.trim_end_matches('/')).parse();
-    match callback {
-        Ok(callback) => json(&web.oauth.metadata_document(&callback)),
-        Err(_) => StatusCode::NOT_FOUND.into_response(),
+    match callback.ok().and_then(|callback| web.oauth.metadata_document(&callback, &mark)) {
+        Some(document) => json(&document),
+        None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 

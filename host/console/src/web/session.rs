@@ -74,7 +74,7 @@ pub(crate) fn unavailable(error: &dyn std::error::Error) -> Response {
 fn to_signin(parts: &Parts) -> Response {
     let wanted = parts.uri.path_and_query().map_or("/", |p| p.as_str());
     // What comes back from an authorization server holds a code, which may stand in no other URL (security.md 7).
-    let carries_code = parts.uri.path() == CALLBACK_PATH;
+    let carries_code = parts.uri.path().starts_with(CALLBACK_PATH);
     let next = if parts.method == Method::GET && !carries_code { local(wanted) } else { None };
     Redirect::to(&signin_url(next)).into_response()
 }

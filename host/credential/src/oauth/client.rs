@@ -2,6 +2,7 @@
 //! registration (MCP 2026-07-28, "Client Registration"). What an authorization server gave is used at that one only
 //! (SEP-2352).
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderValue, Method, StatusCode, header::CONTENT_TYPE};
 use portcullis_model::{
     Name, Secret,
@@ -22,8 +23,11 @@ use super::{
 };
 use crate::{SecretsError, resolver::now_ms};
 
-/// Where the gateway's own client-id metadata document stands, below its public URL.
-pub const METADATA_PATH: &str = "/oauth-client/metadata.json";
+/// Where authorization servers send people back to, below the gateway's public URL: here those that an operator registered it with,
+/// and all others at a place of their own below, `/{mark}`.
+pub const CALLBACK_PATH: &str = "/oauth-client/callback";
+/// Where the gateway's own client-id metadata document stands for an authorization server, below its public URL.
+pub const METADATA_PATH: &str = "/oauth-client/{mark}/metadata.json";
 /// What people are told that they let in.
 const NAME: &str = "Portcullis";
 
@@ -57,37 +61,78 @@ pub(super) struct Wish<'a> {
     pub(super) oauth: &'a OAuth,
     pub(super) server: &'a ServerMetadata,
     pub(super) bounds: &'a Bounds,
-    pub(super) redirect_uri: &'a Url,
+    /// Where those send people back to whom an operator registered us with.
+    pub(super) callback: &'a Url,
+    /// Where this authorization server does.
+    pub(super) own_callback: &'a Url,
+}
+
+/// What the gateway is at an authorization server.
+pub(super) struct Became {
+    pub(super) client: Client,
+    /// Whether the operator said so.
+    pub(super) given: bool,
+    /// Where people come back to.
+    pub(super) redirect_uri: Url,
+}
+
+/// What tells the callback of one authorization server from that of another: 16 characters of base64url.
+pub(super) fn mark(issuer: &str) -> String {
+    let digest = Sha256::new().chain_update("portcullis callback 1\0").chain_update(issuer).finalize();
+    URL_SAFE_NO_PAD.encode(&digest[..12])
+}
+
+/// The callback of one authorization server. Each has its own, and is told no other's: a server that leads people to somebody else's
+/// sign-in is not registered there with a callback of its own, and what comes back to another's is not taken for its answer
+/// (RFC 9700 section 4.4.2.2; few send the `iss` of RFC 9207).
+pub(super) fn own_callback(callback: &Url, issuer: &str) -> Url {
+    let mut own = callback.clone();
+    own.set_path(&format!("{}/{}", callback.path(), mark(issuer)));
+    own
+}
+
+/// The public URL's path, and the mark, of a callback.
+pub(super) fn parts_of(callback: &Url) -> (&str, Option<&str>) {
+    let (base, rest) = callback.path().rsplit_once(CALLBACK_PATH).unwrap_or_default();
+    (base, rest.strip_prefix('/'))
 }
 
 impl Grants {
     /// What the gateway is at an authorization server, and whether the operator said so.
-    pub(super) async fn client(&self, wish: &Wish<'_>) -> Result<(Client, bool), OAuthError> {
-        let Wish { oauth, server, redirect_uri, .. } = wish;
+    pub(super) async fn client(&self, wish: &Wish<'_>) -> Result<Became, OAuthError> {
+        let Wish { oauth, server, callback, own_callback, .. } = wish;
         let document = match (&oauth.client_id, oauth.registration) {
-            (Some(id), Registration::MetadataDocument) => Some(id.clone()),
+            (Some(id), Registration::MetadataDocument) => Some((id.clone(), *callback)),
             (Some(id), Registration::Auto) if OAuth::is_document(id) && oauth.client_secret.is_none() => {
-                Some(id.clone())
+                Some((id.clone(), *callback))
             }
             (Some(id), _) => {
+                unmixed(oauth, server)?;
                 let client = self.given(id, wish).await?;
-                return Ok((client, true));
+                return Ok(Became { client, given: true, redirect_uri: Url::clone(callback) });
             }
-            (None, Registration::MetadataDocument | Registration::Auto) => own_document(redirect_uri),
+            (None, Registration::MetadataDocument | Registration::Auto) => {
+                own_document(own_callback).map(|id| (id, *own_callback))
+            }
             (None, _) => None,
         };
-        if let Some(id) = document
+        if let Some((id, back)) = document
             && (server.reads_documents || oauth.registration == Registration::MetadataDocument)
         {
+            if oauth.client_id.is_some() {
+                unmixed(oauth, server)?;
+            }
             // The document says `none`: whoever knows its URL can say that they are this client, but the code comes here.
-            return Ok((Client { id, secret: None, method: Authentication::None }, false));
+            let client = Client { id, secret: None, method: Authentication::None };
+            return Ok(Became { client, given: false, redirect_uri: back.clone() });
         }
         if matches!(oauth.registration, Registration::Auto | Registration::Dynamic)
             && let Some(endpoint) = &server.registration_endpoint
         {
-            return Ok((self.registered(endpoint, wish).await?, false));
+            let client = self.registered(endpoint, wish).await?;
+            return Ok(Became { client, given: false, redirect_uri: Url::clone(own_callback) });
         }
-        Err(OAuthError::NoClient { issuer: server.issuer.clone(), redirect_uri: redirect_uri.to_string() })
+        Err(OAuthError::NoClient { issuer: server.issuer.clone(), redirect_uri: callback.to_string() })
     }
 
     /// The client that the operator gave, with its secret, at the authorization server that it belongs to.
@@ -132,7 +177,7 @@ impl Grants {
 
     /// The client that this authorization server registered for this redirect URI, now or before.
     async fn registered(&self, endpoint: &Url, wish: &Wish<'_>) -> Result<Client, OAuthError> {
-        let Wish { tenant, server, redirect_uri, bounds, .. } = wish;
+        let Wish { tenant, server, own_callback: redirect_uri, bounds, .. } = wish;
         let key = keys::upstream_client(tenant, &digest(&[&server.issuer, redirect_uri.as_str()]));
         let store = self.secrets.store();
         if let Some(record) = store.get(&key).await.map_err(SecretsError::from)? {
@@ -203,6 +248,19 @@ impl Registered {
     }
 }
 
+/// Where the operator registered us and did not say with whom, all come back to one place, so whose answer it is has to show: by its
+/// `iss`, or because code and token are of one origin, so that nobody can have one of somebody else's.
+fn unmixed(oauth: &OAuth, server: &ServerMetadata) -> Result<(), OAuthError> {
+    let one = server.authorization_endpoint.origin() == server.token_endpoint.origin();
+    if oauth.authorization_server.is_some() || server.says_iss || one {
+        return Ok(());
+    }
+    Err(OAuthError::Discovery(
+        "its authorization server has endpoints of two origins: name it in credential.oauth.authorizationServer"
+            .to_owned(),
+    ))
+}
+
 /// The gateway's own document, where its public URL is one that others can reach by https.
 fn own_document(redirect_uri: &Url) -> Option<String> {
     (redirect_uri.scheme() == "https" && !is_loopback(redirect_uri)).then(|| beside(redirect_uri).to_string())
@@ -211,8 +269,8 @@ fn own_document(redirect_uri: &Url) -> Option<String> {
 /// The document's URL, beside the redirect URI.
 fn beside(redirect_uri: &Url) -> Url {
     let mut url = redirect_uri.clone();
-    let base = redirect_uri.path().strip_suffix(super::CALLBACK_PATH).unwrap_or_default().to_owned();
-    url.set_path(&format!("{base}{METADATA_PATH}"));
+    let (base, mark) = parts_of(redirect_uri);
+    url.set_path(&format!("{base}{}", METADATA_PATH.replace("{mark}", mark.unwrap_or_default())));
     url.set_query(None);
     url
 }
@@ -233,8 +291,7 @@ pub(super) fn metadata_document(redirect_uri: &Url) -> Value {
     let mut document = document(redirect_uri, Authentication::None);
     let mut home = beside(redirect_uri);
     document["client_id"] = json!(home.as_str());
-    let base = home.path().strip_suffix(METADATA_PATH).unwrap_or_default().to_owned();
-    home.set_path(&format!("{base}/"));
+    home.set_path(&format!("{}/", parts_of(redirect_uri).0));
     document["client_uri"] = json!(home.as_str());
     document["application_type"] = json!("web");
     document

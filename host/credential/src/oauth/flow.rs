@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::{
     account::Account,
-    client::{Wish, metadata_document},
+    client::{Became, Wish, mark, metadata_document, own_callback, parts_of},
     discover::{Discovered, Discovery, ServerMetadata},
     error::OAuthError,
     grants::Grants,
@@ -29,9 +29,6 @@ use crate::{
     fields::{Given, misfits},
     resolver::now_ms,
 };
-
-/// Where authorization servers send people back to, below the gateway's public URL.
-pub const CALLBACK_PATH: &str = "/oauth-client/callback";
 
 /// What somebody wants to connect.
 pub struct Begin {
@@ -54,7 +51,7 @@ pub struct Begin {
     pub session: [u8; 32],
     /// The person: what comes back has to come by the same.
     pub user: String,
-    /// The gateway's public URL and [`CALLBACK_PATH`].
+    /// The gateway's public URL and [`CALLBACK_PATH`](super::CALLBACK_PATH).
     pub redirect_uri: Url,
 }
 
@@ -78,6 +75,8 @@ pub struct Callback {
     pub error: Option<String>,
     /// `iss`.
     pub iss: Option<String>,
+    /// Whose callback it came to: what stands behind [`CALLBACK_PATH`](super::CALLBACK_PATH), if anything does.
+    pub mark: Option<String>,
 }
 
 /// An account that was connected and is not saved yet.
@@ -166,9 +165,13 @@ impl UpstreamOAuth {
         Arc::new(Self { registry, grants, book, discovery, flows: Waiting::new(), unsaved: Waiting::new() })
     }
 
-    /// The client-id metadata document of a gateway whose callback is at this address.
-    pub fn metadata_document(&self, redirect_uri: &Url) -> serde_json::Value {
-        metadata_document(redirect_uri)
+    /// The client-id metadata document for the authorization server of this mark, of a gateway whose callback is at this address;
+    /// none where it is no mark.
+    pub fn metadata_document(&self, callback: &Url, of: &str) -> Option<serde_json::Value> {
+        let plain = of.len() == mark("").len() && of.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+        let mut own = callback.clone();
+        own.set_path(&format!("{}/{of}", callback.path()));
+        plain.then(|| metadata_document(&own))
     }
 
     /// The key by which the gateway signs as a client, as a set.
@@ -196,9 +199,10 @@ impl UpstreamOAuth {
             oauth,
             server: &found.server,
             bounds: &bounds,
-            redirect_uri: &begin.redirect_uri,
+            callback: &begin.redirect_uri,
+            own_callback: &own_callback(&begin.redirect_uri, &found.server.issuer),
         };
-        let (client, given) = self.grants.client(&wish).await?;
+        let Became { client, given, redirect_uri } = self.grants.client(&wish).await?;
         let asked = self.scopes(&begin, &server, &found);
         let verifier = Secret::new(random()?.into_bytes());
         let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.expose()));
@@ -206,7 +210,7 @@ impl UpstreamOAuth {
         {
             let mut query = url.query_pairs_mut();
             query.append_pair("response_type", "code").append_pair("client_id", &client.id);
-            query.append_pair("redirect_uri", begin.redirect_uri.as_str());
+            query.append_pair("redirect_uri", redirect_uri.as_str());
             query.append_pair("code_challenge", &challenge).append_pair("code_challenge_method", "S256");
             if !asked.is_empty() {
                 query.append_pair("scope", &asked.join(" "));
@@ -230,7 +234,7 @@ impl UpstreamOAuth {
             resource: found.resource,
             asked,
             verifier,
-            redirect_uri: begin.redirect_uri,
+            redirect_uri,
             wanted: Wanted {
                 origin: server_origin(&server),
                 tenant: begin.tenant,
@@ -262,6 +266,9 @@ impl UpstreamOAuth {
     ) -> Result<Connected, OAuthError> {
         let binding = Binding { session, user: by(tenant, user) };
         let flow = self.flows.take(&callback.state, &binding).ok_or(OAuthError::UnknownState)?;
+        if callback.mark.as_deref() != parts_of(&flow.redirect_uri).1 {
+            return Err(OAuthError::WrongIssuer);
+        }
         // Before anything else that it says is believed (RFC 9207 section 2.4): compared as text, not as URLs.
         match &callback.iss {
             Some(iss) if *iss != flow.server.issuer => return Err(OAuthError::WrongIssuer),

@@ -6,7 +6,7 @@
 //! before anything is saved.
 
 use axum::{
-    extract::{Query, State},
+    extract::{Path, Query, State},
     http::StatusCode,
     response::{IntoResponse, Redirect, Response},
 };
@@ -80,8 +80,23 @@ pub(in crate::web) struct Sent {
     iss: Option<String>,
 }
 
-/// `GET /oauth-client/callback`: back from the authorization server. Shows whose account it is; nothing is saved yet.
+/// `GET /oauth-client/callback`: back from an authorization server that an operator registered us with.
 pub async fn back(State(web): State<Web>, visitor: Visitor, Query(sent): Query<Sent>) -> Response {
+    came_back(&web, visitor, None, sent).await
+}
+
+/// `GET /oauth-client/callback/{mark}`: back from any other.
+pub async fn back_to(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(mark): Path<String>,
+    Query(sent): Query<Sent>,
+) -> Response {
+    came_back(&web, visitor, Some(mark), sent).await
+}
+
+/// Shows whose account it is; nothing is saved yet.
+async fn came_back(web: &Web, visitor: Visitor, mark: Option<String>, sent: Sent) -> Response {
     let texts = [Some(&sent.state), sent.code.as_ref(), sent.error.as_ref(), sent.iss.as_ref()];
     if texts.into_iter().flatten().any(|text| text.len() > MAX_SENT) {
         return failed(&visitor, &OAuthError::UnknownState);
@@ -91,6 +106,7 @@ pub async fn back(State(web): State<Web>, visitor: Visitor, Query(sent): Query<S
         code: sent.code.map(|code| Secret::new(code.into_bytes())),
         error: sent.error,
         iss: sent.iss,
+        mark,
     };
     let principal = &visitor.principal;
     match web.oauth.finish(&principal.tenant, visitor.binding, &principal.subject_text, callback).await {

@@ -4,6 +4,7 @@ use portcullis_console::{
     Client,
     api::{OAuthAccount, OAuthBegin, OAuthBegun, OAuthFinish, OAuthSave},
 };
+use portcullis_credential::CALLBACK_PATH;
 use portcullis_model::text::shown;
 use url::Url;
 
@@ -45,7 +46,9 @@ pub(super) async fn paste(client: &Client, global: &Global, request: &OAuthBegin
 /// What an authorization server wrote into the address.
 fn read(session: String, address: &str) -> Result<OAuthFinish, Failure> {
     let url = Url::parse(address.trim()).map_err(|_| Failure::usage("that is no address"))?;
-    let mut finish = OAuthFinish { session, state: String::new(), code: None, error: None, iss: None };
+    let mut finish = OAuthFinish { session, state: String::new(), code: None, error: None, iss: None, mark: None };
+    let behind = url.path().rsplit_once(CALLBACK_PATH).and_then(|(_, rest)| rest.strip_prefix('/'));
+    finish.mark = behind.map(str::to_owned);
     for (name, value) in url.query_pairs() {
         let value = value.into_owned();
         match &*name {

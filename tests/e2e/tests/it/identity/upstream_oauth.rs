@@ -231,6 +231,18 @@ async fn whoever_mixes_up_replays_or_steals_gets_nothing() {
     let cut = address.split("&iss=").next().unwrap();
     assert!(finish(&product, &begun, cut).await.is_err());
 
+    // At another one's callback: with all that its answer should say, and an `iss` that nobody could tell from the right one.
+    let begun = begin(&product, "granting", "user:alice").await.unwrap();
+    let address = browse(&begun.url, "alice", &back(&begun.url)).await.unwrap();
+    let own = back(&begun.url);
+    let (callback, mark) = own.rsplit_once('/').unwrap();
+    assert!(callback.ends_with("/oauth-client/callback") && mark.len() == 16, "{own}");
+    let elsewhere = address.replace(mark, "AAAAAAAAAAAAAAAA");
+    let before = granting.seen().await.unwrap()["codes"].clone();
+    let error = finish(&product, &begun, &elsewhere).await.unwrap_err().to_string();
+    assert!(error.contains("another authorization server"), "{error}");
+    assert_eq!(granting.seen().await.unwrap()["codes"], before, "its code went nowhere");
+
     // The state works once, and for the browser that began.
     let begun = begin(&product, "granting", "user:alice").await.unwrap();
     let other = begin(&product, "granting", "user:bob").await.unwrap();
@@ -251,7 +263,7 @@ async fn whoever_mixes_up_replays_or_steals_gets_nothing() {
     let begun = begin(&product, "granting", "user:alice").await.unwrap();
     assert!(finish(&product, &begun, "http://x/?state=made-up&code=x").await.is_err());
     let state = parameter(&begun.url, "state").unwrap();
-    let said = format!("http://x/?state={state}&error=access_denied&iss={}", granting.issuer);
+    let said = format!("{}?state={state}&error=access_denied&iss={}", back(&begun.url), granting.issuer);
     let error = finish(&product, &begun, &said).await.unwrap_err().to_string();
     assert!(error.contains("access_denied"), "{error}");
 

@@ -130,7 +130,11 @@ pub async fn theirs(house: &House) {
     let begun = begin(product, "granting", "user:alice").await.unwrap();
     let state = parameter(&begun.url, "state").unwrap();
     house.plant("a state", &state);
-    let no = format!("http://x/?state={state}&error=access_denied&iss={}", granting.issuer);
+    let no = format!(
+        "{}?state={state}&error=access_denied&iss={}",
+        parameter(&begun.url, "redirect_uri").unwrap(),
+        granting.issuer
+    );
     house.heard("a person who says no", format!("{:#}", finish(product, &begun, &no).await.unwrap_err()));
     granting.set(json!({"notBefore": 99_999_999_999_u64})).await.unwrap();
     call("granting").await;

@@ -65,7 +65,7 @@ pub async fn all(house: &House) {
         "/tokens",
         "/setup",
         "/oauth-client/callback?state=x&code=y",
-        "/oauth-client/metadata.json",
+        "/oauth-client/AAAAAAAAAAAAAAAA/metadata.json",
         "/servers/notes/connect?connection=notes-alice",
     ] {
         browser.go(&page(path)).await.unwrap();

@@ -36,7 +36,7 @@ async fn whom(product: &Product, owner: &str) -> Value {
 async fn there_and_back(product: &Product, browser: &mut Browser, query: &str) {
     browser.go(&product.page(&format!("/servers/granting/connect{query}"))).await.unwrap();
     browser.submit("owner", &[("owner_only", "true")]).await.unwrap();
-    assert!(browser.url.starts_with(&product.page("/oauth-client/callback?")), "{} {}", browser.url, browser.html);
+    assert!(browser.url.starts_with(&product.page("/oauth-client/callback/")), "{} {}", browser.url, browser.html);
     assert_eq!(browser.status, 200, "{}", browser.html);
 }
 
