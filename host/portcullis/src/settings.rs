@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -58,6 +59,8 @@ pub struct Settings {
     pub max_streams_per_caller: usize,
     /// The most plugin instances at once.
     pub plugin_instances: u32,
+    /// How long access tokens of MCP clients live; they renew them by themselves.
+    pub access_token_life: Span,
     /// How long calls under way may take to end when the process is asked to.
     pub drain: Span,
     /// Lets issuers of tokens have loopback, private and link-local addresses.
@@ -147,6 +150,7 @@ impl Default for Settings {
             max_connections_per_address: 5_000,
             max_streams_per_caller: 1_000,
             plugin_instances: 256,
+            access_token_life: Span::seconds(900),
             drain: Span::seconds(30),
             allow_private_issuers: false,
             owner_only: false,
@@ -192,6 +196,22 @@ impl Settings {
         }
         if self.admin_listen.is_some_and(|listen| !listen.ip().is_loopback()) && self.tls.is_none() {
             bail!("adminListen: beyond this machine it needs tls, since tokens for it may do much");
+        }
+        if let Some(url) = &self.public_url {
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~/".contains(&b);
+            let fine = matches!(url.scheme(), "https" | "http") && url.has_host() && url.username().is_empty();
+            if !fine || url.query().is_some() || url.fragment().is_some() || !url.path().bytes().all(plain) {
+                bail!(
+                    "publicUrl: must be an https URL whose path, if any, holds letters, digits, '-', '_', '.' and '~'"
+                );
+            }
+            if url.path().contains("//") {
+                bail!("publicUrl: has an empty step in its path");
+            }
+        }
+        let life = self.access_token_life.get();
+        if life < Duration::from_secs(1) || life > Duration::from_secs(3600) {
+            bail!("accessTokenLife: must be from 1s to 1h");
         }
         if self.max_body.get() > 256 << 20 {
             bail!("maxBody: 256MiB is the most");

@@ -98,7 +98,8 @@ impl OAuth {
             scopes.retain(|s| granted.contains(s));
         }
         let who = Who::Identity { issuer: jwt.issuer.clone(), subject: jwt.subject.clone() };
-        let wanted = For { client: &client.id, target: &target, scopes: &scopes, who: &who, groups: &[] };
+        let (client, groups) = (client.id.as_str(), &[][..]);
+        let wanted = For { client, target: &target, scopes: &scopes, who: &who, groups, provider: None, grant: None };
         // No refresh token: the next access token costs the next assertion, so that the provider can end it.
         self.access(&wanted).await
     }

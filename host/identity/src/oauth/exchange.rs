@@ -117,6 +117,8 @@ impl OAuth {
             scopes: &code.scopes,
             who: &code.who,
             groups: &code.groups,
+            provider: code.provider.as_ref(),
+            grant: Some(&id),
         };
         let issued = self.grant(&id, wanted).await?;
         // Whoever used the code again while this one was being granted could not end what was not there yet.
@@ -138,7 +140,7 @@ impl OAuth {
             ));
         };
         let scopes = self.scopes(&target, asked.scope.as_deref());
-        let on_behalf = OnBehalf { client: client.id, scopes, identity: None, groups: Vec::new() };
+        let on_behalf = OnBehalf { client: client.id, scopes, ..OnBehalf::default() };
         self.make(&target, Subject::Agent(agent), on_behalf).await
     }
 
