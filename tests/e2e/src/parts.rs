@@ -19,6 +19,9 @@ pub struct Parts {
     pub node_bin: PathBuf,
     /// The Python environment.
     pub venv: PathBuf,
+    /// The program around the official Rust client; none where nobody said, and then no test asks for it.
+    #[serde(default)]
+    pub rust_client: Option<PathBuf>,
 }
 
 impl Parts {
@@ -40,7 +43,7 @@ impl Parts {
         if let (Some(node), Some(node_bin), Some(venv)) =
             (told("PORTCULLIS_TEST_NODE"), told("PORTCULLIS_TEST_NODE_BIN"), told("PORTCULLIS_TEST_VENV"))
         {
-            return Ok(Self { node, node_bin, venv });
+            return Ok(Self { node, node_bin, venv, rust_client: told("PORTCULLIS_TEST_RUST_CLIENT") });
         }
         let output = Command::new("cargo").current_dir(root()).args(["xtask", "setup", "--print"]).output()?;
         if !output.status.success() {
