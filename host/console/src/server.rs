@@ -29,7 +29,7 @@ use axum::{
     routing::{delete, get, post},
 };
 use portcullis_credential::{ConnectionBook, Secrets, UpstreamOAuth};
-use portcullis_identity::{Directories, SignIn, TokenService};
+use portcullis_identity::{Directories, OAuth, SignIn, TokenService};
 use portcullis_model::{Name, ResourceKey, Side, Subject};
 use portcullis_orchestrator::Orchestrator;
 use portcullis_store::{BoxFuture, Registry};
@@ -56,6 +56,8 @@ pub struct Admin {
     pub directories: Arc<Directories>,
     /// Sign-in codes and sessions.
     pub signin: Arc<SignIn>,
+    /// The authorization server for MCP clients, where there is one.
+    pub authorization: Option<Arc<OAuth>>,
     /// Sealed secrets of connections.
     pub secrets: Secrets,
     /// Connections, as calls see them.

@@ -32,7 +32,7 @@ use axum::{
     routing::{get, post},
 };
 use portcullis_credential::{CALLBACK_PATH, ConnectionBook, METADATA_PATH, Secrets, UpstreamOAuth};
-use portcullis_identity::{Directories, Failures, OAuth, SignIn, TokenService, signin::oidc::Oidc};
+use portcullis_identity::{Directories, Failures, KeptTokens, OAuth, SignIn, TokenService, signin::oidc::Oidc};
 use portcullis_model::Fault;
 use portcullis_protocol::seal::Sealer;
 use portcullis_store::Registry;
@@ -81,6 +81,8 @@ pub struct WebParts {
     pub signin: Arc<SignIn>,
     /// Identity providers that people sign in by.
     pub oidc: Arc<Oidc>,
+    /// What is kept of people's sign-ins by them.
+    pub kept: Arc<KeptTokens>,
     /// The authorization server.
     pub authorization: Arc<OAuth>,
     /// Sign-ins that failed, by address.
@@ -121,6 +123,12 @@ impl Web {
     /// The pages over these parts.
     pub fn new(parts: WebParts) -> Self {
         Self(Arc::new(parts))
+    }
+
+    /// What stands before every path of ours where a proxy in front has us at a path of its own; else nothing. Pages, redirects
+    /// and forms say where they lead without it, and [`guard`] puts it there.
+    pub(crate) fn prefix(&self) -> &str {
+        portcullis_identity::oauth::split(&self.base_url).1
     }
 
     /// Whether browsers reach us by TLS, so that cookies can say so.

@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use http::HeaderMap;
-use portcullis_model::{Fault, Name, Principal};
+use portcullis_model::{CallerToken, Fault, Name, Principal};
 use portcullis_plugin::{Earlier, Guarded, Rejection};
 
 use crate::{
@@ -36,6 +36,13 @@ pub trait PassedAudit: Send + Sync {
         server: &'a Name,
         exception: Option<&'a str>,
     ) -> BoxFuture<'a, bool>;
+}
+
+/// Renews tokens of identity providers that were kept since people signed in.
+pub trait SignIns: Send + Sync {
+    /// What this token is now, renewed if it is near its end; none where that sign-in is over. An error is that this can't be told
+    /// just now; whoever says so has logged why.
+    fn fresh<'a>(&'a self, token: &'a Arc<CallerToken>) -> BoxFuture<'a, Result<Option<Arc<CallerToken>>, ()>>;
 }
 
 /// What follows where a server refused what a call carried.
@@ -122,12 +129,14 @@ impl Resolver {
         tokio::spawn(async move {
             let _flight = slot.flight.lock().await;
             let Some(followed) = &old.followed else { return };
-            let answer = plan.resolver.refresh(&principal, &headers, &plan.target, &followed.earlier).await;
-            let taken = match answer {
-                Ok(answer) => resolver.take(&slot, &plan, &principal, &headers, answer, false).await.map(drop),
-                Err(failure) => Err(missing::failed(&plan, &failure)),
+            let taken = async {
+                let principal = resolver.with_fresh_token(&plan, &principal).await?;
+                match plan.resolver.refresh(&principal, &headers, &plan.target, &followed.earlier).await {
+                    Ok(answer) => resolver.take(&slot, &plan, &principal, &headers, answer, false).await.map(drop),
+                    Err(failure) => Err(missing::failed(&plan, &failure)),
+                }
             };
-            if let Err(fault) = taken {
+            if let Err(fault) = taken.await {
                 tracing::info!(server = %plan.server, code = fault.code, "no new credential yet; the old one is used for as long as it holds");
             }
         });
@@ -163,8 +172,12 @@ impl Resolver {
         if followed.again && now.saturating_sub(followed.made_ms) < SOON.as_millis() as u64 {
             return Rejected::Stands;
         }
-        let next = plan.resolver.rejected(principal, headers, &plan.target, &followed.earlier).await;
         let refused = |fault| Rejected::Refused(Box::new(fault));
+        let principal = &match self.with_fresh_token(plan, principal).await {
+            Ok(principal) => principal,
+            Err(fault) => return refused(fault),
+        };
+        let next = plan.resolver.rejected(principal, headers, &plan.target, &followed.earlier).await;
         match next {
             Ok(Rejection::Retry(answer)) => {
                 match self.take(&slot, plan, principal, headers, *answer, true).await {

@@ -25,7 +25,7 @@ mod vault;
 pub use book::{ConnectionBook, ConnectionStatus, Orphaned};
 pub use carried::Carried;
 pub use fields::{Given, misfits};
-pub use follow::PassedAudit;
+pub use follow::{PassedAudit, SignIns};
 pub use link::ConnectLink;
 pub use oauth::{
     Account, Begin, Begun, CALLBACK_PATH, Callback, Challenge, Connected, GrantState, GrantStatus, Grants,

@@ -154,6 +154,14 @@ pub(crate) fn renewal(plan: &CredentialPlan, why: &str, retry_after_ms: u64) -> 
         .next("Try again in a moment; it is tried again by itself as well")
 }
 
+/// The token that was kept since the caller signed in has ended, and its identity provider does not answer.
+pub(crate) fn sign_in(plan: &CredentialPlan) -> Fault {
+    let message = format!("your sign-in could not be renewed at its identity provider, which {} needs", plan.server);
+    fault(plan, Side::Gateway, UNAVAILABLE, message)
+        .retry_after_ms(1000)
+        .next("Try again in a moment; if it lasts, sign in again at this gateway's pages")
+}
+
 /// How the owner of what was carried connects it again.
 fn owned(plan: &CredentialPlan, carried: &Carried, fault: Fault) -> Fault {
     match (&carried.lent_by, &carried.connection) {

@@ -38,6 +38,11 @@ pub trait Resolve: Send + Sync {
         false
     }
 
+    /// Whether it may take the caller's own token.
+    fn takes_callers_token(&self) -> bool {
+        false
+    }
+
     /// A new answer in an earlier one's place.
     fn refresh<'a>(
         &'a self,
@@ -89,6 +94,10 @@ impl Resolve for Plugin {
 
     fn hears_of_rejections(&self) -> bool {
         self.hooks().on_rejected
+    }
+
+    fn takes_callers_token(&self) -> bool {
+        self.grants().caller_token
     }
 
     fn refresh<'a>(

@@ -7,7 +7,7 @@ use std::{
 };
 
 use http::HeaderMap;
-use portcullis_model::{Fault, Principal, Secret, Side};
+use portcullis_model::{Fault, Principal, Secret, Side, TokenOrigin};
 use portcullis_plugin::{Guarded, Outcome, Resolution};
 use quick_cache::sync::Cache;
 
@@ -15,7 +15,7 @@ use crate::{
     Carried, ConnectionBook, CredentialPlan,
     book::Entry,
     cache::{Facts, Key, KeyRef, Slot},
-    follow::{Followed, PassedAudit, Rejected},
+    follow::{Followed, PassedAudit, Rejected, SignIns},
     missing,
     oauth::{Due, Grant, Lent, Renewal, insufficient_scope},
 };
@@ -41,17 +41,28 @@ pub struct Resolver {
     book: Arc<ConnectionBook>,
     cache: Cache<Key, Arc<Slot>>,
     audit: Option<Arc<dyn PassedAudit>>,
+    sign_ins: Option<Arc<dyn SignIns>>,
 }
 
 impl Resolver {
     /// A resolver that remembers at most so many callers' credentials.
     pub fn new(book: Arc<ConnectionBook>, entries: usize) -> Arc<Self> {
-        Arc::new(Self { book, cache: Cache::new(entries), audit: None })
+        Arc::new(Self { book, cache: Cache::new(entries), audit: None, sign_ins: None })
     }
 
     /// The same, with where it is recorded that a caller's own token goes on to a server. Without that none does.
     pub fn audited(book: Arc<ConnectionBook>, entries: usize, audit: Arc<dyn PassedAudit>) -> Arc<Self> {
-        Arc::new(Self { book, cache: Cache::new(entries), audit: Some(audit) })
+        Arc::new(Self { book, cache: Cache::new(entries), audit: Some(audit), sign_ins: None })
+    }
+
+    /// The same, with who renews tokens that were kept since people signed in.
+    pub fn of_callers(
+        book: Arc<ConnectionBook>,
+        entries: usize,
+        audit: Arc<dyn PassedAudit>,
+        sign_ins: Arc<dyn SignIns>,
+    ) -> Arc<Self> {
+        Arc::new(Self { book, cache: Cache::new(entries), audit: Some(audit), sign_ins: Some(sign_ins) })
     }
 
     /// The book that it chooses from.
@@ -272,12 +283,37 @@ impl Resolver {
         if let Some(fault) = slot.failed_since(since) {
             return Err(fault);
         }
-        let answer = plan.resolver.resolve(principal, headers, &plan.target).await;
-        let made = match answer {
-            Ok(resolution) => self.take(slot, plan, principal, headers, resolution, false).await,
-            Err(failure) => Err(missing::failed(plan, &failure)),
+        let made = async {
+            let principal = &self.with_fresh_token(plan, principal).await?;
+            match plan.resolver.resolve(principal, headers, &plan.target).await {
+                Ok(resolution) => self.take(slot, plan, principal, headers, resolution, false).await,
+                Err(failure) => Err(missing::failed(plan, &failure)),
+            }
         };
-        made.inspect_err(|fault| slot.fail(fault))
+        made.await.inspect_err(|fault| slot.fail(fault))
+    }
+
+    /// The caller as a resolver sees it: a token that was kept since a sign-in is renewed first where it is near its end, or
+    /// taken away where that sign-in is over. What is remembered is remembered for the sign-in, so another token of it changes
+    /// nothing there.
+    pub(crate) async fn with_fresh_token(
+        &self,
+        plan: &CredentialPlan,
+        principal: &Arc<Principal>,
+    ) -> Result<Arc<Principal>, Fault> {
+        let (Some(sign_ins), Some(token)) = (&self.sign_ins, &principal.bearer) else {
+            return Ok(Arc::clone(principal));
+        };
+        if token.origin != TokenOrigin::SignIn || !plan.resolver.takes_callers_token() {
+            return Ok(Arc::clone(principal));
+        }
+        let fresh = sign_ins.fresh(token).await.map_err(|()| missing::sign_in(plan))?;
+        if fresh.as_ref().is_some_and(|fresh| Arc::ptr_eq(fresh, token)) {
+            return Ok(Arc::clone(principal));
+        }
+        let mut principal = Principal::clone(principal);
+        principal.bearer = fresh;
+        Ok(Arc::new(principal))
     }
 
     /// Makes of an answer what calls carry, and keeps it for as long as it holds. Called by whoever holds the flight. `again`: it

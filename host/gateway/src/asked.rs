@@ -125,9 +125,11 @@ impl Asked<'_> {
 
 /// Whom sealed texts of this caller at this gateway are bound to.
 pub fn binding(view: &View, principal: &Principal) -> Binding {
+    // A client that renews its token is the same client.
+    let credential = principal.grant.as_deref().or(principal.token.as_deref());
     Binding {
         tenant: view.tenant.clone(),
         gateway: view.name.clone(),
-        principal: portcullis_protocol::session::principal_hash(&principal.subject_text, principal.token.as_deref()),
+        principal: portcullis_protocol::session::principal_hash(&principal.subject_text, credential),
     }
 }

@@ -98,7 +98,7 @@ pub fn challenge(gateways: &Gateways, view: &View, headers: &HeaderMap, said: &H
 fn place(gateways: &Gateways, view: &View, headers: &HeaderMap) -> String {
     let host = headers.get(header::HOST).and_then(|h| h.to_str().ok());
     let target = oauth::Target { tenant: view.tenant.clone(), gateway: view.name.clone() };
-    oauth::protected_resource(&oauth::origin(&gateways.base_url, host), &target.path())
+    oauth::protected_resource(&oauth::base(&gateways.base_url, host), &target.path())
 }
 
 #[cfg(test)]

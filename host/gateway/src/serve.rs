@@ -8,7 +8,10 @@ use std::{
 
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
+    header::{self, Entry},
+};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use portcullis_identity::Presented;
 use portcullis_model::{DEFAULT_TENANT, Fault, Side};
@@ -37,6 +40,9 @@ const DISCARDED: usize = 64 << 10;
 const PATIENCE_FOR_STRANGERS: Duration = Duration::from_secs(1);
 /// How long a request's body may take.
 const READ: Duration = Duration::from_secs(30);
+
+/// Where a token of ours may come beside `Authorization`, as the auth providers see it.
+pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Which way in a request has taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +104,19 @@ where
     response
 }
 
+/// Takes what stands in the gateway's own header for keys for what stands in the usual one, which is nobody's here. So it is a
+/// credential from here on: no plugin reads it, no server gets it, and a verdict is remembered for it.
+fn take_key(headers: &mut HeaderMap, name: &HeaderName) {
+    headers.remove(&API_KEY);
+    if let Entry::Occupied(found) = headers.entry(name) {
+        let (_, values) = found.remove_entry_mult();
+        for mut value in values.collect::<Vec<_>>() {
+            value.set_sensitive(true);
+            headers.append(API_KEY, value);
+        }
+    }
+}
+
 /// A request that is being answered; given back however it ends, also when its client goes away.
 struct Counted<'a>(&'a Metrics);
 
@@ -149,7 +168,7 @@ async fn serve<B>(
     gateways: &Arc<Gateways>,
     peer: SocketAddr,
     uri: &Uri,
-    parts: http::request::Parts,
+    mut parts: http::request::Parts,
     body: B,
     request_id: &Arc<str>,
 ) -> Result<Response, Refusal>
@@ -171,6 +190,10 @@ where
         _ => return Err(method_not_allowed(door)),
     }
     let address = gateways.settings.client_address(peer, &parts.headers);
+
+    if let Some(name) = &view.api_key {
+        take_key(&mut parts.headers, name);
+    }
 
     // 3 authenticate. Before the body is read: it says nothing about the caller, and strangers get no memory of ours.
     let presented = Presented {

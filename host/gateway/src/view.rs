@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderName;
 use portcullis_credential::CredentialPlan;
 use portcullis_identity::Provider;
 use portcullis_model::{
@@ -68,6 +69,8 @@ pub struct View {
     pub instructions: Option<String>,
     /// Auth providers, in order.
     pub providers: Vec<Arc<Provider>>,
+    /// The header in which a token of ours may come, where it is not `X-API-Key`.
+    pub api_key: Option<HeaderName>,
     /// Whether callers without a credential are let in.
     pub anonymous: bool,
     /// Policies, in order.

@@ -25,9 +25,10 @@ use crate::{
     clock::{millis, now_ms},
     directory::{Directories, Directory},
     jwt::JwtService,
-    token::{TokenService, Validity},
+    signin::kept::{KeptTokens, Whose},
+    token::{Live, TokenService, Validity},
 };
-use verdicts::{Basis, Dependences, Entry, Verdicts, presents_credential};
+use verdicts::{Basis, Dependences, Entry, Stamp, Verdicts, presents_credential};
 
 /// Where programs send a token of ours that can't set `Authorization`.
 const API_KEY: &str = "x-api-key";
@@ -92,6 +93,7 @@ pub struct Authenticator {
     options: AuthOptions,
     verdicts: Verdicts,
     failures: Failures,
+    kept: Option<Arc<KeptTokens>>,
 }
 
 impl Authenticator {
@@ -102,9 +104,30 @@ impl Authenticator {
         jwt: Arc<JwtService>,
         options: AuthOptions,
     ) -> Arc<Self> {
+        Arc::new(Self::made(directories, tokens, jwt, options, None))
+    }
+
+    /// The same; callers with a token of ours that they got by signing in have what is kept of that sign-in.
+    pub fn keeping(
+        directories: Arc<Directories>,
+        tokens: Arc<TokenService>,
+        jwt: Arc<JwtService>,
+        options: AuthOptions,
+        kept: Arc<KeptTokens>,
+    ) -> Arc<Self> {
+        Arc::new(Self::made(directories, tokens, jwt, options, Some(kept)))
+    }
+
+    fn made(
+        directories: Arc<Directories>,
+        tokens: Arc<TokenService>,
+        jwt: Arc<JwtService>,
+        options: AuthOptions,
+        kept: Option<Arc<KeptTokens>>,
+    ) -> Self {
         let verdicts = Verdicts::new(options.verdict_bytes, options.refusals);
         let failures = Failures::new(&options.limit);
-        Arc::new(Self { directories, tokens, jwt, options, verdicts, failures })
+        Self { directories, tokens, jwt, options, verdicts, failures, kept }
     }
 
     /// Who is calling. Providers are asked in order: `not-mine` goes to the next one, everything else is final. Nobody's
@@ -163,13 +186,20 @@ impl Authenticator {
     /// it speaks for is there. Identity providers are not asked again. Cheap: memory only.
     pub fn stands(&self, principal: &Principal, gateway: &Name) -> bool {
         let directory = self.directories.load();
-        match (&principal.token, &principal.subject) {
-            (Some(id), _) => self
+        let tenant = &principal.tenant;
+        match (&principal.grant, &principal.token, &principal.subject) {
+            // A client that renews its token holds what it held. Its token may have ended without it having come with the next one
+            // yet, so that alone ends nothing; the grant's end revokes the token, and after an hour it is forgotten.
+            (Some(grant), ..) => self
                 .tokens
-                .live(&principal.tenant, id)
+                .newest_of(tenant, grant)
+                .is_some_and(|live| live.validity(Some(gateway), 0, &directory) == Validity::Valid),
+            (None, Some(id), _) => self
+                .tokens
+                .live(tenant, id)
                 .is_some_and(|live| live.validity(Some(gateway), now_ms(), &directory) == Validity::Valid),
-            (None, Subject::External { .. } | Subject::Anonymous) => true,
-            (None, subject) => directory.principal(&principal.tenant, subject).is_some(),
+            (None, None, Subject::External { .. } | Subject::Anonymous) => true,
+            (None, None, subject) => directory.principal(tenant, subject).is_some(),
         }
     }
 
@@ -228,19 +258,46 @@ impl Authenticator {
             if !live.still_valid(now) {
                 return None;
             }
-            if let Some(principal) = entry.principal(directory.generation()) {
+            if let Some(principal) = entry.principal(self.stamp(&entry.basis, &directory)) {
                 live.touch(now);
                 return Some(principal);
             }
             if live.validity(Some(presented.gateway), now, &directory) != Validity::Valid {
                 return None;
             }
-        } else if let Some(principal) = entry.principal(directory.generation()) {
+        } else if let Some(principal) = entry.principal(self.stamp(&entry.basis, &directory)) {
             return Some(principal);
         }
         // People changed since: who this is stays, what it belongs to is read again. No provider needs to be asked.
-        let principal = build(&entry.basis, &entry.asserted, presented.tenant, &directory).ok()?;
-        Some(entry.renew(directory.generation(), principal))
+        let stamp = self.stamp(&entry.basis, &directory);
+        let principal = self.build(&entry.basis, &entry.asserted, presented.tenant, &directory).ok()?;
+        Some(entry.renew(stamp, principal))
+    }
+
+    /// Under which people, and which kept sign-ins where that matters, a principal is made. To be taken before it is made.
+    fn stamp(&self, basis: &Basis, directory: &Directory) -> Stamp {
+        let kept = match (basis, &self.kept) {
+            (Basis::Token(live), Some(kept)) if is_signed_in(live) => kept.generation(),
+            _ => 0,
+        };
+        (directory.generation(), kept)
+    }
+
+    /// The principal that a verdict means under this directory.
+    fn build(
+        &self,
+        basis: &Basis,
+        asserted: &AssertedPrincipal,
+        tenant: &Name,
+        directory: &Directory,
+    ) -> Result<Arc<Principal>, AuthRefusal> {
+        let mut principal = build(basis, asserted, tenant, directory)?;
+        if let (Basis::Token(live), Some(kept)) = (basis, &self.kept)
+            && let Some(whose) = signed_in(live)
+        {
+            principal.bearer = kept.of(&whose);
+        }
+        Ok(Arc::new(principal))
     }
 
     async fn ask(
@@ -314,23 +371,36 @@ impl Authenticator {
             }
         };
         let expires = expires_ms.unwrap_or(u64::MAX).min(now.saturating_add(millis(most)));
-        let principal = build(&basis, &asserted, presented.tenant, directory)?;
+        let stamp = self.stamp(&basis, directory);
+        let principal = self.build(&basis, &asserted, presented.tenant, directory)?;
         // Nobody says from when on it is over, or it is over already: it holds for this request and is not remembered.
         if expires > now {
-            let entry = Arc::new(Entry::new(basis, asserted, expires, directory.generation(), Arc::clone(&principal)));
+            let entry = Arc::new(Entry::new(basis, asserted, expires, stamp, Arc::clone(&principal)));
             self.verdicts.put(base, presented, &dependences, entry);
         }
         Ok(principal)
     }
 }
 
-/// The principal that a verdict means under this directory.
+/// Whether a token of ours was issued for a sign-in at an identity provider.
+fn is_signed_in(live: &Live) -> bool {
+    live.record.on_behalf.as_ref().is_some_and(|o| o.identity.is_some() && o.provider.is_some())
+}
+
+/// Whose sign-in at an identity provider a token of ours was issued for, where it was.
+fn signed_in(live: &Live) -> Option<Whose> {
+    let on_behalf = live.record.on_behalf.as_ref()?;
+    let ((issuer, subject), provider) = (on_behalf.identity.clone()?, on_behalf.provider.clone()?);
+    Some(Whose { tenant: live.record.tenant.clone(), provider, issuer, subject })
+}
+
+/// The principal of a verdict, without what is kept of a sign-in.
 fn build(
     basis: &Basis,
     asserted: &AssertedPrincipal,
     tenant: &Name,
     directory: &Directory,
-) -> Result<Arc<Principal>, AuthRefusal> {
+) -> Result<Principal, AuthRefusal> {
     let mut principal = match basis {
         Basis::Token(live) => {
             let on_behalf = live.record.on_behalf.as_ref();
@@ -346,6 +416,7 @@ fn build(
                 }
             };
             principal.token = Some(live.record.id.clone());
+            principal.grant = on_behalf.and_then(|o| o.grant.clone());
             principal.scopes = on_behalf.map(|o| o.scopes.clone());
             principal
         }
@@ -364,7 +435,7 @@ fn build(
     principal.roles.sort();
     principal.roles.dedup();
     principal.claims = asserted.claims.iter().cloned().collect();
-    Ok(Arc::new(principal))
+    Ok(principal)
 }
 
 /// What a plugin may know of the request. Made on the cold path only, because it copies.

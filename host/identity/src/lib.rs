@@ -26,7 +26,7 @@ pub use directory::{Ambiguous, Directories, Directory};
 pub use jwt::{JwtOptions, JwtService};
 pub use oauth::OAuth;
 pub use permission::{Action, Whose, may};
-pub use signin::SignIn;
+pub use signin::{SignIn, kept::KeptTokens};
 pub use token::{
     AdminDoor, AdminRefusal, Created, Lifetime, NewToken, OnBehalf, TokenError, TokenOptions, TokenRecord,
     TokenService, TokenStatus,

@@ -28,7 +28,7 @@ use portcullis_telemetry::Metrics;
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 
-pub use challenge::{origin, protected_resource};
+pub use challenge::{base, protected_resource, split};
 pub use client::Client;
 pub use error::OAuthError;
 
@@ -37,8 +37,6 @@ use crate::{
     shelf::{Shelf, ShelfPlan},
 };
 
-/// How long an access token lives.
-pub const ACCESS_LIFE: Duration = Duration::from_secs(900);
 /// How long a sign-in can be renewed before the person has to come again.
 pub const GRANT_LIFE: Duration = Duration::from_secs(30 * 86_400);
 /// How long a code can be redeemed.
@@ -65,6 +63,8 @@ pub struct OAuthOptions {
     pub registration: bool,
     /// Whether metadata documents of clients may lie at private addresses.
     pub allow_private: bool,
+    /// How long an access token lives.
+    pub access_life: Duration,
 }
 
 /// What the authorization server works with.

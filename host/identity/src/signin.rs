@@ -4,6 +4,7 @@
 //! are not the path of a call.
 
 mod code;
+pub mod kept;
 pub mod oidc;
 mod session;
 

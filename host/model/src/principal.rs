@@ -187,6 +187,9 @@ pub struct Principal {
     pub scopes: Option<Vec<String>>,
     /// A token of an identity provider that stands for it; none where it has only tokens of ours, or none.
     pub bearer: Option<Arc<CallerToken>>,
+    /// The grant that its token is of, where a client renews it: what the client holds stays with the grant, whichever of its
+    /// tokens it comes with.
+    pub grant: Option<String>,
 }
 
 impl Principal {
@@ -210,6 +213,7 @@ impl Principal {
             token: None,
             scopes: None,
             bearer: None,
+            grant: None,
         }
     }
 }

@@ -17,7 +17,7 @@ pub use field::{Field, FieldType};
 pub use gateway::{
     CredentialMode, Disclosure, Gateway, GatewayOAuth, PluginUse, ScopeRule, ServerAssignment, Shown, ToolAssignment,
 };
-pub use identity_provider::IdentityProvider;
+pub use identity_provider::{IdentityProvider, LoginToken, LoginTokens};
 pub use mcp_server::{
     AuthorizationServer, CredentialNeed, Interaction, McpServer, OAuth, Placement, Process, Registration, Remote,
     Sharing, TokenHeader, Traffic, Transport,

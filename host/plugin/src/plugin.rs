@@ -265,6 +265,11 @@ impl Plugin {
         &self.fixed.tenant
     }
 
+    /// What it was granted.
+    pub fn grants(&self) -> &Grants {
+        &self.fixed.grants
+    }
+
     /// Its configuration, as it reads it.
     pub fn config(&self) -> &str {
         &self.fixed.config

@@ -43,7 +43,7 @@ use crate::{
     settings::{SealingKey, Settings},
 };
 use keeper::Keeper;
-use people::PeopleParts;
+use people::{People, PeopleParts, Renewing};
 use status::Assembled;
 
 /// A gateway that is open and not serving yet.
@@ -89,7 +89,7 @@ impl Assembly {
         let vault = Arc::new(Vault::open(&key_source(&settings)).context("the vault can't be opened")?);
         let sealer = Arc::new(session_key::sealer(&*store, &vault).await?);
         let links = Arc::clone(&sealer);
-        let secrets = Secrets::new(Arc::clone(&store), vault);
+        let secrets = Secrets::new(Arc::clone(&store), Arc::clone(&vault));
         secrets.verify().await.context("the vault can't open what is sealed in the store")?;
         let registry = Registry::open(Arc::clone(&store)).await.context("the resources can't be read")?;
 
@@ -199,8 +199,9 @@ impl Assembly {
             outbound,
             secrets: Arc::clone(&sources) as _,
             metrics: Arc::clone(&metrics),
+            vault,
         };
-        let (oidc, authorization) = people::open(&settings, settings.base_url(address), people).await?;
+        let People { oidc, authorization, kept } = people::open(&settings, settings.base_url(address), people).await?;
         let gateways = Gateways::new(Parts {
             settings: door.clone(),
             metrics: Arc::clone(&metrics),
@@ -208,16 +209,18 @@ impl Assembly {
             sealer: Arc::clone(&sealer),
             base_url: settings.base_url(address),
             upstreams: Arc::clone(&upstreams),
-            authenticator: Authenticator::new(
+            authenticator: Authenticator::keeping(
                 Arc::clone(&directories),
                 Arc::clone(&tokens),
                 jwt,
                 AuthOptions::default(),
+                Arc::clone(&kept),
             ),
-            credentials: Resolver::audited(
+            credentials: Resolver::of_callers(
                 Arc::clone(&book),
                 CACHE_ENTRIES,
                 Arc::new(status::Passing(Arc::clone(&audit))),
+                Arc::new(Renewing(Arc::clone(&oidc))),
             ),
         });
         gateways.reached_at(&settings.base_url(address));
@@ -237,6 +240,7 @@ impl Assembly {
             directories: Arc::clone(&directories),
             tokens: Arc::clone(&tokens),
             signin: Arc::clone(&signin),
+            authorization: Some(Arc::clone(&authorization)),
             secrets: secrets.clone(),
             book: Arc::clone(&book),
             oauth: Some(Arc::clone(&oauth)),
@@ -257,6 +261,7 @@ impl Assembly {
             oauth: Arc::clone(&oauth),
             signin: Arc::clone(&signin),
             oidc,
+            kept,
             authorization,
             failures: failures(10, 10),
             oauth_failures: failures(60, 1),

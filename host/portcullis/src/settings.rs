@@ -64,6 +64,8 @@ pub struct Settings {
     pub answer_within: Span,
     /// The most plugin instances at once.
     pub plugin_instances: u32,
+    /// How long access tokens of MCP clients live; they renew them by themselves.
+    pub access_token_life: Span,
     /// How long calls under way may take to end when the process is asked to.
     pub drain: Span,
     /// Lets issuers of tokens have loopback, private and link-local addresses.
@@ -155,6 +157,7 @@ impl Default for Settings {
             max_streams_per_caller: 1_000,
             answer_within: Span::seconds(10 * 60),
             plugin_instances: 256,
+            access_token_life: Span::seconds(900),
             drain: Span::seconds(30),
             allow_private_issuers: false,
             owner_only: false,
@@ -211,6 +214,22 @@ impl Settings {
             || self.answer_within.get() > Duration::from_secs(24 * 60 * 60)
         {
             bail!("answerWithin: between 1s and 1d");
+        }
+        if let Some(url) = &self.public_url {
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~/".contains(&b);
+            let fine = matches!(url.scheme(), "https" | "http") && url.has_host() && url.username().is_empty();
+            if !fine || url.query().is_some() || url.fragment().is_some() || !url.path().bytes().all(plain) {
+                bail!(
+                    "publicUrl: must be an https URL whose path, if any, holds letters, digits, '-', '_', '.' and '~'"
+                );
+            }
+            if url.path().contains("//") {
+                bail!("publicUrl: has an empty step in its path");
+            }
+        }
+        let life = self.access_token_life.get();
+        if life < Duration::from_secs(1) || life > Duration::from_secs(3600) {
+            bail!("accessTokenLife: must be from 1s to 1h");
         }
         if self.max_body.get() > 256 << 20 {
             bail!("maxBody: 256MiB is the most");

@@ -17,9 +17,11 @@ pub const UPSTREAM_GRANTS: &str = "u/t/";
 pub const UPSTREAM_KEY: &str = "u/k";
 /// The prefix of the host's own keys, such as the one that seals session ids.
 pub const OWN_KEYS: &str = "k/";
+/// The prefix of sealed tokens of identity providers, kept since people signed in.
+pub const LOGINS: &str = "l/";
 /// Prefixes under which every record is sealed, each for its own key. Whoever keeps sealed records elsewhere adds the place
 /// here: what is not here is neither checked at start nor sealed again with a new key.
-pub const SEALED: [&str; 3] = [SECRETS, OWN_KEYS, UPSTREAM];
+pub const SEALED: [&str; 4] = [SECRETS, OWN_KEYS, UPSTREAM, LOGINS];
 
 /// The key of a resource: `r/{tenant}/{Kind}/{name}`.
 pub fn resource(key: &ResourceKey) -> String {
@@ -49,6 +51,11 @@ pub fn upstream_client(tenant: &Name, digest: &str) -> String {
 /// The key of the issuer that a given client belongs to: `u/p/{tenant}/{server}/{digest}` of its id.
 pub fn upstream_pin(tenant: &Name, server: &Name, digest: &str) -> String {
     format!("{UPSTREAM}p/{tenant}/{server}/{digest}")
+}
+
+/// The key of what is kept of a sign-in: `l/{tenant}/{provider}/{digest}` of issuer and subject.
+pub fn login(tenant: &Name, provider: &Name, digest: &str) -> String {
+    format!("{LOGINS}{tenant}/{provider}/{digest}")
 }
 
 /// Reads [`upstream_grant`] back: tenant and connection.

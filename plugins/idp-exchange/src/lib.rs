@@ -87,7 +87,8 @@ fn subject(server: &str) -> Result<(CallerToken, Secret), Error> {
     let Some(secret) = token.handle() else {
         let why = match token.kind() {
             TokenKind::Ours => {
-                "you came with a token of this gateway, which it does not know. Connect with one of the identity provider"
+                "you came with a token of this gateway, which it does not know, and no sign-in of yours at it is kept that \
+                 could be used instead. Sign in again at this gateway's pages; if that does not help, ask your operator"
             }
             _ => "you came with a token that can't be swapped",
         };

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "it reports to a terminal")]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod authorization;
 pub mod client;
 pub mod compare;
 pub mod fixture;

@@ -6,6 +6,7 @@ use anyhow::ensure;
 use serde_json::{Value, json};
 
 use crate::{
+    authorization::{self, AUTHORIZATION},
     client::{self, CLIENT},
     compare::{Difference, compare},
     fixture::{Eras, Fixture},
@@ -80,6 +81,9 @@ impl Outcome {
             let upstream = client::scenarios(revision, program).await?;
             outcome.count(revision, CLIENT, &upstream);
             outcome.saw(CLIENT, revision, client::failures(&upstream));
+            let server = authorization::scenarios(revision).await?;
+            outcome.count(revision, AUTHORIZATION, &server);
+            outcome.saw(AUTHORIZATION, revision, client::failures(&server));
         }
         behind.stop().await?;
         Ok(outcome)
@@ -123,7 +127,7 @@ impl Outcome {
     pub fn print(&self, known: &Known) {
         for (revision, columns) in &self.counts {
             for (column, (passed, failed)) in columns {
-                println!("{revision} {column:10} {passed} passed, {failed} failed");
+                println!("{revision} {column:13} {passed} passed, {failed} failed");
             }
         }
         for seen in &self.seen {

@@ -9,9 +9,14 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use portcullis_e2e::nginx::free_port;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::{process::Command, time::timeout};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::Command,
+    time::timeout,
+};
 
 use crate::parts::Parts;
 
@@ -103,6 +108,45 @@ pub async fn client_scenario(command: &str, revision: &str, scenario: &str) -> a
     .await
 }
 
+/// Runs every scenario for authorization servers. `visit` is what a person does with the address that the suite prints: sign in
+/// there, agree, and come back to the suite.
+///
+/// # Errors
+/// As [`server`], and those of the visit.
+pub async fn authorization<V: Future<Output = anyhow::Result<()>>>(
+    issuer: &str,
+    client: &str,
+    resource: &str,
+    revision: &str,
+    visit: impl FnOnce(String) -> V,
+) -> anyhow::Result<Found> {
+    let parts = Parts::get();
+    let out = tempfile::tempdir()?;
+    let port = free_port()?.to_string();
+    let mut command = Command::new(&parts.suite_node);
+    command.arg(parts.script()).args(["authorization", "--url", issuer, "--client-id", client, "--resource", resource]);
+    command.args(["--spec-version", revision, "--port", &port, "--output-dir"]).arg(out.path());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    let mut child = command.spawn()?;
+    let mut lines = BufReader::new(child.stdout.take().context("no standard output")?).lines();
+    let mut visit = Some(visit);
+    let whole = async {
+        while let Some(line) = lines.next_line().await? {
+            if line.starts_with(issuer)
+                && let Some(visit) = visit.take()
+            {
+                visit(line).await?;
+            }
+        }
+        child.wait().await?;
+        anyhow::Ok(())
+    };
+    timeout(PATIENCE, whole).await.context("the suite does not end")??;
+    let found = read(out.path(), None)?;
+    ensure!(!found.checks.is_empty(), "the suite found nothing");
+    Ok(found)
+}
+
 async fn run(args: &[&str], scenario: Option<&str>) -> anyhow::Result<Found> {
     let parts = Parts::get();
     let out = tempfile::tempdir()?;
@@ -151,7 +195,8 @@ fn folders(within: &Path) -> anyhow::Result<Vec<PathBuf>> {
 
 /// The scenario of a folder `server-SCENARIO-2026-01-01T00-00-00-000Z`.
 fn scenario_of(folder: &str) -> String {
-    let name = folder.strip_prefix("server-").or(folder.strip_prefix("client-")).unwrap_or(folder);
+    let kinds = ["server-", "client-", "authorization-server-"];
+    let name = kinds.iter().find_map(|kind| folder.strip_prefix(kind)).unwrap_or(folder);
     // The time is 24 characters, with a hyphen before it.
     let end = name.len().saturating_sub(25);
     name.get(..end).unwrap_or(name).to_owned()

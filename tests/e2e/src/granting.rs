@@ -36,10 +36,19 @@ impl Granting {
     /// # Errors
     /// Where they do not start.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_for("").await
+    }
+
+    /// Starts both; clients prove themselves in this way alone.
+    ///
+    /// # Errors
+    /// Where they do not start.
+    pub async fn start_for(method: &str) -> anyhow::Result<Self> {
         let parts = Parts::get();
         let mut child = Command::new(&parts.node_bin)
             .arg(root().join("tests/fixtures/node/oauth.mjs"))
             .env("PORTCULLIS_TEST_NODE", &parts.node)
+            .env("PORTCULLIS_TEST_CLIENTS", method)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())

@@ -13,6 +13,7 @@ pub mod echo;
 pub mod events;
 pub mod granting;
 pub mod http;
+pub mod nginx;
 pub mod oauth;
 pub mod oidc;
 pub mod parts;

@@ -1,9 +1,9 @@
-//! The OAuth side of the official Python client (`tests/fixtures/python/oauth.py`), and an OAuth client that does what no
-//! well-behaved one would.
+//! The OAuth side of the official Python, JavaScript and Rust clients (`tests/fixtures/python/oauth.py`,
+//! `node/oauth_client.mjs`, `rust`), and an OAuth client that does what no well-behaved one would.
 
 use std::process::Stdio;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -24,7 +24,7 @@ use crate::{
 /// Where clients of these tests are sent back to. Nobody listens there: the way ends where it would begin.
 pub const BACK: &str = "http://127.0.0.1:4999/callback";
 
-/// The official client.
+/// An official client.
 pub struct OAuthDriver {
     _child: Child,
     stdin: ChildStdin,
@@ -32,18 +32,39 @@ pub struct OAuthDriver {
 }
 
 impl OAuthDriver {
-    /// Starts it.
+    /// Starts the Python one.
     ///
     /// # Errors
     /// Where it does not start.
     pub fn start() -> anyhow::Result<Self> {
-        let mut child = Command::new(Parts::get().venv.join("bin/python"))
-            .arg(root().join("tests/fixtures/python/oauth.py"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
+        let mut command = Command::new(Parts::get().venv.join("bin/python"));
+        command.arg(root().join("tests/fixtures/python/oauth.py"));
+        Self::spawn(command)
+    }
+
+    /// Starts the JavaScript one, which knows sessions only.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub fn start_javascript() -> anyhow::Result<Self> {
+        let parts = Parts::get();
+        let mut command = Command::new(&parts.node_bin);
+        command.arg(root().join("tests/fixtures/node/oauth_client.mjs")).env("PORTCULLIS_TEST_NODE", &parts.node);
+        Self::spawn(command)
+    }
+
+    /// Starts the Rust one, which knows sessions and assertions only.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub fn start_rust() -> anyhow::Result<Self> {
+        let program = Parts::get().rust_client.as_ref().context("PORTCULLIS_TEST_RUST_CLIENT is not set")?;
+        Self::spawn(Command::new(program))
+    }
+
+    fn spawn(mut command: Command) -> anyhow::Result<Self> {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn()?;
         let stdin = child.stdin.take().context("no standard input")?;
         let stdout = child.stdout.take().context("no standard output")?;
         Ok(Self { _child: child, stdin, stdout: BufReader::new(stdout).lines() })
@@ -61,6 +82,20 @@ impl OAuthDriver {
             bail!("{error}");
         }
         Ok(if answer.get("ok").is_some() { answer["ok"].take() } else { answer })
+    }
+
+    /// The same, and whenever the client wants a person to sign in, `browser`, which has signed in, consents and comes back.
+    ///
+    /// # Errors
+    /// What the client says, and where the way does not lead back to it.
+    pub async fn ask_with(&mut self, browser: &mut Browser, command: Value) -> anyhow::Result<Value> {
+        let mut answer = self.ask(command).await?;
+        while let Some(open) = answer["open"].as_str() {
+            let back = consent(browser, open).await?;
+            ensure!(back.starts_with(BACK), "the way ended at {back}: {}", browser.html);
+            answer = self.ask(json!({"back": back})).await?;
+        }
+        Ok(answer)
     }
 
     /// A signing key: its PEM, and its JSON Web Key Set.

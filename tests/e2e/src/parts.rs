@@ -21,6 +21,9 @@ pub struct Parts {
     pub venv: PathBuf,
     /// The programs of a small Kubernetes.
     pub cluster: Option<PathBuf>,
+    /// The program around the official Rust client; none where nobody said, and then no test asks for it.
+    #[serde(default)]
+    pub rust_client: Option<PathBuf>,
 }
 
 impl Parts {
@@ -42,7 +45,13 @@ impl Parts {
         if let (Some(node), Some(node_bin), Some(venv)) =
             (told("PORTCULLIS_TEST_NODE"), told("PORTCULLIS_TEST_NODE_BIN"), told("PORTCULLIS_TEST_VENV"))
         {
-            return Ok(Self { node, node_bin, venv, cluster: told("PORTCULLIS_TEST_CLUSTER") });
+            return Ok(Self {
+                node,
+                node_bin,
+                venv,
+                cluster: told("PORTCULLIS_TEST_CLUSTER"),
+                rust_client: told("PORTCULLIS_TEST_RUST_CLIENT"),
+            });
         }
         let output = Command::new("cargo").current_dir(root()).args(["xtask", "setup", "--print"]).output()?;
         if !output.status.success() {

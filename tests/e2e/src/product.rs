@@ -76,7 +76,12 @@ impl Product {
         self.child = Some(child);
         let until = tokio::time::Instant::now() + 3 * crate::PATIENCE;
         loop {
-            if let Some(address) = self.log().get(before..).and_then(serving) {
+            // Behind a proxy it says where the proxy is.
+            let told = self.settings["listen"].as_str().filter(|_| !self.settings["publicUrl"].is_null());
+            let told = told.and_then(|listen| listen.parse::<SocketAddr>().ok()).filter(|listen| listen.port() != 0);
+            let log = self.log();
+            let log = log.get(before..).filter(|log| log.contains("serving url="));
+            if let Some(address) = log.and_then(|log| told.or_else(|| serving(log))) {
                 self.address = address;
                 // Where it is started again, it is found at the same place.
                 self.settings["listen"] = json!(address.to_string());

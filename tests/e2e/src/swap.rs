@@ -1,7 +1,7 @@
 //! Real token exchange: an identity provider (npm `oidc-provider`), independent servers (PyPI `idpyoidc` and Authlib), and an MCP
 //! server that checks by an issuer's keys whom it lets in, and tells whom it saw.
 
-use std::process::Stdio;
+use std::{path::Path, process::Stdio};
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -59,6 +59,16 @@ impl Running {
         Self::start(command).await
     }
 
+    /// The same, where people sign in as well: whoever types a login is that person, and comes back to `redirect`.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub async fn signing_in(redirect: &str) -> anyhow::Result<Self> {
+        let mut command = Self::node("exchange.mjs");
+        command.args(["0", redirect]);
+        Self::start(command).await
+    }
+
     /// `idpyoidc` as provider and exchange server, for these resources.
     ///
     /// # Errors
@@ -76,6 +86,16 @@ impl Running {
     pub async fn authlib(provider: &str) -> anyhow::Result<Self> {
         let mut command = Self::python("id_jag.py");
         command.arg(provider);
+        Self::start(command).await
+    }
+
+    /// A client's metadata document over https, with a certificate that is written to `ca`.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub async fn document(redirect: &str, ca: &Path) -> anyhow::Result<Self> {
+        let mut command = Self::python("document.py");
+        command.arg(redirect).arg(ca);
         Self::start(command).await
     }
 

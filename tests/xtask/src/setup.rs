@@ -40,6 +40,8 @@ pub struct Parts {
     pub suite_node: PathBuf,
     /// The programs of a small Kubernetes: `PORTCULLIS_TEST_CLUSTER`. None where they can't be made, or `KUBECONFIG` names a cluster.
     pub cluster: Option<PathBuf>,
+    /// The program around the official Rust client: `PORTCULLIS_TEST_RUST_CLIENT`.
+    pub rust_client: PathBuf,
 }
 
 impl Parts {
@@ -53,6 +55,7 @@ impl Parts {
         if let Some(cluster) = &self.cluster {
             command.env("PORTCULLIS_TEST_CLUSTER", cluster);
         }
+        command.env("PORTCULLIS_TEST_RUST_CLIENT", &self.rust_client);
     }
 }
 
@@ -63,13 +66,14 @@ pub fn run(print: bool) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string(&parts)?);
     } else {
         println!(
-            "node packages  {}\nnode           {}\npython         {}\nsuite          {}\nnode for it    {}\nkubernetes     {}",
+            "node packages  {}\nnode           {}\npython         {}\nsuite          {}\nnode for it    {}\nkubernetes     {}\nrust client    {}",
             parts.node.display(),
             parts.node_bin.display(),
             parts.venv.display(),
             parts.suite.display(),
             parts.suite_node.display(),
-            parts.cluster.as_deref().map_or("none".into(), |p| p.to_string_lossy())
+            parts.cluster.as_deref().map_or("none".into(), |p| p.to_string_lossy()),
+            parts.rust_client.display()
         );
     }
     Ok(())
@@ -90,7 +94,8 @@ pub fn install() -> anyhow::Result<Parts> {
     let suite_node = node_binary(&cache, SUITE_NODE)?;
     let suite = node_packages(&cache, &suite_node, "tests/conformance/node")?;
     let cluster = cluster::programs(&cache)?;
-    Ok(Parts { node, node_bin, venv, suite, suite_node, cluster })
+    let rust_client = rust_client(&cache)?;
+    Ok(Parts { node, node_bin, venv, suite, suite_node, cluster, rust_client })
 }
 
 fn debian() -> anyhow::Result<()> {
@@ -214,6 +219,29 @@ fn python_packages(cache: &Path) -> anyhow::Result<PathBuf> {
         })?;
     }
     Ok(home)
+}
+
+/// The program around the official Rust client. Built by itself: what it depends on would change the features of what the product
+/// depends on.
+fn rust_client(cache: &Path) -> anyhow::Result<PathBuf> {
+    const PROGRAM: &str = "portcullis-test-oauth-client";
+    let from = root().join("tests/fixtures/rust");
+    let read = |file: &str| fs::read(from.join(file)).with_context(|| file.to_owned());
+    let home =
+        cache.join(format!("rust-{}", key(&[&read("Cargo.toml")?, &read("Cargo.lock")?, &read("src/main.rs")?])));
+    made(&home, "the Rust client", |aside| {
+        let target = aside.join("target");
+        quietly(
+            Command::new("cargo")
+                .current_dir(&from)
+                .args(["build", "--quiet", "--locked", "--target-dir"])
+                .arg(&target),
+        )?;
+        fs::copy(target.join("debug").join(PROGRAM), aside.join(PROGRAM))?;
+        fs::remove_dir_all(&target)?;
+        Ok(())
+    })?;
+    Ok(home.join(PROGRAM))
 }
 
 /// Makes a folder aside and moves it into place, unless it is there.

@@ -7,7 +7,7 @@ use axum::{
     extract::{Path, Query, State, rejection::QueryRejection},
 };
 use portcullis_identity::{
-    Action, Created, Lifetime, NewToken as Wanted, TokenError, TokenRecord, signin::Who as Person,
+    Action, Created, Lifetime, NewToken as Wanted, TokenError, TokenRecord, oauth::OAuthError, signin::Who as Person,
 };
 use portcullis_model::{Name, Side, Subject, text::shown};
 use serde::Deserialize;
@@ -103,16 +103,27 @@ pub(crate) async fn make(admin: &Admin, who: &Who, wanted: Wanted) -> Result<Cre
     Ok(created?)
 }
 
-/// Revokes a token and writes down who did: the one way of page and API.
+/// Revokes a token, with what it can be renewed by, and writes down who did: the one way of page and API.
 ///
 /// # Errors
 /// Those of [`portcullis_identity::TokenService::revoke`], and of the audit stream.
 pub(crate) async fn end(admin: &Admin, who: &Who, tenant: &Name, id: &str) -> Result<TokenRecord, ApiError> {
+    // The grant first: a client that renewed it in between would have a token that nobody took back.
+    let grant = admin.tokens.get(tenant, id).and_then(|record| record.on_behalf?.grant);
+    if let (Some(grant), Some(authorization)) = (grant, &admin.authorization) {
+        authorization.end_grant(&grant).await.map_err(not_ended)?;
+    }
     let revoked = admin.tokens.revoke(tenant, id).await;
     let outcome = if revoked.is_ok() { "done" } else { "refused" };
     let id: String = id.chars().take(80).collect();
     admin.record(who, "token.revoke", tenant, &id, outcome).await?;
     Ok(revoked?)
+}
+
+fn not_ended(error: OAuthError) -> ApiError {
+    tracing::error!(%error, "a client's grant could not be ended");
+    ApiError::new(Side::Gateway, "store-unavailable", "what the token can be renewed by could not be taken back")
+        .next("Try again in a moment; until then the token works")
 }
 
 #[derive(Deserialize)]
@@ -130,6 +141,9 @@ pub(super) async fn revoke_all(
     let Query(query) = query.map_err(ApiError::from)?;
     let owner = subject(&query.owner)?;
     who.must(&Action::RevokeToken(&admin.whose(&tenant, &owner)), &format!("revoke the tokens of {owner}"))?;
+    if let Some(authorization) = &admin.authorization {
+        authorization.end_grants_of(&tenant, &owner).await.map_err(not_ended)?;
+    }
     let revoked = admin.tokens.revoke_owner(&tenant, &owner).await;
     end_sessions(&admin, &tenant, &owner).await?;
     let outcome = if revoked.is_ok() { "done" } else { "refused" };

@@ -17,8 +17,14 @@ pub enum Cookie {
 
 impl Cookie {
     /// With TLS the name begins with `__Host-`, so that no other host and no plain page can set it (RFC 6265bis section
-    /// 4.1.3.2); without it only loopback is served, where browsers do not take such a name.
-    fn name(self, secure: bool) -> &'static str {
+    /// 4.1.3.2); without it only loopback is served, where browsers do not take such a name. Such a cookie is one of the whole
+    /// host, so where we have a path of it, the name says which: another of us at another path has its own.
+    fn name(self, web: &Web) -> String {
+        let place: String = web.prefix().bytes().map(|b| if b == b'/' { '.' } else { char::from(b) }).collect();
+        format!("{}{place}", self.plain_name(web.is_secure()))
+    }
+
+    fn plain_name(self, secure: bool) -> &'static str {
         match (self, secure) {
             (Self::Session, true) => "__Host-portcullis",
             (Self::Session, false) => "portcullis",
@@ -31,7 +37,7 @@ impl Cookie {
 
     /// What the browser sent under this name; none where it sent several, because nobody can say which is ours.
     pub fn read<'h>(self, web: &Web, headers: &'h HeaderMap) -> Option<&'h str> {
-        let name = self.name(web.is_secure());
+        let name = self.name(web);
         let mut found = headers
             .get_all(header::COOKIE)
             .iter()
@@ -46,9 +52,8 @@ impl Cookie {
 
     /// `Set-Cookie` for a value of ours; `None` for one that no header can hold, which ours never is.
     pub fn set(self, web: &Web, value: &str, seconds: u64) -> Option<HeaderValue> {
-        let secure = web.is_secure();
-        let name = self.name(secure);
-        let mark = if secure { "; Secure" } else { "" };
+        let name = self.name(web);
+        let mark = if web.is_secure() { "; Secure" } else { "" };
         let text = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax; Max-Age={seconds}{mark}");
         let mut value = HeaderValue::try_from(text).ok()?;
         value.set_sensitive(true);

@@ -6,7 +6,7 @@ use maud::html;
 use super::{
     Visitor, Web,
     layout::{self, Page},
-    setup, view,
+    setup, signin, view,
 };
 
 /// The most gateways that are shown on the first page.
@@ -35,6 +35,24 @@ pub async fn show(State(web): State<Web>, visitor: Visitor) -> Page {
                     }
                 }
                 @if gateways.len() > MOST { p { a href="/setup" { "More gateways" } } }
+            }
+        }
+        @if let Some(whose) = visitor.sign_in().filter(|w| web.oidc.keeps(&w.tenant, &w.provider)) {
+            @let title = web.oidc.title(&whose.tenant, &whose.provider);
+            section aria-labelledby="sign-in" {
+                h2 id="sign-in" { "Your sign-in" }
+                @match web.kept.standing(&whose) {
+                    Some(standing) => p {
+                        "A token of " (title) " is kept, sealed, so that servers that want one can be called in your name. "
+                        @if standing.renews { "It is renewed by itself. " }
+                        @else if let Some(until) = standing.until_ms { "It ends at " (view::moment(until)) ". " }
+                        "It is dropped when you sign out."
+                    },
+                    None => p {
+                        "No token of " (title) " is kept any more, and servers that want one can't be called in your name until you sign in again."
+                    },
+                }
+                p { a class="button quiet" href=(signin::provider_url(&whose.provider, &whose.tenant, None)) { "Sign in again with " (title) } }
             }
         }
         section aria-labelledby="next" {

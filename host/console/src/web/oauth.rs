@@ -65,6 +65,6 @@ fn refused(error: &OAuthError) -> Response {
 }
 
 /// How this client reaches us: as the operator says, or by the name of this machine that it used.
-pub(super) fn origin(web: &Web, headers: &HeaderMap) -> String {
-    portcullis_identity::oauth::origin(&web.base_url, headers.get(header::HOST).and_then(|h| h.to_str().ok()))
+pub(super) fn base(web: &Web, headers: &HeaderMap) -> String {
+    portcullis_identity::oauth::base(&web.base_url, headers.get(header::HOST).and_then(|h| h.to_str().ok()))
 }

@@ -97,7 +97,7 @@ pub(super) async fn finish(
 
 /// Where this provider sends people back to: by the name that the browser knows us by, since its cookies are kept by that.
 fn callback(web: &Web, headers: &HeaderMap, name: &Name) -> String {
-    format!("{}/signin/callback/{name}", super::oauth::origin(web, headers))
+    format!("{}/signin/callback/{name}", super::oauth::base(web, headers))
 }
 
 fn refused(web: &Web, error: &OidcError) -> Response {

@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse as _, Redirect, Response},
 };
 use portcullis_credential::CALLBACK_PATH;
-use portcullis_identity::signin::{SessionId, Who};
+use portcullis_identity::signin::{SessionId, Who, kept::Whose};
 use portcullis_model::{Fault, Name, Principal, Side};
 
 use super::{Web, cookie::Cookie, layout};
@@ -28,6 +28,19 @@ pub struct Visitor {
     pub csrf: String,
     /// What a flow that leaves this site and comes back is bound to.
     pub binding: [u8; 32],
+}
+
+impl Visitor {
+    /// Whose sign-in by an identity provider this is, where it is one.
+    pub fn sign_in(&self) -> Option<Whose> {
+        let (Who::Identity { issuer, subject }, Some(provider)) = (&self.who, &self.provider) else { return None };
+        Some(Whose {
+            tenant: self.principal.tenant.clone(),
+            provider: provider.clone(),
+            issuer: issuer.clone(),
+            subject: subject.clone(),
+        })
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Visitor

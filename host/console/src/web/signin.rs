@@ -199,6 +199,12 @@ fn signed_in_at(web: &Web, session: &NewSession, next: &str) -> Response {
 
 /// `POST /signout`.
 pub(super) async fn sign_out(State(web): State<Web>, headers: HeaderMap, form: SignedForm) -> Response {
+    // First, so that somebody for whom this fails is signed in and can try again.
+    if let Some(whose) = form.visitor.sign_in()
+        && let Err(error) = web.kept.drop_one(&whose).await
+    {
+        return unavailable(&error);
+    }
     if let Some(cookie) = Cookie::Session.read(&web, &headers)
         && let Err(error) = web.signin.end_session(cookie).await
     {
@@ -225,7 +231,7 @@ pub(super) fn unknown_person() -> Fault {
 }
 
 /// Where a provider's button leads.
-fn provider_url(name: &Name, tenant: &Name, next: Option<&str>) -> String {
+pub(super) fn provider_url(name: &Name, tenant: &Name, next: Option<&str>) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     if tenant.as_str() != portcullis_model::DEFAULT_TENANT {
         query.append_pair("tenant", tenant.as_str());

@@ -62,6 +62,7 @@ impl House {
                 .unwrap();
         let metrics = Metrics::new();
         let admin = Admin {
+            authorization: None,
             registry: Arc::clone(&registry),
             tokens: Arc::clone(&tokens),
             signin: SignIn::open(Arc::clone(registry.store()), Arc::clone(&directories), Arc::clone(&metrics))

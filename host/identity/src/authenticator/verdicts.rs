@@ -158,13 +158,16 @@ pub(super) enum Basis {
     },
 }
 
+/// The generations of people and of kept sign-ins that a principal was made under.
+pub(super) type Stamp = (u64, u64);
+
 /// A remembered verdict.
 pub(super) struct Entry {
     pub(super) basis: Basis,
     pub(super) asserted: AssertedPrincipal,
     pub(super) expires_ms: u64,
     size: u64,
-    current: ArcSwap<(u64, Arc<Principal>)>,
+    current: ArcSwap<(Stamp, Arc<Principal>)>,
 }
 
 impl Entry {
@@ -172,7 +175,7 @@ impl Entry {
         basis: Basis,
         asserted: AssertedPrincipal,
         expires_ms: u64,
-        generation: u64,
+        stamp: Stamp,
         principal: Arc<Principal>,
     ) -> Self {
         let texts: usize = asserted.groups.iter().map(|g| g.len() + 24).sum::<usize>()
@@ -183,18 +186,18 @@ impl Entry {
         };
         // The principal holds copies of what was asserted.
         let size = u64::try_from(texts * 3 + token + 1024).unwrap_or(u64::MAX);
-        Self { basis, asserted, expires_ms, size, current: ArcSwap::from_pointee((generation, principal)) }
+        Self { basis, asserted, expires_ms, size, current: ArcSwap::from_pointee((stamp, principal)) }
     }
 
-    /// The principal, if it was made under this directory.
-    pub(super) fn principal(&self, generation: u64) -> Option<Arc<Principal>> {
+    /// The principal, if it was made under these.
+    pub(super) fn principal(&self, stamp: Stamp) -> Option<Arc<Principal>> {
         let current = self.current.load();
-        (current.0 == generation).then(|| Arc::clone(&current.1))
+        (current.0 == stamp).then(|| Arc::clone(&current.1))
     }
 
-    /// Takes a principal that was made under a newer directory.
-    pub(super) fn renew(&self, generation: u64, principal: Arc<Principal>) -> Arc<Principal> {
-        self.current.store(Arc::new((generation, Arc::clone(&principal))));
+    /// Takes a principal that was made under newer ones.
+    pub(super) fn renew(&self, stamp: Stamp, principal: Arc<Principal>) -> Arc<Principal> {
+        self.current.store(Arc::new((stamp, Arc::clone(&principal))));
         principal
     }
 }
@@ -310,7 +313,7 @@ mod tests {
         };
         let basis = Basis::External { issuer: "i".into(), subject: "s".into(), token: None };
         let principal = Arc::new(Principal::anonymous(Name::default_tenant()));
-        Arc::new(Entry::new(basis, asserted, u64::MAX, 1, principal))
+        Arc::new(Entry::new(basis, asserted, u64::MAX, (1, 0), principal))
     }
 
     fn key(n: u32) -> Key {

@@ -110,6 +110,8 @@ impl OAuth {
             who: &who,
             groups: &[],
             signed_in_ms: now_ms(),
+            provider: None,
+            grant: None,
         };
         // No refresh token: the next access token costs the next assertion, so that the provider can end it.
         self.access(&wanted).await

@@ -79,6 +79,9 @@ pub(crate) struct Code {
     pub(super) scopes: Vec<String>,
     pub(super) who: Who,
     pub(super) groups: Vec<String>,
+    /// The identity provider that the person signed in by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) provider: Option<Name>,
     pub(super) issued_ms: u64,
     /// The grant that it gave, once it was redeemed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,6 +97,8 @@ pub struct Consenting {
     pub who: Who,
     /// Groups as its identity provider asserted them.
     pub groups: Vec<String>,
+    /// That identity provider.
+    pub provider: Option<Name>,
 }
 
 impl OAuth {
@@ -181,6 +186,7 @@ impl OAuth {
             scopes: wish.scopes.clone(),
             who: person.who.clone(),
             groups: person.groups.clone(),
+            provider: person.provider.clone(),
             issued_ms: now,
             redeemed: None,
         };

@@ -6,9 +6,9 @@ use url::Url;
 
 use super::{OAuth, Target, redirect::is_loopback};
 
-/// How a client reaches us: as the operator says, or by the name of this machine that it used, since clients compare what we
-/// say with the URL that they were given.
-pub fn origin(base_url: &str, host: Option<&str>) -> String {
+/// How a client reaches us, without a slash at its end: as the operator says, or by the name of this machine that it used, since
+/// clients compare what we say with the URL that they were given.
+pub fn base(base_url: &str, host: Option<&str>) -> String {
     let find = || {
         let (base, host) = (Url::parse(base_url).ok()?, host?);
         let used = Url::parse(&format!("{}://{host}", base.scheme())).ok()?;
@@ -16,19 +16,29 @@ pub fn origin(base_url: &str, host: Option<&str>) -> String {
             used.path() == "/" && used.query().is_none() && used.fragment().is_none() && used.username().is_empty();
         let same_port = used.port_or_known_default() == base.port_or_known_default();
         let local = is_loopback(&used) && (is_loopback(&base) || base.host_str() == Some("0.0.0.0"));
-        (plain && local && same_port).then(|| used.origin().ascii_serialization())
+        (plain && local && same_port)
+            .then(|| format!("{}{}", used.origin().ascii_serialization(), base.path().trim_end_matches('/')))
     };
     find().unwrap_or_else(|| base_url.to_owned())
 }
 
-/// The place of a gateway's metadata, by its own path (RFC 9728 section 3.1).
-pub fn protected_resource(origin: &str, path: &str) -> String {
-    format!("{origin}/.well-known/oauth-protected-resource{path}")
+/// The place of a gateway's metadata, by its own path: what is well known stands before all of the path, also of that at which
+/// a proxy in front has us (RFC 9728 section 3.1).
+pub fn protected_resource(base: &str, path: &str) -> String {
+    let (origin, before) = split(base);
+    format!("{origin}/.well-known/oauth-protected-resource{before}{path}")
+}
+
+/// A URL without a slash at its end, as origin and path.
+pub fn split(base: &str) -> (&str, &str) {
+    let from = base.find("://").map_or(0, |at| at + 3);
+    let at = base[from..].find('/').map_or(base.len(), |at| from + at);
+    base.split_at(at)
 }
 
 impl OAuth {
-    /// A gateway's metadata; none where there is no such gateway. `origin` is how this client reaches us.
-    pub fn resource_metadata(&self, target: &Target, origin: &str) -> Option<Value> {
+    /// A gateway's metadata; none where there is no such gateway. `base` is how this client reaches us.
+    pub fn resource_metadata(&self, target: &Target, base: &str) -> Option<Value> {
         self.with_gateway(target, |gateway| {
             let mut scopes: Vec<&str> = gateway.oauth.scopes.iter().map(|r| r.scope.as_str()).collect();
             scopes.sort_unstable();
@@ -39,7 +49,7 @@ impl OAuth {
                 gateway.oauth.authorization_servers.iter().map(String::as_str).collect()
             };
             let mut metadata = json!({
-                "resource": format!("{origin}{}", target.path()),
+                "resource": format!("{base}{}", target.path()),
                 "authorization_servers": servers,
                 "bearer_methods_supported": ["header"],
                 "resource_name": super::resource::title(gateway, &target.gateway),
@@ -95,5 +105,25 @@ impl OAuth {
             metadata["registration_endpoint"] = json!(format!("{issuer}/oauth/register"));
         }
         metadata
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_well_known_stands_before_the_path_of_the_proxy() {
+        let place = |base| protected_resource(base, "/mcp/main");
+        assert_eq!(place("https://x.example"), "https://x.example/.well-known/oauth-protected-resource/mcp/main");
+        assert_eq!(
+            place("https://x.example/a/b"),
+            "https://x.example/.well-known/oauth-protected-resource/a/b/mcp/main"
+        );
+        assert_eq!(split("https://x.example"), ("https://x.example", ""));
+        assert_eq!(split("http://[::1]:8/p"), ("http://[::1]:8", "/p"));
+        let base = |host| base("http://127.0.0.1:9/p", Some(host));
+        assert_eq!(base("localhost:9"), "http://localhost:9/p");
+        assert_eq!(base("evil.example:9"), "http://127.0.0.1:9/p");
     }
 }

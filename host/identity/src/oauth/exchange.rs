@@ -120,6 +120,8 @@ impl OAuth {
             who: &code.who,
             groups: &code.groups,
             signed_in_ms: code.issued_ms,
+            provider: code.provider.as_ref(),
+            grant: Some(&id),
         };
         let issued = self.grant(&id, wanted).await?;
         // Whoever used the code again while this one was being granted could not end what was not there yet.
@@ -141,7 +143,7 @@ impl OAuth {
             ));
         };
         let scopes = self.scopes(&target, asked.scope.as_deref());
-        let on_behalf = OnBehalf { client: client.id, scopes, identity: None, groups: Vec::new() };
+        let on_behalf = OnBehalf { client: client.id, scopes, ..OnBehalf::default() };
         self.make(&target, Subject::Agent(agent), on_behalf).await
     }
 

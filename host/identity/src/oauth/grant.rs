@@ -1,10 +1,12 @@
 //! Grants: what one sign-in gave one client. A grant is renewed by refresh tokens, each of which works once; who shows one that
 //! was used already ends the whole grant, with every access token of it (RFC 9700 section 4.14).
 
-use portcullis_model::Secret;
+use std::time::Duration;
+
+use portcullis_model::{Name, Secret, Subject};
 use serde::{Deserialize, Serialize};
 
-use super::{ACCESS_LIFE, GRANT_LIFE, OAuth, OAuthError, Target};
+use super::{GRANT_LIFE, OAuth, OAuthError, Target};
 use crate::{
     clock::{millis, now_ms},
     signin::{Who, digest, is_known, random_text},
@@ -25,6 +27,9 @@ pub(crate) struct Grant {
     pub(super) scopes: Vec<String>,
     pub(super) who: Who,
     pub(super) groups: Vec<String>,
+    /// The identity provider that the person signed in by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) provider: Option<Name>,
     /// The digest of the refresh token that works.
     refresh: String,
     /// Ids of access tokens that may still work.
@@ -59,6 +64,10 @@ pub(super) struct For<'a> {
     pub(super) groups: &'a [String],
     /// When the person signed in, in milliseconds since 1970.
     pub(super) signed_in_ms: u64,
+    /// The identity provider that the person signed in by here; none where a client brought an assertion instead.
+    pub(super) provider: Option<&'a Name>,
+    /// The grant, where it can be renewed.
+    pub(super) grant: Option<&'a str>,
 }
 
 impl OAuth {
@@ -71,6 +80,7 @@ impl OAuth {
             scopes: wanted.scopes.to_vec(),
             who: wanted.who.clone(),
             groups: wanted.groups.to_vec(),
+            provider: wanted.provider.cloned(),
             refresh: digest(LABEL, refresh.expose()),
             access: vec![issued.token.clone()],
             signed_in_ms: wanted.signed_in_ms,
@@ -139,6 +149,8 @@ impl OAuth {
             who: &grant.who,
             groups: &grant.groups,
             signed_in_ms: grant.signed_in_ms,
+            provider: grant.provider.as_ref(),
+            grant: Some(&id),
         };
         let mut issued = self.access(&wanted).await?;
         let mut next = grant.clone();
@@ -199,6 +211,8 @@ impl OAuth {
             scopes: wanted.scopes.to_vec(),
             identity,
             groups: wanted.groups.to_vec(),
+            provider: wanted.provider.cloned(),
+            grant: wanted.grant.map(str::to_owned),
         };
         self.make(wanted.target, subject, on_behalf).await
     }
@@ -216,22 +230,50 @@ impl OAuth {
             name: None,
             gateways: vec![target.gateway.clone()],
             admin: false,
-            lifetime: Some(Lifetime::For(ACCESS_LIFE)),
+            lifetime: Some(Lifetime::For(self.options.access_life + grace(self.options.access_life))),
             on_behalf: Some(on_behalf),
         };
         let created = self.parts.tokens.create(wanted).await?;
         Ok(Issued {
             access_token: created.text,
             refresh_token: None,
-            expires_in_s: ACCESS_LIFE.as_secs(),
+            expires_in_s: self.options.access_life.as_secs(),
             scopes,
             owner: shown,
             token: created.record.id,
         })
     }
 
+    /// Ends every grant of somebody, also those that no token is of just now.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn end_grants_of(&self, tenant: &Name, owner: &Subject) -> Result<usize, OAuthError> {
+        let mut ended = 0;
+        for (id, found) in self.grants.list("").await? {
+            let grant = &found.value;
+            let theirs = grant.target.tenant == *tenant
+                && match &grant.who {
+                    Who::User(name) => *owner == Subject::User(name.clone()),
+                    Who::Identity { issuer, subject } => {
+                        let directory = self.parts.directories.load_full();
+                        let principal = directory.external(tenant, issuer, subject, grant.groups.clone());
+                        principal.is_ok_and(|p| p.subject == *owner)
+                    }
+                };
+            if theirs {
+                self.end_grant(&id).await?;
+                ended += 1;
+            }
+        }
+        Ok(ended)
+    }
+
     /// Ends a grant and every access token of it.
-    pub(super) async fn end_grant(&self, id: &str) -> Result<(), OAuthError> {
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn end_grant(&self, id: &str) -> Result<(), OAuthError> {
         // Taken, so that who renews it at this moment fails.
         while let Some(found) = self.grants.get(id).await? {
             if let Some(grant) = self.grants.take(id).await? {
@@ -286,6 +328,12 @@ impl OAuth {
         }
         Ok(())
     }
+}
+
+/// How much longer a token works than its client is told: clients that go by the clock renew it in time also where the answer was
+/// slow. Some ask the person again where they are refused, without trying to renew.
+fn grace(life: Duration) -> Duration {
+    (life / 4).min(Duration::from_secs(10))
 }
 
 fn same(a: &str, b: &str) -> bool {

@@ -3,21 +3,29 @@
 //! What a browser has to bring back is in its own cookie, and state, nonce and PKCE verifier follow from that, so that nobody
 //! fills a table of ours by starting to sign in. ID tokens are verified by the same service as every other token of others.
 
+mod renew;
 mod wire;
 
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use portcullis_model::{Name, Secret, spec::IdentityProvider};
+use portcullis_model::{
+    Name, Secret,
+    spec::{IdentityProvider, LoginToken},
+};
 use portcullis_outbound::Client as Outbound;
-use portcullis_plugin::{Jwt as _, JwtRules, SecretReader};
+use portcullis_plugin::{Jwt as _, JwtRules, SecretReader, VerifiedJwt};
 use portcullis_store::{Registry, StoreError};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use url::Url;
 
-use super::{SignIn, SignedIn, Who, digest, random_text};
+use super::{
+    SignIn, SignedIn, Who, digest,
+    kept::{Given, KeptTokens, Whose},
+    random_text,
+};
 use crate::{
     JwtService,
     clock::{millis, now_ms},
@@ -43,6 +51,8 @@ pub struct OidcParts {
     pub secrets: Arc<dyn SecretReader>,
     /// Whether providers may have private addresses.
     pub allow_private: bool,
+    /// Keeps the tokens of those who signed in, where the operator wants that.
+    pub kept: Arc<KeptTokens>,
 }
 
 /// Signs people in by identity providers.
@@ -184,6 +194,16 @@ impl Oidc {
         named.collect()
     }
 
+    /// What a provider's button says.
+    pub fn title(&self, tenant: &Name, name: &Name) -> String {
+        self.provider(tenant, name).ok().and_then(|p| p.title).unwrap_or_else(|| name.to_string())
+    }
+
+    /// Whether tokens of those who sign in by a provider are kept.
+    pub fn keeps(&self, tenant: &Name, name: &Name) -> bool {
+        self.provider(tenant, name).is_ok_and(|p| p.login_tokens.is_some())
+    }
+
     fn provider(&self, tenant: &Name, name: &Name) -> Result<IdentityProvider, OidcError> {
         let fleet = self.parts.registry.snapshot();
         let found = fleet.identity_provider(tenant, name).filter(|p| p.spec.sign_in);
@@ -222,6 +242,7 @@ impl Oidc {
             query.append_pair("nonce", &flow.nonce());
             query.append_pair("code_challenge", &challenge);
             query.append_pair("code_challenge_method", "S256");
+            query.extend_pairs(provider.login_tokens.iter().flat_map(|kept| &kept.parameters));
         }
         Ok(Begun { url: url.into(), cookie: Secret::new(cookie) })
     }
@@ -259,31 +280,17 @@ impl Oidc {
             return Err(OidcError::NotBegun);
         }
         let (Some(code), None) = (&returned.code, &returned.error) else { return Err(OidcError::Denied) };
-        let tokens =
-            wire::redeem(&self.parts, &flow.tenant, &provider, &metadata, code, &flow.verifier(), redirect_uri)
-                .await
-                .map_err(OidcError::Provider)?;
-        let rules = JwtRules {
-            issuer: provider.issuer.clone(),
-            jwks_url: provider.jwks_url.as_ref().map(Url::to_string),
-            audiences: vec![provider.client_id.clone()],
-            algorithms: ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"]
-                .map(str::to_owned)
-                .to_vec(),
-            leeway_seconds: LEEWAY,
-            token_type: None,
-        };
-        let verified = self.parts.jwt.verify(&tokens.id_token, &rules).await;
-        let jwt = verified.map_err(|e| OidcError::Provider(format!("its ID token is refused: {e}")))?;
+        let endpoint =
+            wire::TokenEndpoint { parts: &self.parts, tenant: &flow.tenant, provider: &provider, metadata: &metadata };
+        let given = endpoint.redeem(code, &flow.verifier(), redirect_uri).await;
+        let mut tokens = given.map_err(|e| OidcError::Provider(e.to_string()))?;
+        let id_token = tokens.id_token.take();
+        let id_token = id_token.ok_or_else(|| OidcError::Provider("it gave no ID token".to_owned()))?;
+        let jwt = self.verified(&provider, &id_token).await.map_err(OidcError::Provider)?;
         let text = |claim: &str| jwt.claims.get(claim).and_then(Value::as_str);
         let nonce = text("nonce").unwrap_or_default();
         if !bool::from(nonce.as_bytes().ct_eq(flow.nonce().as_bytes())) {
             return Err(OidcError::Provider("its ID token is of another sign-in".to_owned()));
-        }
-        // Where it names who may use it, that is us (OpenID Connect Core 1.0 section 3.1.3.7, 4 and 5).
-        let shared = jwt.claims.get("aud").and_then(Value::as_array).is_some_and(|a| a.len() > 1);
-        if text("azp").is_some_and(|azp| azp != provider.client_id) || (shared && text("azp").is_none()) {
-            return Err(OidcError::Provider("its ID token is another client's".to_owned()));
         }
         // Once. Written only now: cookies are the browser's own word, so before the provider has vouched for one, anybody could have made it up,
         // and what strangers can have us keep must be nothing. The code worked once at the provider already.
@@ -303,7 +310,80 @@ impl Oidc {
         if !self.signin.is_somebody(&signed_in) {
             return Err(OidcError::Nobody);
         }
+        tokens.id_token = Some(id_token);
+        self.keep(name, &provider, &signed_in, &jwt, tokens).await;
         Ok(Finished { signed_in, next: flow.next })
+    }
+
+    /// An ID token of a provider that was made for us; the sentence otherwise is for operators.
+    async fn verified(&self, provider: &IdentityProvider, id_token: &Secret) -> Result<VerifiedJwt, String> {
+        let rules = JwtRules {
+            issuer: provider.issuer.clone(),
+            jwks_url: provider.jwks_url.as_ref().map(Url::to_string),
+            audiences: vec![provider.client_id.clone()],
+            algorithms: ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"]
+                .map(str::to_owned)
+                .to_vec(),
+            leeway_seconds: LEEWAY,
+            token_type: None,
+        };
+        let verified = self.parts.jwt.verify(id_token, &rules).await;
+        let jwt = verified.map_err(|e| format!("its ID token is refused: {e}"))?;
+        // Where it names who may use it, that is us (OpenID Connect Core 1.0 section 3.1.3.7, 4 and 5).
+        let azp = jwt.claims.get("azp").and_then(Value::as_str);
+        let shared = jwt.claims.get("aud").and_then(Value::as_array).is_some_and(|a| a.len() > 1);
+        if azp.is_some_and(|azp| azp != provider.client_id) || (shared && azp.is_none()) {
+            return Err("its ID token is another client's".to_owned());
+        }
+        Ok(jwt)
+    }
+
+    /// Keeps what the operator wants kept. Where that fails, the person is signed in all the same: what is lacking is said
+    /// where it is needed.
+    async fn keep(
+        &self,
+        name: &Name,
+        provider: &IdentityProvider,
+        signed_in: &SignedIn,
+        jwt: &VerifiedJwt,
+        tokens: wire::Tokens,
+    ) {
+        let Some(wanted) = &provider.login_tokens else { return };
+        let whose = Whose {
+            tenant: signed_in.tenant.clone(),
+            provider: name.clone(),
+            issuer: jwt.issuer.clone(),
+            subject: jwt.subject.clone(),
+        };
+        let Some((token, audiences, expires_ms)) = chosen(wanted.token, jwt, &tokens) else {
+            tracing::warn!(provider = %name, "the identity provider gave no token to keep");
+            return;
+        };
+        let refresh = if wanted.refresh { tokens.refresh_token } else { None };
+        let nonce = jwt.claims.get("nonce").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let given = Given { token, audiences, expires_ms, refresh, groups: signed_in.groups.clone(), nonce };
+        if let Err(error) = self.parts.kept.keep(whose, provider, given).await {
+            tracing::warn!(provider = %name, %error, "the tokens of a sign-in could not be kept");
+        }
+    }
+}
+
+/// Of what a provider gave, the token that stands for the person, with its audiences and its end.
+fn chosen(wanted: LoginToken, jwt: &VerifiedJwt, tokens: &wire::Tokens) -> Option<(Secret, Vec<String>, Option<u64>)> {
+    match wanted {
+        LoginToken::IdToken => {
+            let audiences = match jwt.claims.get("aud") {
+                Some(Value::String(one)) => vec![one.clone()],
+                Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+                _ => Vec::new(),
+            };
+            Some((tokens.id_token.clone()?, audiences, Some(jwt.expires_ms)))
+        }
+        // It is the provider's own affair what stands in it.
+        LoginToken::AccessToken => {
+            let until = tokens.life_ms.map(|life| now_ms().saturating_add(life));
+            Some((tokens.access_token.clone()?, Vec::new(), until))
+        }
     }
 }
 

@@ -119,6 +119,8 @@ type Shard<K> = ArcSwap<HashMap<K, Arc<Live>>>;
 pub(super) struct LiveSet {
     by_digest: Vec<Shard<TokenDigest>>,
     by_id: Vec<Shard<String>>,
+    /// The newest token of each grant that tokens are renewed by.
+    by_grant: Vec<Shard<String>>,
     /// Writers take turns; readers do not care.
     writing: Mutex<()>,
 }
@@ -128,6 +130,7 @@ impl LiveSet {
         Self {
             by_digest: (0..SHARDS).map(|_| ArcSwap::default()).collect(),
             by_id: (0..SHARDS).map(|_| ArcSwap::default()).collect(),
+            by_grant: (0..SHARDS).map(|_| ArcSwap::default()).collect(),
             writing: Mutex::new(()),
         }
     }
@@ -138,6 +141,11 @@ impl LiveSet {
 
     pub(super) fn by_id(&self, id: &str) -> Option<Arc<Live>> {
         self.by_id[spread(id)].load().get(id).cloned()
+    }
+
+    /// The newest token of a grant.
+    pub(super) fn by_grant(&self, grant: &str) -> Option<Arc<Live>> {
+        self.by_grant[spread(grant)].load().get(grant).cloned()
     }
 
     /// Every token, in no order.
@@ -178,6 +186,13 @@ impl LiveSet {
         change(&self.by_id[spread(&next.record.id)], |map| {
             map.insert(next.record.id.clone(), Arc::clone(&next));
         });
+        if let Some(grant) = grant(&next.record)
+            && self.by_grant(grant).is_none_or(|known| known.record.created_ms <= next.record.created_ms)
+        {
+            change(&self.by_grant[spread(grant)], |map| {
+                map.insert(grant.to_owned(), Arc::clone(&next));
+            });
+        }
     }
 
     /// Forgets a token that the store does not have any more.
@@ -195,6 +210,13 @@ impl LiveSet {
         change(&self.by_id[spread(id)], |map| {
             map.remove(id);
         });
+        if let Some(grant) = grant(&live.record)
+            && self.by_grant(grant).is_some_and(|newest| newest.record.id == id)
+        {
+            change(&self.by_grant[spread(grant)], |map| {
+                map.remove(grant);
+            });
+        }
     }
 
     /// Takes all records that the store had at `revision`; tokens that are older and not among them are gone. Each shard
@@ -216,18 +238,30 @@ impl LiveSet {
         }
         let mut digests: Vec<HashMap<TokenDigest, Arc<Live>>> = vec![HashMap::new(); SHARDS];
         let mut ids: Vec<HashMap<String, Arc<Live>>> = vec![HashMap::new(); SHARDS];
+        let mut grants: Vec<HashMap<String, Arc<Live>>> = vec![HashMap::new(); SHARDS];
         for (record, revision) in records {
             let live = Arc::new(Live::new(record, revision, 0));
             digests[live.record.digest.spread() % SHARDS].insert(live.record.digest, Arc::clone(&live));
+            if let Some(grant) = grant(&live.record) {
+                let newest = grants[spread(grant)].entry(grant.to_owned()).or_insert_with(|| Arc::clone(&live));
+                if newest.record.created_ms <= live.record.created_ms {
+                    *newest = Arc::clone(&live);
+                }
+            }
             ids[spread(&live.record.id)].insert(live.record.id.clone(), live);
         }
         for (shard, map) in self.by_digest.iter().zip(digests) {
             shard.store(Arc::new(map));
         }
-        for (shard, map) in self.by_id.iter().zip(ids) {
+        for (shard, map) in self.by_id.iter().zip(ids).chain(self.by_grant.iter().zip(grants)) {
             shard.store(Arc::new(map));
         }
     }
+}
+
+/// The grant that a token is of.
+fn grant(record: &TokenRecord) -> Option<&str> {
+    record.on_behalf.as_ref()?.grant.as_deref()
 }
 
 /// Ids are random text, so their last characters spread them.

@@ -60,6 +60,12 @@ pub struct OnBehalf {
     /// The person's groups as that provider asserted them at sign-in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
+    /// The `IdentityProvider` of that sign-in, where the person signed in here: tokens that are kept of it may act for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<Name>,
+    /// The grant that it is of, where it can be renewed: who takes the token back takes that back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<String>,
 }
 
 /// Whether a token works.

@@ -316,6 +316,11 @@ impl TokenService {
         self.live.by_digest(&TokenDigest::of(token).ok()?).map(|live| live.record.clone())
     }
 
+    /// The newest token of a grant that a client renews its tokens by.
+    pub(crate) fn newest_of(&self, tenant: &Name, grant: &str) -> Option<Arc<Live>> {
+        self.live.by_grant(grant).filter(|live| live.record.tenant == *tenant)
+    }
+
     /// The token that a verdict speaks of, if it works at this gateway.
     pub(crate) fn live(&self, tenant: &Name, id: &str) -> Option<Arc<Live>> {
         self.live.by_id(id).filter(|live| live.record.tenant == *tenant)

@@ -24,6 +24,9 @@ pub struct Gateway {
     /// Auth providers, asked in this order until one knows the caller. Empty means that nobody gets in, unless `anonymous`.
     #[serde(default = "default_auth")]
     pub auth: Vec<PluginUse>,
+    /// The header in which programs that can't set `Authorization` send a token of ours; `X-API-Key` where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key_header: Option<String>,
     /// Lets callers without a credential in, as `anonymous`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub anonymous: bool,
@@ -284,6 +287,18 @@ impl Gateway {
         for (i, rule) in self.oauth.scopes.iter().enumerate() {
             if !super::oauth_client::is_scope(&rule.scope) {
                 problems.push(Problem::new(format!("spec.oauth.scopes[{i}].scope"), "is no scope"));
+            }
+        }
+        if let Some(name) = &self.api_key_header {
+            if let Some(why) = headers::refusal(name).filter(|_| !name.eq_ignore_ascii_case("x-api-key")) {
+                problems.push(Problem::new("spec.apiKeyHeader", why));
+            }
+            let passes = |pass: &[String]| pass.iter().any(|p| p.eq_ignore_ascii_case(name));
+            for (i, assignment) in self.servers.iter().enumerate() {
+                if passes(&assignment.pass_headers) || assignment.tools.values().any(|how| passes(&how.pass_headers)) {
+                    let path = format!("spec.servers[{i}].passHeaders");
+                    problems.push(Problem::new(path, "holds the apiKeyHeader, which goes to no server"));
+                }
             }
         }
         if self.rate_per_principal == Some(0) {

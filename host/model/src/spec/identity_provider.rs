@@ -1,5 +1,7 @@
 //! `IdentityProvider`: who else says who somebody is. People sign in by it, and assertions of it are believed.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -38,7 +40,69 @@ pub struct IdentityProvider {
     /// Where its keys are, where its metadata does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwks_url: Option<Url>,
+    /// Which of its tokens are kept when somebody signs in, sealed, so that calls of theirs can be made in their name where a
+    /// server wants that (`idp-exchange`). None are kept where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_tokens: Option<LoginTokens>,
 }
+
+/// What is kept of a sign-in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LoginTokens {
+    /// The token that stands for the person.
+    #[serde(default)]
+    pub token: LoginToken,
+    /// Whether the refresh token is kept as well, where one is given: then calls go on when that token ends, for 30 days at
+    /// most.
+    #[serde(default = "yes")]
+    pub refresh: bool,
+    /// What the provider wants to be told at sign-in before it gives a refresh token, such as `prompt: consent` or
+    /// `access_type: offline`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// A token of a sign-in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LoginToken {
+    /// The ID token: says who somebody is, and to whom it was said.
+    #[default]
+    IdToken,
+    /// The access token.
+    AccessToken,
+}
+
+impl LoginToken {
+    /// Its token type identifier (RFC 8693 section 3).
+    pub fn token_type(self) -> &'static str {
+        match self {
+            Self::IdToken => "urn:ietf:params:oauth:token-type:id_token",
+            Self::AccessToken => "urn:ietf:params:oauth:token-type:access_token",
+        }
+    }
+}
+
+/// Parameters of the authorization request that are ours.
+const OURS: [&str; 13] = [
+    "response_type",
+    "response_mode",
+    "client_id",
+    "redirect_uri",
+    "scope",
+    "state",
+    "nonce",
+    "code_challenge",
+    "code_challenge_method",
+    "request",
+    "request_uri",
+    "id_token_hint",
+    "client_secret",
+];
+/// The most further parameters, and the most bytes of one.
+const MAX_PARAMETERS: usize = 16;
+const MAX_PARAMETER: usize = 512;
 
 fn yes() -> bool {
     true
@@ -66,6 +130,24 @@ impl IdentityProvider {
         for (i, scope) in self.scopes.iter().enumerate() {
             if !super::oauth_client::is_scope(scope) {
                 problems.push(Problem::new(format!("spec.scopes[{i}]"), "is no scope"));
+            }
+        }
+        if let Some(kept) = &self.login_tokens {
+            if !self.sign_in {
+                problems.push(Problem::new("spec.loginTokens", "nobody signs in by this provider (signIn: false)"));
+            }
+            if kept.parameters.len() > MAX_PARAMETERS {
+                let why = format!("{MAX_PARAMETERS} parameters are the most");
+                problems.push(Problem::new("spec.loginTokens.parameters", why));
+            }
+            for (name, value) in &kept.parameters {
+                let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+                if !plain || name.len() > MAX_PARAMETER || value.len() > MAX_PARAMETER {
+                    problems.push(Problem::new("spec.loginTokens.parameters", "holds what is no parameter"));
+                } else if OURS.contains(&name.as_str()) {
+                    let path = format!("spec.loginTokens.parameters.{name}");
+                    problems.push(Problem::new(path, "is set by Portcullis"));
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use portcullis_model::CallerToken;
+use portcullis_model::{CallerToken, TokenOrigin};
 use wasmtime::{Error, Result, component::Resource};
 
 use crate::{
@@ -79,7 +79,8 @@ impl caller_token::HostToken for State {
         let Some(token) = self.callers(&token)? else { return Ok(None) };
         let allowed = Allowed {
             origins: self.fixed.http_origins.clone(),
-            target: self.fixed.grants.passthrough,
+            // What is kept since a sign-in goes to no server, whatever is granted (security decision 22).
+            target: self.fixed.grants.passthrough && token.origin == TokenOrigin::Presented,
             headers: Some(vec!["authorization".to_owned()]),
             body: true,
         };

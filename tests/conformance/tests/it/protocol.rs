@@ -6,6 +6,7 @@ mod tasks;
 use std::path::Path;
 
 use portcullis_conformance::{
+    authorization, client,
     known::Known,
     run::{Outcome, revisions},
     suite::REVISIONS,
@@ -26,5 +27,15 @@ fn what_is_listed_is_of_a_revision_that_is_run() {
     for entry in known.ruled_out.iter().chain(&known.pending) {
         assert!(REVISIONS.contains(&&*entry.revision), "{entry:?}");
         assert!(entry.reason.len() > 10, "{entry:?} has no reason");
+    }
+}
+
+#[tokio::test]
+async fn our_authorization_server_passes_the_official_suite() {
+    for revision in REVISIONS {
+        let found = authorization::scenarios(revision).await.unwrap();
+        let failed = client::failures(&found);
+        assert!(failed.is_empty(), "{revision}: {failed:?}");
+        println!("{revision}: {} passed", found.count("SUCCESS"));
     }
 }

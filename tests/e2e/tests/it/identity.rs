@@ -1,11 +1,16 @@
 //! Who is calling, and whose credential: signing in, OAuth, connections, roles, secrets.
 
 mod admin_door;
+mod api_key;
+mod behind_proxy;
 mod canaries;
 mod client_certificates;
 mod endings;
 mod exchange;
+mod external_server;
 mod headers;
+mod independent_clients;
+mod login_tokens;
 mod meanwhile;
 mod missing;
 mod oauth_clients;

@@ -146,6 +146,7 @@ fn consenting(visitor: &Visitor) -> Consenting {
         tenant: visitor.principal.tenant.clone(),
         who: visitor.who.clone(),
         groups: visitor.principal.groups.clone(),
+        provider: visitor.provider.clone(),
     }
 }
 

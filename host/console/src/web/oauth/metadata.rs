@@ -12,9 +12,10 @@ use super::super::Web;
 
 /// `GET /.well-known/oauth-protected-resource/mcp/{gateway}`.
 pub(super) async fn resource(State(web): State<Web>, Path(path): Path<String>, headers: HeaderMap) -> Response {
-    let origin = super::origin(&web, &headers);
-    let found =
-        Target::of_path(&format!("/{path}")).and_then(|target| web.authorization.resource_metadata(&target, &origin));
+    let (base, path) = (super::base(&web, &headers), format!("/{path}"));
+    // As it is asked for from outside, or as a proxy in front leaves it.
+    let path = path.strip_prefix(web.prefix()).filter(|rest| rest.starts_with('/')).unwrap_or(&path);
+    let found = Target::of_path(path).and_then(|target| web.authorization.resource_metadata(&target, &base));
     match found {
         Some(metadata) => Json(metadata).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),

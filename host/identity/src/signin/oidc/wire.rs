@@ -1,4 +1,5 @@
-//! What is said to identity providers: metadata is fetched, codes are redeemed. Guarded, bounded, without redirects.
+//! What is said to identity providers: metadata is fetched, codes are redeemed, tokens renewed. Guarded, bounded, without
+//! redirects.
 
 use std::{
     sync::Arc,
@@ -11,6 +12,7 @@ use portcullis_model::{Name, Secret, spec::IdentityProvider};
 use portcullis_outbound::{Reach, Request};
 use quick_cache::sync::Cache;
 use serde::Deserialize;
+use serde_json::Value;
 use url::{Url, form_urlencoded};
 
 use super::OidcParts;
@@ -53,9 +55,38 @@ struct Raw {
     authorization_response_iss_parameter_supported: bool,
 }
 
-/// What a code gave.
+/// What a code or a refresh token gave.
+#[derive(Debug)]
 pub(super) struct Tokens {
-    pub(super) id_token: Secret,
+    pub(super) id_token: Option<Secret>,
+    pub(super) access_token: Option<Secret>,
+    pub(super) refresh_token: Option<Secret>,
+    /// How long the access token lives, in milliseconds.
+    pub(super) life_ms: Option<u64>,
+}
+
+/// Why there are no tokens.
+#[derive(Debug)]
+pub(super) enum NoTokens {
+    /// The provider says that this grant is over.
+    Over,
+    /// It gave no answer that could be used. The reason is for operators.
+    Failed(String),
+}
+
+impl From<String> for NoTokens {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
+}
+
+impl std::fmt::Display for NoTokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Over => f.write_str("it takes this code or token for used or ended"),
+            Self::Failed(why) => f.write_str(why),
+        }
+    }
 }
 
 impl Cached {
@@ -76,7 +107,10 @@ async fn fetch(parts: &OidcParts, issuer: &str) -> Result<Metadata, String> {
     let place = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
     let url = Url::parse(&place).map_err(|_| "the issuer is no URL".to_owned())?;
     let accept = vec![(header::ACCEPT, HeaderValue::from_static("application/json"))];
-    let body = ask(parts, Method::GET, url, accept, Secret::new("")).await?;
+    let (status, body) = send(parts, Method::GET, url, accept, Secret::new("")).await?;
+    if status != StatusCode::OK {
+        return Err(format!("it answered with status {}", status.as_u16()));
+    }
     let raw: Raw = serde_json::from_slice(&body).map_err(|_| "its metadata can't be read".to_owned())?;
     // Identical, or somebody could speak for somebody else (OpenID Connect Discovery 1.0 section 4.3).
     if raw.issuer != issuer {
@@ -97,54 +131,100 @@ async fn fetch(parts: &OidcParts, issuer: &str) -> Result<Metadata, String> {
     })
 }
 
-/// Redeems a code (OpenID Connect Core 1.0 section 3.1.3).
-pub(super) async fn redeem(
-    parts: &OidcParts,
-    tenant: &Name,
-    provider: &IdentityProvider,
-    metadata: &Metadata,
-    code: &Secret,
-    verifier: &str,
-    redirect_uri: &str,
-) -> Result<Tokens, String> {
-    #[derive(Deserialize)]
-    struct Answer {
-        id_token: String,
+/// Where tokens are asked for, and as whom.
+pub(super) struct TokenEndpoint<'a> {
+    pub(super) parts: &'a OidcParts,
+    pub(super) tenant: &'a Name,
+    pub(super) provider: &'a IdentityProvider,
+    pub(super) metadata: &'a Metadata,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    id_token: Option<String>,
+    #[serde(default)]
+    access_token: Option<String>,
+    #[serde(default)]
+    refresh_token: Option<String>,
+    /// A number; some say it as a text.
+    #[serde(default)]
+    expires_in: Option<Value>,
+    #[serde(default)]
+    error: Option<String>,
+}
+
+impl TokenEndpoint<'_> {
+    /// Redeems a code (OpenID Connect Core 1.0 section 3.1.3).
+    pub(super) async fn redeem(&self, code: &Secret, verifier: &str, redirect_uri: &str) -> Result<Tokens, NoTokens> {
+        let form: [(&str, &[u8]); 4] = [
+            ("grant_type", b"authorization_code"),
+            ("code", code.expose()),
+            ("redirect_uri", redirect_uri.as_bytes()),
+            ("code_verifier", verifier.as_bytes()),
+        ];
+        self.ask(&form).await
     }
-    let secret = match &provider.client_secret {
-        Some(source) => Some(parts.secrets.read(tenant, source)?),
-        None => None,
-    };
-    let mut headers = vec![
-        (header::ACCEPT, HeaderValue::from_static("application/json")),
-        (header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded")),
-    ];
-    let text = |secret: &Secret| String::from_utf8_lossy(secret.expose()).into_owned();
-    let body = {
-        let mut form = form_urlencoded::Serializer::new(String::new());
-        form.append_pair("grant_type", "authorization_code");
-        form.append_pair("code", &text(code));
-        form.append_pair("redirect_uri", redirect_uri);
-        form.append_pair("code_verifier", verifier);
-        match &secret {
-            Some(secret) if metadata.basic => {
-                let encoded = |t: &str| form_urlencoded::byte_serialize(t.as_bytes()).collect::<String>();
-                let pair = format!("{}:{}", encoded(&provider.client_id), encoded(&text(secret)));
-                headers.push(basic(&pair)?);
+
+    /// Renews what a sign-in gave (OpenID Connect Core 1.0 section 12).
+    pub(super) async fn renew(&self, refresh: &Secret) -> Result<Tokens, NoTokens> {
+        self.ask(&[("grant_type", b"refresh_token"), ("refresh_token", refresh.expose())]).await
+    }
+
+    async fn ask(&self, form: &[(&str, &[u8])]) -> Result<Tokens, NoTokens> {
+        let Self { parts, tenant, provider, metadata } = self;
+        let secret = match &provider.client_secret {
+            Some(source) => Some(parts.secrets.read(tenant, source)?),
+            None => None,
+        };
+        let mut headers = vec![
+            (header::ACCEPT, HeaderValue::from_static("application/json")),
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded")),
+        ];
+        let body = {
+            let mut body = form_urlencoded::Serializer::new(String::new());
+            for (name, value) in form {
+                body.append_pair(name, &String::from_utf8_lossy(value));
             }
-            Some(secret) => {
-                form.append_pair("client_id", &provider.client_id);
-                form.append_pair("client_secret", &text(secret));
+            let text = |secret: &Secret| String::from_utf8_lossy(secret.expose()).into_owned();
+            match &secret {
+                Some(secret) if metadata.basic => {
+                    let encoded = |t: &str| form_urlencoded::byte_serialize(t.as_bytes()).collect::<String>();
+                    let pair = format!("{}:{}", encoded(&provider.client_id), encoded(&text(secret)));
+                    headers.push(basic(&pair)?);
+                }
+                Some(secret) => {
+                    body.append_pair("client_id", &provider.client_id);
+                    body.append_pair("client_secret", &text(secret));
+                }
+                None => {
+                    body.append_pair("client_id", &provider.client_id);
+                }
             }
-            None => {
-                form.append_pair("client_id", &provider.client_id);
+            Secret::new(body.finish())
+        };
+        let (status, body) = send(parts, Method::POST, metadata.token_endpoint.clone(), headers, body).await?;
+        let read: Result<Answer, _> = serde_json::from_slice(&body);
+        if status != StatusCode::OK {
+            // RFC 6749 section 5.2: what is not this is the provider's trouble, or ours there, and may pass.
+            let over = read.is_ok_and(|a| a.error.as_deref() == Some("invalid_grant"));
+            if over && status == StatusCode::BAD_REQUEST {
+                return Err(NoTokens::Over);
             }
+            return Err(NoTokens::Failed(format!("it answered with status {}", status.as_u16())));
         }
-        Secret::new(form.finish())
-    };
-    let answer = ask(parts, Method::POST, metadata.token_endpoint.clone(), headers, body).await?;
-    let answer: Answer = serde_json::from_slice(&answer).map_err(|_| "it gave no ID token".to_owned())?;
-    Ok(Tokens { id_token: Secret::new(answer.id_token) })
+        let answer = read.map_err(|_| "its answer can't be read".to_owned())?;
+        if answer.error.is_some() {
+            return Err(NoTokens::Failed("it answered with an error".to_owned()));
+        }
+        let seconds = answer.expires_in.and_then(|v| v.as_u64().or_else(|| v.as_str()?.parse().ok()));
+        Ok(Tokens {
+            id_token: answer.id_token.map(Secret::new),
+            access_token: answer.access_token.map(Secret::new),
+            refresh_token: answer.refresh_token.map(Secret::new),
+            life_ms: seconds.map(|s| s.saturating_mul(1000)),
+        })
+    }
 }
 
 fn basic(pair: &str) -> Result<(HeaderName, HeaderValue), String> {
@@ -154,18 +234,15 @@ fn basic(pair: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((header::AUTHORIZATION, value))
 }
 
-async fn ask(
+async fn send(
     parts: &OidcParts,
     method: Method,
     url: Url,
     headers: Vec<(HeaderName, HeaderValue)>,
     body: Secret,
-) -> Result<bytes::Bytes, String> {
+) -> Result<(StatusCode, bytes::Bytes), String> {
     let reach = Reach::of(&url, parts.allow_private).map_err(|e| e.to_string())?;
     let request = Request { method, url, headers, body, timeout: PATIENCE, max_body: MAX_BODY, reach };
     let response = parts.outbound.send(request).await.map_err(|e| e.to_string())?;
-    if response.status != StatusCode::OK {
-        return Err(format!("it answered with status {}", response.status.as_u16()));
-    }
-    Ok(response.body)
+    Ok((response.status, response.body))
 }

@@ -386,3 +386,23 @@ async fn a_given_client_is_used_where_it_belongs_only() {
     assert!(refused(&product, &token).await.contains("suspended"));
     product.stop().await;
 }
+
+#[tokio::test]
+async fn where_clients_prove_themselves_by_a_key_the_gateway_signs() {
+    let granting = Granting::start_for("private_key_jwt").await.unwrap();
+    let product = house(&granting, json!({})).await;
+    let (_, token) = product.token("user:alice").unwrap();
+    granting.set(json!({"ttl": 4})).await.unwrap();
+    connect(&product, "granting", "user:alice", "alice").await.unwrap();
+    let first = seen(&product, &token).await;
+    assert_eq!(first["sub"], "alice");
+    eventually("it is renewed, by the key again", || async {
+        (seen(&product, &token).await["jti"] != first["jti"]).then_some(())
+    })
+    .await;
+    let what = granting.seen().await.unwrap();
+    let methods = what["authentication"].as_array().unwrap();
+    assert!(methods.len() >= 2 && methods.iter().all(|m| m == "private_key_jwt"), "{what}");
+    assert_eq!(what["registrations"], json!(1), "{what}");
+    product.stop().await;
+}
