@@ -7,6 +7,7 @@ pub mod asker;
 pub mod authority;
 pub mod browser;
 pub mod chromium;
+pub mod cluster;
 pub mod driver;
 pub mod echo;
 pub mod events;

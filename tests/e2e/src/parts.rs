@@ -19,6 +19,8 @@ pub struct Parts {
     pub node_bin: PathBuf,
     /// The Python environment.
     pub venv: PathBuf,
+    /// The programs of a small Kubernetes.
+    pub cluster: Option<PathBuf>,
 }
 
 impl Parts {
@@ -40,7 +42,7 @@ impl Parts {
         if let (Some(node), Some(node_bin), Some(venv)) =
             (told("PORTCULLIS_TEST_NODE"), told("PORTCULLIS_TEST_NODE_BIN"), told("PORTCULLIS_TEST_VENV"))
         {
-            return Ok(Self { node, node_bin, venv });
+            return Ok(Self { node, node_bin, venv, cluster: told("PORTCULLIS_TEST_CLUSTER") });
         }
         let output = Command::new("cargo").current_dir(root()).args(["xtask", "setup", "--print"]).output()?;
         if !output.status.success() {

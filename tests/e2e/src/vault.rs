@@ -17,6 +17,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use kube::{Api, api::PostParams};
 use serde_json::{Value, json};
 
 /// The secret id that the role `portcullis` logs in with.
@@ -43,6 +45,8 @@ struct Shared {
     sealed: bool,
     /// How long tokens hold.
     lease: Duration,
+    /// The cluster that says whose a service account's token is, and whose is let in; else [`SERVICE_ACCOUNT`] alone.
+    cluster: Option<(kube::Client, String)>,
 }
 
 type Held = Arc<Mutex<Shared>>;
@@ -92,6 +96,11 @@ impl Vault {
         let mut shared = lock(&self.shared);
         let until = Instant::now() + shared.lease;
         shared.tokens.insert(text.to_owned(), until);
+    }
+
+    /// Lets in whoever the cluster says is this user, by a token for the audience `vault`, and nobody else.
+    pub fn ask_cluster(&self, client: kube::Client, user: &str) {
+        lock(&self.shared).cluster = Some((client, user.to_owned()));
     }
 
     /// Ends all tokens at once.
@@ -159,7 +168,19 @@ async fn app_role(State(held): State<Held>, Json(body): Json<Value>) -> Response
 }
 
 async fn kubernetes(State(held): State<Held>, Json(body): Json<Value>) -> Response {
-    if body["role"] == "portcullis" && body["jwt"] == SERVICE_ACCOUNT { grant(&held) } else { denied() }
+    let cluster = lock(&held).cluster.clone();
+    let jwt = body["jwt"].as_str().unwrap_or_default();
+    let known = match cluster {
+        None => jwt == SERVICE_ACCOUNT,
+        Some((client, user)) => {
+            let spec = TokenReviewSpec { token: Some(jwt.to_owned()), audiences: Some(vec!["vault".to_owned()]) };
+            let review = TokenReview { spec, ..TokenReview::default() };
+            let answer = Api::<TokenReview>::all(client).create(&PostParams::default(), &review).await;
+            let status = answer.ok().and_then(|r| r.status).unwrap_or_default();
+            status.authenticated == Some(true) && status.user.and_then(|u| u.username) == Some(user)
+        }
+    };
+    if body["role"] == "portcullis" && known { grant(&held) } else { denied() }
 }
 
 async fn renew(State(held): State<Held>, headers: HeaderMap) -> Response {

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command that reports to a terminal")]
 
 mod bench;
+mod cluster;
 mod conformance;
 mod deny;
 mod lint;
@@ -63,6 +64,11 @@ enum Command {
     Tidy,
     /// Formatting, clippy, dependencies and documentation.
     Lint,
+    /// A small real Kubernetes, the same as the tests': `up` prints where its kubeconfig is.
+    K8s {
+        #[arg(value_enum)]
+        what: cluster::Verb,
+    },
     /// Installs what the tests need.
     Setup {
         /// Prints where things are, as JSON, and nothing else.
@@ -90,6 +96,7 @@ fn obey(command: Command) -> anyhow::Result<()> {
         }
         Command::Tidy => tidy::run(),
         Command::Lint => lint::run(),
+        Command::K8s { what } => cluster::run(what),
         Command::Setup { print } => setup::run(print),
     }
 }

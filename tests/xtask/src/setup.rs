@@ -13,7 +13,10 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::shell::{cache, find, quietly, root, stage};
+use crate::{
+    cluster,
+    shell::{cache, find, quietly, root, stage},
+};
 
 /// The oldest Node, major and minor, that every package runs on: the inspector asks for most.
 const NODE: (u32, u32) = (22, 19);
@@ -35,6 +38,8 @@ pub struct Parts {
     pub suite: PathBuf,
     /// The Node binary that runs the suite: `PORTCULLIS_TEST_SUITE_NODE`.
     pub suite_node: PathBuf,
+    /// The programs of a small Kubernetes: `PORTCULLIS_TEST_CLUSTER`. None where they can't be made, or `KUBECONFIG` names a cluster.
+    pub cluster: Option<PathBuf>,
 }
 
 impl Parts {
@@ -45,6 +50,9 @@ impl Parts {
         command.env("PORTCULLIS_TEST_VENV", &self.venv);
         command.env("PORTCULLIS_TEST_SUITE", &self.suite);
         command.env("PORTCULLIS_TEST_SUITE_NODE", &self.suite_node);
+        if let Some(cluster) = &self.cluster {
+            command.env("PORTCULLIS_TEST_CLUSTER", cluster);
+        }
     }
 }
 
@@ -55,12 +63,13 @@ pub fn run(print: bool) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string(&parts)?);
     } else {
         println!(
-            "node packages  {}\nnode           {}\npython         {}\nsuite          {}\nnode for it    {}",
+            "node packages  {}\nnode           {}\npython         {}\nsuite          {}\nnode for it    {}\nkubernetes     {}",
             parts.node.display(),
             parts.node_bin.display(),
             parts.venv.display(),
             parts.suite.display(),
-            parts.suite_node.display()
+            parts.suite_node.display(),
+            parts.cluster.as_deref().map_or("none".into(), |p| p.to_string_lossy())
         );
     }
     Ok(())
@@ -80,7 +89,8 @@ pub fn install() -> anyhow::Result<Parts> {
     let venv = python_packages(&cache)?;
     let suite_node = node_binary(&cache, SUITE_NODE)?;
     let suite = node_packages(&cache, &suite_node, "tests/conformance/node")?;
-    Ok(Parts { node, node_bin, venv, suite, suite_node })
+    let cluster = cluster::programs(&cache)?;
+    Ok(Parts { node, node_bin, venv, suite, suite_node, cluster })
 }
 
 fn debian() -> anyhow::Result<()> {
@@ -90,6 +100,7 @@ fn debian() -> anyhow::Result<()> {
         ("npm", "npm"),
         ("python3", "python3-venv"),
         ("chromium", "chromium"),
+        ("openssl", "openssl"),
     ];
     let missing: Vec<&str> =
         needs.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
@@ -206,7 +217,7 @@ fn python_packages(cache: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// Makes a folder aside and moves it into place, unless it is there.
-fn made(home: &Path, name: &str, make: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(crate) fn made(home: &Path, name: &str, make: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
     if home.is_dir() {
         return Ok(());
     }
@@ -222,7 +233,7 @@ fn made(home: &Path, name: &str, make: impl FnOnce(&Path) -> anyhow::Result<()>)
     Ok(())
 }
 
-fn key(parts: &[&[u8]]) -> String {
+pub(crate) fn key(parts: &[&[u8]]) -> String {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update(part);

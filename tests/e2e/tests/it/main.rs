@@ -1,6 +1,7 @@
 //! The end-to-end tests, one module an area, so that a filter picks one.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod cluster;
 mod fixtures;
 mod identity;
 mod protocol;

@@ -12,6 +12,8 @@ use serde_json::json;
 const ELSEWHERE: [&str; 8] = [
     "portcullis_plugin_capability_denied_total",
     "portcullis_questions_total",
+    // The tests of `cluster` have it.
+    "portcullis_cluster_requests_total",
     // These need an identity provider, a Vault or a person: the tests of `identity` have them.
     "portcullis_plugin_token_requests_total",
     "portcullis_secret_reads_total",
