@@ -103,7 +103,7 @@ async fn make(admin: &Admin, tenant: &Name, mut request: ConnectRequest) -> Resu
     let origin = server_origin(server.spec);
 
     // A file says what the connection is, and leaves its secrets to be sealed: only those are ours to write.
-    if let Some(existing) = existing.filter(|c| matches!(c.metadata.door, Some(Door::File(_)))) {
+    if let Some(existing) = existing.filter(|c| c.metadata.door.as_ref().is_some_and(Door::reads_again)) {
         if request.values != existing.spec.values && !request.values.is_empty() {
             let door = existing.metadata.door.as_ref().map(ToString::to_string).unwrap_or_default();
             let message = format!("the values of {connection_key} stand in {door}: edit them there");

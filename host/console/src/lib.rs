@@ -1,4 +1,5 @@
-//! The admin doors: the admin API on a Unix socket, its client, and the watched files; and the web door, with pages for people.
+//! The admin doors: the admin API on a Unix socket, its client, the watched files, and custom resources of a Kubernetes cluster; and
+//! the web door, with pages for people.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod api;
@@ -6,6 +7,7 @@ pub mod client;
 pub mod documents;
 pub mod files;
 mod install;
+pub mod kubernetes;
 pub mod server;
 pub mod web;
 

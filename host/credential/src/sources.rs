@@ -1,9 +1,10 @@
-//! Secrets that lie outside the store: variables, files, HashiCorp Vault.
+//! Secrets that lie outside the store: variables, files, HashiCorp Vault, Kubernetes.
 //!
 //! Variables and files are read when they are asked for. What other services keep is fetched when a resource names it and
 //! again and again from then on, so that whoever reads waits for nobody. A service that can't be reached is an error: what it
 //! said before holds for a bounded time, and nothing else ever takes its place.
 
+mod kubernetes;
 mod local;
 mod vault;
 
@@ -15,6 +16,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures_util::{StreamExt as _, future::BoxFuture, stream};
+use portcullis_cluster::Cluster;
 use portcullis_model::{Name, Secret, spec::SecretSource};
 use portcullis_outbound::Client;
 use portcullis_plugin::SecretReader;
@@ -57,6 +59,8 @@ impl Default for Freshness {
 pub struct Services {
     /// HashiCorp Vault, or OpenBao.
     pub vault: Option<VaultOptions>,
+    /// A Kubernetes cluster.
+    pub cluster: Option<Arc<Cluster>>,
     /// How up to date their secrets are.
     pub freshness: Freshness,
 }
@@ -78,6 +82,7 @@ struct Known {
 /// All secrets outside the store.
 pub struct SecretSources {
     vault: Option<Vault>,
+    cluster: Option<Arc<Cluster>>,
     freshness: Freshness,
     metrics: Arc<Metrics>,
     wanted: Mutex<HashSet<Wanted>>,
@@ -96,6 +101,7 @@ impl SecretSources {
         let vault = services.vault.map(|options| Vault::new(options, client)).transpose()?;
         Ok(Arc::new(Self {
             vault,
+            cluster: services.cluster,
             freshness: services.freshness,
             metrics,
             wanted: Mutex::default(),
@@ -109,6 +115,7 @@ impl SecretSources {
     pub fn local() -> Arc<Self> {
         Arc::new(Self {
             vault: None,
+            cluster: None,
             freshness: Freshness::default(),
             metrics: Metrics::new(),
             wanted: Mutex::default(),
@@ -230,6 +237,10 @@ impl SecretSources {
                 Some(vault) => ("vault", vault.read(tenant, secret).await),
                 None => ("vault", Err("the server setting `vault` is not there".to_owned())),
             },
+            SecretSource::Kubernetes(secret) => match &self.cluster {
+                Some(cluster) => ("kubernetes", kubernetes::read(cluster, tenant, secret).await),
+                None => ("kubernetes", Err("the server setting `kubernetes` is not there".to_owned())),
+            },
         };
         self.metrics.secret_read(service, answer.is_ok());
         answer.map_err(|why| format!("{}: {why}", place(source)))
@@ -262,5 +273,9 @@ fn place(source: &SecretSource) -> String {
         SecretSource::Env(name) => format!("the variable {name}"),
         SecretSource::File(path) => format!("the file {path}"),
         SecretSource::Vault(s) => format!("the key {} of {}/{} in Vault", s.key, s.mount, s.path),
+        SecretSource::Kubernetes(s) => match &s.namespace {
+            Some(namespace) => format!("the key {} of the Secret {namespace}/{} in Kubernetes", s.key, s.name),
+            None => format!("the key {} of the Secret {} in Kubernetes", s.key, s.name),
+        },
     }
 }

@@ -3,6 +3,7 @@
 //! Everything an operator writes is a [`Resource`]: one schema for YAML files, the CLI, the REST API and Kubernetes.
 
 pub mod address;
+pub mod custom;
 pub mod name;
 pub mod principal;
 pub mod quantity;

@@ -122,8 +122,17 @@ pub enum Door {
     File(String),
     /// `portcullis apply` and the other verbs of the CLI, by way of the admin API.
     Api,
+    /// A Kubernetes custom resource, as `NAMESPACE/PLURAL/NAME`.
+    Kubernetes(String),
     /// Portcullis itself, such as `quickstart`.
     BuiltIn,
+}
+
+impl Door {
+    /// Whether what came by it is written down elsewhere and read from there again and again, so that an edit here would be lost.
+    pub fn reads_again(&self) -> bool {
+        matches!(self, Self::File(_) | Self::Kubernetes(_))
+    }
 }
 
 impl fmt::Display for Door {
@@ -131,6 +140,7 @@ impl fmt::Display for Door {
         match self {
             Self::File(path) => write!(f, "the file {path}"),
             Self::Api => f.write_str("`portcullis apply`"),
+            Self::Kubernetes(path) => write!(f, "the custom resource {path}"),
             Self::BuiltIn => f.write_str("Portcullis itself"),
         }
     }

@@ -11,8 +11,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use axum::Router;
+use portcullis_cluster::Cluster;
 use portcullis_console::{
     files::{FileDoor, FileOptions},
+    kubernetes::ClusterDoor,
     server::{Admin, AdminSocket, http_router},
     web::{self, Web, WebParts},
 };
@@ -104,7 +106,19 @@ impl Assembly {
             .context("the sessions can't be read")?;
         let trust = trust(&settings)?;
         let outbound = portcullis_outbound::Client::with(trust.clone());
-        let services = SecretServices { vault: settings.vault.clone(), freshness: settings.secrets.clone() };
+        let cluster = match &settings.kubernetes {
+            Some(options) => {
+                let opened = Cluster::open(options.clone(), Arc::clone(&metrics)).await;
+                Some(opened.context("the cluster can't be used")?)
+            }
+            None => None,
+        };
+        let customs = ClusterDoor::open(Arc::clone(&registry), Arc::clone(&metrics), cluster.clone()).await;
+        let services = SecretServices {
+            vault: settings.vault.clone(),
+            cluster: cluster.clone(),
+            freshness: settings.secrets.clone(),
+        };
         let sources = SecretSources::new(services, &outbound, Arc::clone(&metrics))
             .map_err(|why| anyhow::anyhow!("secrets of other services: {why}"))?;
         let open = ConnectionBook::open_with(
@@ -229,7 +243,7 @@ impl Assembly {
             files,
             audit: Arc::clone(&audit),
             metrics: Arc::clone(&metrics),
-            view: Arc::new(Assembled::new(&settings, address, Arc::clone(&keeper), links)),
+            view: Arc::new(Assembled::new(&settings, address, Arc::clone(&keeper), customs, links)),
         };
         let pages = Web::new(WebParts {
             admin: admin.clone(),

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use portcullis_cluster::Options as ClusterOptions;
 use portcullis_credential::{Freshness, VaultOptions};
 use portcullis_model::{Bytes, Span};
 use serde::Deserialize;
@@ -44,6 +45,8 @@ pub struct Settings {
     pub sealing_key: Option<SealingKey>,
     /// HashiCorp Vault or OpenBao, for secrets that resources name there.
     pub vault: Option<VaultOptions>,
+    /// A Kubernetes cluster, for secrets that resources name there and for custom resources.
+    pub kubernetes: Option<ClusterOptions>,
     /// How up to date secrets of other services are.
     pub secrets: Freshness,
     /// Threads that serve calls; as many as there are cores where left out.
@@ -140,6 +143,7 @@ impl Default for Settings {
             resources: Vec::new(),
             sealing_key: None,
             vault: None,
+            kubernetes: None,
             secrets: Freshness::default(),
             threads: None,
             max_body: Bytes::mebi(4),
@@ -170,6 +174,9 @@ impl Settings {
         settings.data_dir = base.join(&settings.data_dir);
         settings.socket = settings.socket.map(|p| base.join(p));
         settings.resources = settings.resources.iter().map(|p| base.join(p)).collect();
+        if let Some(kubeconfig) = settings.kubernetes.as_mut().and_then(|k| k.kubeconfig.as_mut()) {
+            *kubeconfig = base.join(&*kubeconfig);
+        }
         if let Some(tls) = &mut settings.tls {
             tls.certificate = base.join(&tls.certificate);
             tls.key = base.join(&tls.key);

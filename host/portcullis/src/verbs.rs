@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod call;
 pub mod connect;
+pub mod crds;
 pub mod delete;
 pub mod demo_server;
 pub mod describe;

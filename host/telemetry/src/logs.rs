@@ -43,7 +43,9 @@ pub enum LogsError {
 /// # Errors
 /// [`LogsError`].
 pub fn init(format: Format, filter: &str) -> Result<(), LogsError> {
-    let filter = EnvFilter::try_new(filter).map_err(|e| LogsError::Filter(e.to_string()))?;
+    // Each failed request once more, in other words than ours. What the filter says itself comes later and wins.
+    let filter = EnvFilter::try_new(format!("kube_client=off,kube_runtime=off,{filter}"))
+        .map_err(|e| LogsError::Filter(e.to_string()))?;
     let registry = tracing_subscriber::registry().with(filter);
     let set = match format {
         Format::Pretty => {

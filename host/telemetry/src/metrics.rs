@@ -48,6 +48,7 @@ pub struct Metrics {
     sealed_rejected: Family<Labels, Counter>,
     config_loads: Family<Labels, Counter>,
     secret_reads: Family<Labels, Counter>,
+    cluster_requests: Family<Labels, Counter>,
     questions: Family<Labels, Counter>,
     signins: Family<Labels, Counter>,
     oauth: Family<Labels, Counter>,
@@ -145,6 +146,8 @@ impl Metrics {
         let refusals = d.counters("refusals", "Requests refused, by whose fault and why", &["side", "code"]);
         let sealed_rejected = d.counters("sealed_rejected", "Session ids and cursors refused", &["kind", "reason"]);
         let config_loads = d.counters("config_loads", "Changes of resources read", &["door", "outcome"]);
+        let cluster_requests =
+            d.counters("cluster_requests", "Requests to the API of the Kubernetes cluster", &["verb"]);
         let secret_reads = d.counters("secret_reads", "Secrets fetched from other services", &["service", "outcome"]);
         let in_flight = d.gauge("requests_in_flight", "Requests being answered now");
         let connections = d.gauge("client_connections", "Connections of clients that are open now");
@@ -210,6 +213,7 @@ impl Metrics {
             sealed_rejected,
             config_loads,
             secret_reads,
+            cluster_requests,
             in_flight,
             connections,
             connections_refused,
@@ -385,6 +389,11 @@ impl Metrics {
     /// Counts a change of resources: `door` is such as `file` or `api`, `outcome` such as `applied` or `refused`.
     pub fn config_loaded(&self, door: &'static str, outcome: &'static str) {
         self.config_loads.get_or_create(&labels(&["door", "outcome"], &[door, outcome])).inc();
+    }
+
+    /// Counts a request to the API of the Kubernetes cluster, such as `get` or `watch`.
+    pub fn cluster_request(&self, verb: &'static str) {
+        self.cluster_requests.get_or_create(&labels(&["verb"], &[verb])).inc();
     }
 
     /// Counts a fetch of a secret from another service, such as `vault`: `ok`, also where there is no such secret, or `failed`.

@@ -132,7 +132,7 @@ async fn take(
         let unseen: Vec<PathBuf> = blind.keys().cloned().collect();
         let scope = move |door: &Door| match door {
             Door::File(file) => !kept.contains(file) && !unseen.iter().any(|p| Path::new(file).starts_with(p)),
-            Door::Api | Door::BuiltIn => false,
+            Door::Api | Door::Kubernetes(_) | Door::BuiltIn => false,
         };
         let mut set: Vec<(Door, Resource)> = Vec::new();
         let mut places: Vec<(String, usize)> = Vec::new();

@@ -104,7 +104,7 @@ fn advice(key: &ResourceKey, resource: &Resource, condition: &Condition) -> (Gra
 /// Where a resource is edited: at the door that it came by.
 fn correct(resource: &Resource) -> String {
     match &resource.metadata.door {
-        Some(door @ Door::File(_)) => format!("Correct it in {door}; it is read again at once."),
+        Some(door) if door.reads_again() => format!("Correct it in {door}; it is read again at once."),
         _ => "Correct it, and `portcullis apply -f` it again.".to_owned(),
     }
 }
@@ -112,7 +112,7 @@ fn correct(resource: &Resource) -> String {
 /// Names of things that do not exist, in resources that no file holds: those of files are told with their lines.
 async fn dangling(admin: &Admin) -> Vec<Finding> {
     let resources = admin.registry.list(None, None);
-    let by_hand = resources.iter().filter(|r| !matches!(r.metadata.door, Some(Door::File(_))));
+    let by_hand = resources.iter().filter(|r| !r.metadata.door.as_ref().is_some_and(Door::reads_again));
     let set = by_hand
         .map(|r| {
             let mut resource = Resource::clone(r);
@@ -120,7 +120,7 @@ async fn dangling(admin: &Admin) -> Vec<Finding> {
             (resource.metadata.door.clone().unwrap_or(Door::Api), resource)
         })
         .collect();
-    let scope = |door: &Door| !matches!(door, Door::File(_));
+    let scope = |door: &Door| !door.reads_again();
     let Ok(applied) = admin.registry.sync_door(&scope, set, true).await else { return Vec::new() };
     let warnings = applied.iter().flat_map(|a| a.warnings.iter().map(|w| (&a.key, w)));
     let next = "Correct the name and `portcullis apply -f` it again, or apply what it names.";

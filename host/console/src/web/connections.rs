@@ -10,7 +10,7 @@ use portcullis_identity::{
     Whose,
     permission::{Action, may},
 };
-use portcullis_model::{Door, Kind, Name, Subject, spec::Connection};
+use portcullis_model::{Kind, Name, Subject, spec::Connection};
 use serde::Deserialize;
 
 use super::{
@@ -95,7 +95,7 @@ fn find(web: &Web, visitor: &Visitor, name: &str) -> Option<Found> {
         return None;
     }
     let file = match &connection.metadata.door {
-        Some(door @ Door::File(_)) => Some(door.to_string()),
+        Some(door) if door.reads_again() => Some(door.to_string()),
         _ => None,
     };
     Some(Found { name, spec: connection.spec.clone(), file, subject, whose })

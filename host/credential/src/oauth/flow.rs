@@ -369,7 +369,7 @@ impl UpstreamOAuth {
         }
         let created = existing.is_none();
         // What a file says of a connection stays its own; the tokens are ours to keep.
-        let revision = if existing.as_ref().is_some_and(|c| matches!(c.metadata.door, Some(Door::File(_)))) {
+        let revision = if existing.as_ref().is_some_and(|c| c.metadata.door.as_ref().is_some_and(Door::reads_again)) {
             self.grants.secrets.store().write(writes).await.map_err(crate::SecretsError::from)?
         } else {
             let mut metadata = Metadata::new(tenant.clone(), connection.clone());

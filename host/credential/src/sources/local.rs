@@ -19,7 +19,7 @@ pub(crate) fn read(source: &SecretSource) -> Result<Secret, String> {
             Zeroizing::new(std::os::unix::ffi::OsStringExt::into_vec(value))
         }
         SecretSource::File(path) => file(path)?,
-        SecretSource::Vault(_) => {
+        SecretSource::Vault(_) | SecretSource::Kubernetes(_) => {
             return Err(format!("{} is neither a variable nor a file", place(source)));
         }
     };

@@ -208,7 +208,7 @@ fn secret_files(fleet: &Fleet) -> Vec<PathBuf> {
     let sources = fleet.iter().flat_map(|(_, resource)| resource.spec.secret_sources());
     let files = sources.filter_map(|source| match source {
         SecretSource::File(path) => std::path::absolute(path).ok(),
-        SecretSource::Env(_) | SecretSource::Vault(_) => None,
+        SecretSource::Env(_) | SecretSource::Vault(_) | SecretSource::Kubernetes(_) => None,
     });
     files.collect()
 }

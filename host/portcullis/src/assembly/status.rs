@@ -9,6 +9,7 @@ use std::{
 
 use portcullis_console::{
     api::{Condition, Finding, GatewayStatus, Grade},
+    kubernetes::ClusterDoor,
     server::View,
 };
 use portcullis_credential::{ConnectLink, PassedAudit, link::LIFETIME_MS};
@@ -38,12 +39,19 @@ pub fn missing(keeper: &Keeper) -> Vec<String> {
 pub struct Assembled {
     status: GatewayStatus,
     keeper: Arc<Keeper>,
+    customs: Arc<ClusterDoor>,
     links: Arc<Sealer>,
 }
 
 impl Assembled {
     /// Started now; `links` seals those of the connect page.
-    pub fn new(settings: &Settings, address: SocketAddr, keeper: Arc<Keeper>, links: Arc<Sealer>) -> Self {
+    pub fn new(
+        settings: &Settings,
+        address: SocketAddr,
+        keeper: Arc<Keeper>,
+        customs: Arc<ClusterDoor>,
+        links: Arc<Sealer>,
+    ) -> Self {
         let metrics = match settings.metrics_listen {
             Some(listen) => format!("http://{listen}/metrics"),
             None => format!("{}/metrics", settings.base_url(address)),
@@ -58,7 +66,7 @@ impl Assembled {
             data_dir: settings.data_dir.display().to_string(),
             ..GatewayStatus::default()
         };
-        Self { status, keeper, links }
+        Self { status, keeper, customs, links }
     }
 }
 
@@ -153,7 +161,7 @@ impl View for Assembled {
             message: t.problem.clone(),
             next: Some("Correct the component or its configuration; it is loaded again at once.".to_owned()),
         });
-        gateways.chain(plugins).collect()
+        gateways.chain(plugins).chain(self.customs.findings()).collect()
     }
 }
 

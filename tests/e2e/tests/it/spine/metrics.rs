@@ -9,7 +9,7 @@ use portcullis_e2e::{
 use serde_json::json;
 
 /// What only a plugin that misbehaves, or a server that asks a client back, makes: tried where those are.
-const ELSEWHERE: [&str; 8] = [
+const ELSEWHERE: [&str; 9] = [
     "portcullis_plugin_capability_denied_total",
     "portcullis_questions_total",
     // The tests of `cluster` have it.

@@ -1,0 +1,17 @@
+//! The Kubernetes client: the one place that talks to a cluster's API, for secrets kept there and for resources written there.
+//!
+//! Everybody else sees our own words: [`Secret`](portcullis_model::Secret)s, [`Custom`] objects, and [`ClusterError`]s that
+//! name what is missing. Whatever is asked is asked as the gateway's own account, and nothing here decides who may see it.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod access;
+mod custom;
+mod error;
+mod options;
+mod right;
+mod secrets;
+
+pub use access::Cluster;
+pub use custom::{Custom, Event, MAX_OBJECTS};
+pub use error::ClusterError;
+pub use options::{Namespace, Options};
