@@ -230,6 +230,10 @@ def main():
     if os.fork():
         return
     os.setsid()
+    # Nor may it hold the pipes of whoever started it, who would wait for their end.
+    with open(os.path.join(run, "log"), "ab") as log, open(os.devnull, "rb") as nothing:
+        for mine, theirs in [(nothing, 0), (log, 1), (log, 2)]:
+            os.dup2(mine.fileno(), theirs)
     alone = open(os.path.join(run, "supervisor"), "a", encoding="ascii")
     try:
         fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -123,7 +123,7 @@ mod tests {
                 json!({"server": "s", "owner": {"user": "alice"}, "secrets": {"token": source}, "ownerOnly": true});
             custom(Kind::Connection, "c", spec)
         };
-        let plugin = json!({"source": {"file": {"path": "/x.wasm"}}, "type": "policy"});
+        let plugin = json!({"source": {"file": {"path": "/x.wasm"}}});
         for (what, local) in [
             (secret(json!({"env": "PORTCULLIS_KEY"})), true),
             (secret(json!({"file": "/var/run/secrets/kubernetes.io/serviceaccount/token"})), true),
