@@ -232,8 +232,9 @@ impl Gateways {
             Scopes::default()
         });
         // By whatever name.
-        let built_in = |used: &str| portcullis_store::registry::built_in_of(sources.fleet, tenant, used);
-        let own = gateway.auth.iter().any(|used| built_in(&used.plugin) == Some("bearer-token"));
+        let own = gateway.auth.iter().any(|used| {
+            portcullis_store::registry::built_in_of(sources.fleet, tenant, &used.plugin) == Some("bearer-token")
+        });
         let mut view = View {
             tenant: tenant.clone(),
             name: resource.metadata.name.clone(),
