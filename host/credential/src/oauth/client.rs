@@ -330,14 +330,22 @@ mod tests {
     #[test]
     fn the_document_stands_beside_the_redirect_uri() {
         let own = |url: &str| own_document(&url.parse().unwrap());
-        let wanted = "https://mcp.corp.example/gw/oauth-client/metadata.json";
-        assert_eq!(own("https://mcp.corp.example/gw/oauth-client/callback").as_deref(), Some(wanted));
-        assert_eq!(own("http://127.0.0.1:7777/oauth-client/callback"), None);
-        assert_eq!(own("https://localhost/oauth-client/callback"), None);
-        let document = metadata_document(&"https://mcp.corp.example/gw/oauth-client/callback".parse().unwrap());
+        let callback = own_callback(
+            &"https://mcp.corp.example/gw/oauth-client/callback".parse().unwrap(),
+            "https://login.example",
+        );
+        let mark = mark("https://login.example");
+        assert_eq!(callback.as_str(), format!("https://mcp.corp.example/gw/oauth-client/callback/{mark}"));
+        assert_eq!(parts_of(&callback), ("/gw", Some(&*mark)));
+        assert_ne!(mark, super::mark("https://login.example/"), "as text, not as URLs");
+        let wanted = format!("https://mcp.corp.example/gw/oauth-client/{mark}/metadata.json");
+        assert_eq!(own(callback.as_str()).as_deref(), Some(&*wanted));
+        assert_eq!(own("http://127.0.0.1:7777/oauth-client/callback/x"), None);
+        assert_eq!(own("https://localhost/oauth-client/callback/x"), None);
+        let document = metadata_document(&callback);
         assert_eq!(document["client_id"], wanted);
         assert_eq!(document["client_uri"], "https://mcp.corp.example/gw/");
-        assert_eq!(document["redirect_uris"], json!(["https://mcp.corp.example/gw/oauth-client/callback"]));
+        assert_eq!(document["redirect_uris"], json!([callback.as_str()]));
     }
 
     #[test]
