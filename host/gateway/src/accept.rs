@@ -1,6 +1,9 @@
 //! Phase 1, accept: is this request for us, from where, and from a page that may ask?
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use http::{HeaderMap, header};
 use ipnet::IpNet;
@@ -24,6 +27,8 @@ pub struct Settings {
     pub max_body: usize,
     /// Streams of `subscriptions/listen` that one caller may have open.
     pub max_streams_of_caller: usize,
+    /// How long a client has to answer what a server asks it.
+    pub answer_within: Duration,
 }
 
 impl Default for Settings {
@@ -36,6 +41,7 @@ impl Default for Settings {
             tls: false,
             max_body: 4 << 20,
             max_streams_of_caller: 1_000,
+            answer_within: Duration::from_secs(10 * 60),
         }
     }
 }

@@ -343,6 +343,8 @@ impl Catalogue {
     fn share(&self, kind: Kind, fetched: Fetched) -> Arc<Listing> {
         let mut digest = Sha256::new();
         digest.update(kind.member());
+        // Decides what is left out of the same content.
+        digest.update([u8::from(fetched.strict_headers)]);
         for item in &fetched.items {
             digest.update((item.raw.len() as u64).to_le_bytes());
             digest.update(&item.raw);

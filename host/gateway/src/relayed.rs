@@ -275,6 +275,16 @@ impl<'a> Relayed<'a> {
         }
     }
 
+    /// What a call with this deadline may take, with the time in which its client is asked.
+    fn patience(&self, deadline: Instant) -> Patience {
+        Patience::new(deadline, self.gateways.settings.answer_within)
+    }
+
+    /// Until when the client may answer what it is asked now.
+    fn answered_by(&self) -> Instant {
+        Instant::now() + self.gateways.settings.answer_within
+    }
+
     /// Notes under whose account it runs.
     pub fn runs_under(&mut self, carried: Option<&Arc<Carried>>) {
         if let (Some(record), Some(carried)) = (&mut self.record, carried) {
@@ -303,7 +313,7 @@ impl<'a> Relayed<'a> {
         let live = self.live();
         let level = self.level(live.as_deref());
         let log_level = level.filter(|_| self.asked.client.era == Era::Legacy).map(Level::as_str);
-        let patience = Patience::new(sent.deadline);
+        let patience = self.patience(sent.deadline);
         let mut another = None;
         let (mut way, _attended, mut incoming) = loop {
             let carried = another.as_ref().or(carried);

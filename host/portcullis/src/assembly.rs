@@ -180,6 +180,7 @@ impl Assembly {
             tls: settings.tls.is_some(),
             max_body: settings.max_body.as_usize(),
             max_streams_of_caller: settings.max_streams_per_caller,
+            answer_within: settings.answer_within.get(),
         };
         // Bound before anything is told where clients reach us; served at the end.
         let room = Room {

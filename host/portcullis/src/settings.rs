@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -59,6 +60,8 @@ pub struct Settings {
     pub max_connections_per_address: usize,
     /// The most streams of `subscriptions/listen` that one caller may have open. All callers without a credential are one.
     pub max_streams_per_caller: usize,
+    /// How long a client may take to answer what a server asks it in the middle of a call.
+    pub answer_within: Span,
     /// The most plugin instances at once.
     pub plugin_instances: u32,
     /// How long calls under way may take to end when the process is asked to.
@@ -150,6 +153,7 @@ impl Default for Settings {
             max_connections: 20_000,
             max_connections_per_address: 5_000,
             max_streams_per_caller: 1_000,
+            answer_within: Span::seconds(10 * 60),
             plugin_instances: 256,
             drain: Span::seconds(30),
             allow_private_issuers: false,
@@ -199,6 +203,11 @@ impl Settings {
         }
         if self.admin_listen.is_some_and(|listen| !listen.ip().is_loopback()) && self.tls.is_none() {
             bail!("adminListen: beyond this machine it needs tls, since tokens for it may do much");
+        }
+        if self.answer_within.get() < Duration::from_secs(1)
+            || self.answer_within.get() > Duration::from_secs(24 * 60 * 60)
+        {
+            bail!("answerWithin: between 1s and 1d");
         }
         if self.max_body.get() > 256 << 20 {
             bail!("maxBody: 256MiB is the most");

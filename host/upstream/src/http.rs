@@ -107,8 +107,8 @@ impl HttpPeer {
         })?;
         let mut url = endpoint.url.clone();
         url.set_fragment(None);
-        let uri = url.as_str().parse().map_err(|_| UpstreamError::Connect("the URL is malformed".to_owned()))?;
-        let client = client.unwrap_or_else(|| HttpClient::new(reach, traffic, &server, tls));
+        let uri: Uri = url.as_str().parse().map_err(|_| UpstreamError::Connect("the URL is malformed".to_owned()))?;
+        let client = client.unwrap_or_else(|| HttpClient::new(reach, &uri, traffic, &server, tls));
         Ok(Arc::new(Self {
             key: key.clone(),
             name: key.to_string(),

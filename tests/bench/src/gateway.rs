@@ -21,6 +21,8 @@ use crate::{
 pub const FEW: usize = 10;
 /// The large catalogue.
 pub const MANY: usize = 10_000;
+/// Connections, and streams, that the gateway takes of this machine: more than `streams` holds.
+const MOST: usize = 15_000;
 /// The gateways that are made, by what stands between client and server.
 pub const STEPS: [&str; 6] =
     ["open", "auth", "auth-policy", "auth-policy-warm", "auth-policy-credential", "auth-policy-credential-warm"];
@@ -188,7 +190,8 @@ fn tail(home: &Path) -> String {
 fn settings(home: &Path, address: SocketAddr, threads: usize) -> String {
     let home = home.display();
     format!(
-        "listen: {address}\ndataDir: {home}/data\nsocket: {home}/admin.sock\nresources: [{home}/resources]\nthreads: {threads}\n"
+        "listen: {address}\ndataDir: {home}/data\nsocket: {home}/admin.sock\nresources: [{home}/resources]\nthreads: {threads}\n\
+         maxConnectionsPerAddress: {MOST}\nmaxStreamsPerCaller: {MOST}\n"
     )
 }
 

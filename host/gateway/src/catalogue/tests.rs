@@ -1,6 +1,7 @@
 //! The catalogue: what stays, what is waited for, what is told, and what stands in for whom.
 
 use bytes::Bytes;
+use proptest::prelude::*;
 
 use super::*;
 
@@ -157,4 +158,51 @@ async fn a_servers_own_word_on_time_is_kept() {
     let left = catalogue.holds(&entry2, TOOLS).expect("it said so");
     assert!(left <= Duration::from_secs(60) && left > Duration::from_secs(50), "{left:?}");
     assert!(Arc::ptr_eq(&entry, &entry2));
+}
+
+/// Who lists what: one of three accounts, or none, of one of two servers, in one of two tenants.
+fn whose() -> impl Strategy<Value = (Key, Kind)> {
+    let part = (0..2u8, 0..2u8, proptest::option::of(0..3u8), 0..2u64, prop::sample::select(Kind::ALL.to_vec()));
+    part.prop_map(|(tenant, server, account, revision, kind)| {
+        let name = |n: String| n.parse().expect("a name");
+        let connection = account.map(|a| (Arc::from(format!("c{a}")), revision));
+        (
+            Key { tenant: name(format!("t{tenant}")), server: name(format!("s{server}")), generation: 1, connection },
+            kind,
+        )
+    })
+}
+
+proptest! {
+    /// Whatever was fetched in whatever order: what an account is shown was fetched under it, or its server called it public,
+    /// and has not called it anything else since.
+    #[test]
+    fn nobody_is_shown_a_list_of_somebody_else(
+        steps in prop::collection::vec((whose(), any::<bool>(), any::<bool>(), any::<bool>()), 1..60),
+    ) {
+        let catalogue = Arc::new(Catalogue::default());
+        let mut fetched = HashMap::new();
+        let mut open = HashMap::new();
+        for (at, ((key, kind), write, public, same)) in steps.into_iter().enumerate() {
+            let entry = catalogue.entry(&key);
+            if write {
+                // The same content of two servers is kept once, and is still each one's own.
+                let text = if same { "same".to_owned() } else { at.to_string() };
+                let what = Fetched { public, ..tools(&[&text]) };
+                catalogue.store(&key, &entry, kind, what, TTL);
+                open.insert((key.whole(), kind), public.then(|| text.clone()));
+                fetched.insert((key, kind), text);
+            } else if let Some(listing) = catalogue.listing(&key, &entry, kind) {
+                let shown = listing.items[0].key.to_string();
+                let (own, public) = (fetched.get(&(key.clone(), kind)), open.get(&(key.whole(), kind)));
+                let allowed = match own {
+                    Some(own) => *own == shown,
+                    None => public.is_some_and(|text| text.as_ref() == Some(&shown)),
+                };
+                prop_assert!(allowed, "{key:?} {kind:?} was shown {shown}: its own {own:?}, public {public:?}");
+            } else {
+                prop_assert!(!fetched.contains_key(&(key, kind)), "what was fetched is shown to whoever fetched it");
+            }
+        }
+    }
 }

@@ -13,12 +13,7 @@ use portcullis_model::Name;
 use portcullis_upstream::{Listen, Message, MessageKind, MessageStream, Peer};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Who,
-    follow::{HUMAN, withdrawn},
-    line::Line,
-    question::Asker,
-};
+use super::{Who, follow::withdrawn, line::Line, question::Asker};
 use crate::session::Live;
 
 /// How long listening may take to begin.
@@ -97,7 +92,7 @@ async fn hear(mut stream: MessageStream, own: &Own, line: &Line, told: impl Fn(&
                 withdrawals.insert(id.clone(), token.clone());
                 let asker = &asker;
                 asked.push(async move {
-                    asker.ask(&message, Instant::now() + HUMAN, token).await;
+                    asker.ask(&message, Instant::now() + line.gateways().settings.answer_within, token).await;
                     id
                 });
             }

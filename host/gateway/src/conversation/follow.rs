@@ -14,9 +14,6 @@ use tokio_util::sync::CancellationToken;
 use super::question::Asker;
 use crate::relay::Rewrite;
 
-/// How long a person has for an answer.
-pub const HUMAN: Duration = Duration::from_secs(10 * 60);
-
 /// What a call that is followed may take.
 pub struct Patience {
     /// How long the server may take, without the time in which a person is asked.
@@ -26,11 +23,11 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// That of a call with this deadline of its own.
-    pub fn new(deadline: Instant) -> Self {
+    /// That of a call with this deadline of its own, while its client has `answer` for all that it is asked.
+    pub fn new(deadline: Instant, answer: Duration) -> Self {
         let now = Instant::now();
         let timeout = deadline.saturating_duration_since(now);
-        Self { timeout, until: now + timeout + HUMAN }
+        Self { timeout, until: now + timeout + answer }
     }
 }
 

@@ -184,7 +184,8 @@ impl Line {
         beside || self.open.load(Ordering::Relaxed) > 0
     }
 
-    /// Asks the client and waits for its answer, a whole response. `withdrawn` fires when nobody wants it any more.
+    /// Asks the client and waits for its answer, a whole response: until then, and no longer than a client may take for
+    /// one question (`answerWithin`). `withdrawn` fires when nobody wants it any more.
     ///
     /// # Errors
     /// Why there is no answer, in words for the server.
@@ -196,6 +197,7 @@ impl Line {
         progressed: impl Fn(Bytes) -> F,
     ) -> Result<Bytes, &'static str> {
         let _open = Opened::new(&self.open);
+        let until = until.min(Instant::now() + self.gateways.settings.answer_within);
         let (live, number) = match &self.kind {
             Kind::Held(call) => return call.ask(&self.gateways, request, until, withdrawn).await,
             Kind::Stream(stream) => match self.opened(stream) {

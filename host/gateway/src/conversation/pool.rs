@@ -201,9 +201,46 @@ impl Drop for Lease {
 
 #[cfg(test)]
 mod tests {
-    use portcullis_upstream::Account;
+    use portcullis_upstream::{Account, Options, launch::NoLauncher};
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_call_has_its_conversation_for_itself_and_so_many_callers_so_many() {
+        let pool = Pool::new(GaugeHandle::default());
+        let upstreams = Upstreams::new(Options::new(Arc::new(NoLauncher))).unwrap();
+        let key = TargetKey {
+            tenant: Name::default_tenant(),
+            server: "a".parse().unwrap(),
+            generation: 1,
+            account: Account::None,
+            conversation: None,
+            era: None,
+        };
+        let lease = |caller: u8, can: &str| pool.lease(&upstreams, &key, [caller; 16], can);
+        let mut leases: Vec<Lease> = (0..MOST_OF_CALLER).map(|_| lease(0, "{}").unwrap()).collect();
+        assert_eq!(lease(0, "{}").err().unwrap().code, "server-busy");
+        let ids: HashSet<_> = leases.iter().map(|l| l.conversation.id.clone()).collect();
+        assert_eq!(ids.len(), MOST_OF_CALLER, "one call at a time");
+        // What a call left in good order is used again, by the same caller with the same capabilities and by nobody else.
+        let mut done = leases.remove(0);
+        done.clean();
+        let again = done.conversation.id.clone();
+        drop(done);
+        assert_ne!(lease(1, "{}").unwrap().conversation.id, again);
+        assert_ne!(lease(0, r#"{"roots":{}}"#).unwrap().conversation.id, again);
+        let mut back = lease(0, "{}").unwrap();
+        assert_eq!(back.conversation.id, again);
+        // What did not end as calls do is not: it may have a question of somebody's in it.
+        drop(std::mem::replace(&mut back, lease(1, "{}").unwrap()));
+        assert_ne!(lease(0, "{}").unwrap().conversation.id, again);
+        leases.push(back);
+        // All callers together.
+        let more =
+            std::iter::from_fn(|| lease(u8::try_from(leases.len() / 16).unwrap(), "{}").ok().map(|l| leases.push(l)));
+        assert!(more.take(1_000).count() < 1_000);
+        assert_eq!(leases.len(), MOST_OF_SERVER);
+    }
 
     #[test]
     fn a_server_has_so_many_sessions_of_clients_and_another_one_its_own() {

@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use axum::{body::Body, response::Response};
@@ -24,19 +24,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::state::{self, Bound, RequestState};
-use crate::{
-    answer,
-    asked::Asked,
-    conversation::{follow::HUMAN, line::whole},
-    gateways::Gateways,
-    legacy::now_ms,
-    relay::event,
-};
+use crate::{answer, asked::Asked, conversation::line::whole, gateways::Gateways, legacy::now_ms, relay::event};
 
 /// Questions of one call that may be open.
 const MOST_QUESTIONS: usize = 16;
 /// Events that wait for a slow client.
 const BUFFERED: usize = 16;
+/// How long the last event waits for a client that reads slowly.
+const SLOW: Duration = Duration::from_secs(60);
 /// The largest answer that is kept for a client that sends its last request again.
 const MOST_KEPT: usize = 1 << 20;
 
@@ -215,7 +210,6 @@ impl HeldCall {
             }
             key
         };
-        let until = until.min(Instant::now() + HUMAN);
         let why = tokio::select! {
             answer = answered => return answer.map_err(|_| "the call is over"),
             () = withdrawn.cancelled() => "withdrawn",
@@ -233,7 +227,7 @@ impl HeldCall {
     fn issue(&self, gateways: &Gateways, state: &mut State) {
         let round = state::random();
         let sealed = round.and_then(|round| {
-            let expires_ms = now_ms() + u64::try_from(HUMAN.as_millis()).unwrap_or(u64::MAX);
+            let expires_ms = now_ms() + u64::try_from(gateways.settings.answer_within.as_millis()).unwrap_or(u64::MAX);
             let sealed = RequestState { replica: gateways.held.replica, call: self.id, round, expires_ms };
             Ok((round, sealed.seal(&gateways.sealer, &self.bound)?))
         });
@@ -329,7 +323,7 @@ impl State {
         match (turn.events.take(), turn.respond.take()) {
             (Some(events), _) => {
                 if let Err(mpsc::error::TrySendError::Full(last)) = events.try_send(event(&body)) {
-                    tokio::spawn(async move { tokio::time::timeout(HUMAN, events.send(last)).await });
+                    tokio::spawn(async move { tokio::time::timeout(SLOW, events.send(last)).await });
                 }
             }
             (None, Some(respond)) => {

@@ -26,7 +26,7 @@ use super::{Relayed, closed};
 use crate::{
     answer,
     catalogue::Kind,
-    conversation::{Who, follow::Patience, pick::Way, rounds::Wanted},
+    conversation::{Who, pick::Way, rounds::Wanted},
     members::Members,
     tasks::{self, EXTENSION, era, made},
 };
@@ -326,11 +326,11 @@ impl About<'_, '_> {
                 .next("Ask for its result with Accept: application/json, text/event-stream")
         };
         let line = line.filter(|line| line.reaches()).ok_or_else(|| relayed.fault(unreachable()))?;
-        let patience = Patience::new(Instant::now());
-        let changed = relayed.judged(&wanted, who, relayed.asked.capabilities(), patience.until).await?;
+        let until = relayed.answered_by();
+        let changed = relayed.judged(&wanted, who, relayed.asked.capabilities(), until).await?;
         let asked: BTreeMap<String, String> =
             wanted.with_meta(&changed, |meta| era::with_related(meta, relayed.exposed));
-        let answers = wanted.ask(line, &asked, patience.until).await.map_err(|f| relayed.fault(f))?;
+        let answers = wanted.ask(line, &asked, until).await.map_err(|f| relayed.fault(f))?;
         Ok(format!(",{}", answers.trim_end_matches(',')))
     }
 

@@ -215,17 +215,17 @@ impl<'a> Relayed<'a> {
             let members = {
                 let Some(wanted) = Wanted::of(&message) else { return Ok(message) };
                 let wanted = wanted.map_err(|f| self.fault(f))?;
-                let patience = Patience::new(Instant::now());
+                let until = self.answered_by();
                 if let Some(pages) = wanted.pages_only().filter(|_| self.is_told_of_pages(trip.way.capabilities, line))
                 {
-                    self.judged(&wanted, &who, elicit_url::CAPABILITIES, patience.until).await?;
+                    self.judged(&wanted, &who, elicit_url::CAPABILITIES, until).await?;
                     let error = elicit_url::required("0", "A page has to be opened first", &pages);
                     return Message::parse(error).map_err(|_| self.fault(broken()));
                 }
-                let changed = self.judged(&wanted, &who, trip.way.capabilities, patience.until).await?;
-                wanted.ask(line, &changed, patience.until).await.map_err(|f| self.fault(f))?
+                let changed = self.judged(&wanted, &who, trip.way.capabilities, until).await?;
+                wanted.ask(line, &changed, until).await.map_err(|f| self.fault(f))?
             };
-            let patience = Patience::new(Instant::now() + self.assigned.traffic.timeout.get());
+            let patience = self.patience(Instant::now() + self.assigned.traffic.timeout.get());
             let trip = Trip { members: &members, deadline: Instant::now() + patience.timeout, ..trip };
             message = match self.ask(trip, sent, carried).await? {
                 Incoming::Json { message, .. } => message,

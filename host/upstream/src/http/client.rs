@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Uri, uri::Scheme};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -25,8 +25,11 @@ use crate::{http::connect::Counting, lane, server::Server};
 const ALIVE: Duration = Duration::from_secs(60);
 const ALIVE_AGAIN: Duration = Duration::from_secs(15);
 const ALIVE_TRIES: u32 = 4;
-/// How long a connection that nobody uses is kept.
-const IDLE_CONNECTION: Duration = Duration::from_secs(60);
+/// How long a connection that nobody uses is kept: less than servers keep it. A request that meets a server hanging up has no answer,
+/// and can't be sent again, since nobody knows whether it ran. Node and uvicorn, which most servers run on, hang up after five seconds.
+const IDLE_PLAIN: Duration = Duration::from_secs(4);
+/// The same with TLS, where a new connection costs more, and a proxy that waits for a minute or longer stands before most servers.
+const IDLE_TLS: Duration = Duration::from_secs(50);
 
 type Connector = Counting<HttpsConnector<HttpConnector<GuardedResolver>>>;
 type Pool = Client<Connector, Full<Bytes>>;
@@ -37,12 +40,19 @@ pub(crate) struct HttpClient(Arc<Lanes>);
 
 struct Lanes {
     connector: Connector,
+    idle: Duration,
     pools: Box<[OnceLock<Box<Pool>>]>,
 }
 
 impl HttpClient {
     /// Connects to nothing yet.
-    pub(crate) fn new(reach: Reach, traffic: &Traffic, server: &Arc<Server>, tls: &Arc<rustls::ClientConfig>) -> Self {
+    pub(crate) fn new(
+        reach: Reach,
+        uri: &Uri,
+        traffic: &Traffic,
+        server: &Arc<Server>,
+        tls: &Arc<rustls::ClientConfig>,
+    ) -> Self {
         let mut http = HttpConnector::new_with_resolver(GuardedResolver::new(reach));
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -56,8 +66,9 @@ impl HttpClient {
             .https_or_http()
             .enable_all_versions()
             .wrap_connector(http);
+        let idle = if uri.scheme() == Some(&Scheme::HTTPS) { IDLE_TLS } else { IDLE_PLAIN };
         let pools = (0..lane::count()).map(|_| OnceLock::new()).collect();
-        Self(Arc::new(Lanes { connector: Counting::new(https, server.clone()), pools }))
+        Self(Arc::new(Lanes { connector: Counting::new(https, server.clone()), idle, pools }))
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -67,11 +78,11 @@ impl HttpClient {
 
     /// The pool of this lane. A lane that began after the client was made shares that of everything else: right, if slower.
     fn pool(&self) -> &Pool {
-        let Lanes { connector, pools } = &*self.0;
+        let Lanes { connector, idle, pools } = &*self.0;
         let pool = pools.get(lane::here()).unwrap_or(&pools[0]);
         pool.get_or_init(|| {
             let pool = Client::builder(TokioExecutor::new())
-                .pool_idle_timeout(IDLE_CONNECTION)
+                .pool_idle_timeout(*idle)
                 .pool_max_idle_per_host(256)
                 .pool_timer(TokioTimer::new())
                 .timer(TokioTimer::new())

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod asked;
+mod connections;
 mod fixture;
 mod honest;
 mod hostile;

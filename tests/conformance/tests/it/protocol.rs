@@ -1,6 +1,7 @@
 //! What the official suite finds, directly and through the gateway, differs by what is listed and by nothing else.
 
 mod pairings;
+mod tasks;
 
 use std::path::Path;
 

@@ -3,9 +3,11 @@
 mod asked;
 mod bounds;
 mod equal;
+mod gone;
 mod held;
 mod offered;
 mod old;
 mod pages;
+mod refused;
 mod search;
 mod streams;

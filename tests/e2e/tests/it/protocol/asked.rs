@@ -65,7 +65,7 @@ impl Session {
         http::post(&self.url, &self.headers(), message.to_string()).await.unwrap()
     }
 
-    async fn answer(&self, question: &Value, x: &str) {
+    pub async fn answer(&self, question: &Value, x: &str) {
         let result = json!({"action": "accept", "content": {"x": x}});
         let reply = self.post(&json!({"jsonrpc": "2.0", "id": question["id"], "result": result})).await;
         assert_eq!(reply.status, 202);

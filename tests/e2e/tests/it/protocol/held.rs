@@ -38,7 +38,7 @@ async fn house() -> House {
 }
 
 /// A call of `ask` as it is made, with what a retry adds.
-fn call(arguments: Value, more: Value) -> Value {
+pub fn call(arguments: Value, more: Value) -> Value {
     let mut message = http::modern("tools/call", json!({"name": "ask", "arguments": arguments}));
     message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({"elicitation": {}});
     for (name, value) in more.as_object().unwrap() {
@@ -47,7 +47,7 @@ fn call(arguments: Value, more: Value) -> Value {
     message
 }
 
-async fn send(url: &str, token: &str, message: &Value) -> Reply {
+pub async fn send(url: &str, token: &str, message: &Value) -> Reply {
     let authorization = format!("Bearer {token}");
     let headers = [
         ("authorization", &*authorization),
@@ -59,21 +59,21 @@ async fn send(url: &str, token: &str, message: &Value) -> Reply {
 }
 
 /// What a retry says: these answers to the questions of a result.
-fn answers(result: &Value, x: &str) -> Value {
+pub fn answers(result: &Value, x: &str) -> Value {
     let requests = result["inputRequests"].as_object().expect("questions");
     let responses: serde_json::Map<String, Value> =
         requests.keys().map(|key| (key.clone(), json!({"action": "accept", "content": {"x": x}}))).collect();
     json!({"inputResponses": responses, "requestState": result["requestState"]})
 }
 
-fn heard(reply: &Reply) -> Value {
+pub fn heard(reply: &Reply) -> Value {
     let message = reply.message();
     let text = message["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{message}")).to_owned();
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
 }
 
 /// The fault's code of an answer, wherever it stands.
-fn code(reply: &Reply) -> String {
+pub fn code(reply: &Reply) -> String {
     let message = reply.message();
     let fault = &message["result"]["_meta"]["portcullis.dev/fault"];
     let data = if fault.is_null() { &message["error"]["data"] } else { fault };
@@ -173,6 +173,38 @@ async fn whoever_may_not_call_any_more_does_not_go_on() {
     let reply = send(&url, &house.bob, &right).await;
     assert!(matches!(&*code(&reply), "outcome-unknown" | "invalid-request-state"), "{}", reply.text());
     assert_eq!(house.asker.runs(), runs);
+    house.product.stop().await;
+}
+
+#[tokio::test]
+async fn policies_decide_again_when_a_caller_comes_back() {
+    let house = house().await;
+    let url = house.product.url("main");
+    let arguments = json!({"who": "alice", "times": 1});
+    let first = send(&url, &house.alice, &call(arguments.clone(), json!({}))).await.message();
+    assert_eq!(first["result"]["resultType"], "input_required", "{first}");
+    let rules = json!({"rules": [{"effect": "allow", "principals": ["user:bob"]}]});
+    let spec = json!({"servers": [{"server": "asker", "bareNames": true}],
+        "policies": [{"plugin": "tool-access", "config": rules}]});
+    let all = [
+        resource("User", "alice", json!({})),
+        resource("User", "bob", json!({})),
+        house.asker.resource("asker"),
+        resource("Gateway", "main", spec),
+    ];
+    house.product.write("resources.yaml", &all).unwrap();
+    eventually("the policy is asked", || async {
+        let list = http::ask(&url, Some(&house.alice), "tools/list", json!({})).await.ok()?.message();
+        list["result"]["tools"].as_array()?.is_empty().then_some(())
+    })
+    .await;
+    assert_eq!((house.asker.runs(), house.asker.dropped()), (1, 0), "the call still waits");
+    let back = send(&url, &house.alice, &call(arguments, answers(&first["result"], "red"))).await;
+    assert_eq!(code(&back), "unknown-tool", "{}", back.text());
+    eventually("what may not go on does not stand either", || async {
+        ((house.asker.runs(), house.asker.dropped()) == (1, 1)).then_some(())
+    })
+    .await;
     house.product.stop().await;
 }
 

@@ -225,6 +225,22 @@ async fn a_slow_server_is_marked_and_a_dead_one_takes_nothing_away() {
     assert_eq!(dead["result"]["isError"], true, "{gone}: {dead}");
     let prompts = ask(&url, "prompts/list", json!({})).await["result"].clone();
     assert!(names(&prompts["prompts"], "name").contains(&"good__greet".to_owned()));
+    // What was fetched, and what was not, is counted.
+    let counted = |page: &str, server: &str, outcome: &str| {
+        page.lines().any(|line| {
+            let (server, outcome) = (format!("server=\"{server}\""), format!("outcome=\"{outcome}\""));
+            line.starts_with("portcullis_catalogue_refreshes_total{")
+                && line.contains(&server)
+                && line.contains(&outcome)
+        })
+    };
+    eventually("the metric", || async {
+        let page = http::get(&product.page("/metrics"), &[]).await.ok()?.text();
+        let all =
+            [("good", "fetched", true), ("slow", "fetched", true), ("slow", "failed", true), ("good", "failed", false)];
+        all.iter().all(|(server, outcome, there)| counted(&page, server, outcome) == *there).then_some(())
+    })
+    .await;
     product.stop().await;
 }
 

@@ -1,11 +1,17 @@
 //! Streams of clients: GET and resumption in 2025, `subscriptions/listen` in 2026.
 
 use portcullis_e2e::{
+    asker::Asker,
     events::Events,
+    eventually,
     http::{self, MODERN},
-    product::resource,
+    product::{Product, resource},
 };
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use super::asked::{House, Session, heard, house, request};
 
@@ -122,4 +128,86 @@ async fn a_modern_client_hears_what_it_asked_for_and_nothing_else() {
     assert_eq!(legacy.post(&level("warning")).await.message()["result"], json!({}));
     assert_eq!(legacy.post(&level("loud")).await.message()["error"]["code"], -32602);
     house.product.stop().await;
+}
+
+/// A GET of a stream, as bytes of which so many are read before the connection is cut.
+async fn cut(session: &Session, last: &str, at: usize) -> String {
+    let address = session.url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let headers: String =
+        session.headers().iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect::<Vec<_>>().concat();
+    let request = format!(
+        "GET /{} HTTP/1.1\r\nhost: {}\r\naccept: text/event-stream\r\nconnection: close\r\nlast-event-id: {last}\r\n{headers}\r\n",
+        address.1, address.0
+    );
+    let mut stream = TcpStream::connect(address.0).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut read = Vec::new();
+    stream.take(at as u64).read_to_end(&mut read).await.unwrap();
+    String::from_utf8_lossy(&read).into_owned()
+}
+
+/// The ids of the events that came whole.
+fn whole(text: &str) -> Vec<String> {
+    let whole = text.rfind("\n\n").map_or("", |end| &text[..end]);
+    whole.lines().filter_map(|l| l.strip_prefix("id: ")).map(|id| id.trim().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_at_any_byte_is_resumed_without_loss_or_repetition() {
+    let house = house().await;
+    let session = Session::open(&house.product, &house.tokens[0], json!({})).await;
+    let mut stream = session.call(1, "talk", json!({"lines": 2, "bytes": 3})).await;
+    let first = stream.event().await.unwrap().unwrap().id.unwrap();
+    let mut all = Vec::new();
+    while let Some(event) = stream.event().await.unwrap() {
+        all.push(event.id.unwrap());
+    }
+    assert_eq!(all.len(), 3, "two lines and the answer");
+    let uncut = cut(&session, &first, usize::MAX).await;
+    assert_eq!(whole(&uncut), all);
+    for at in 0..uncut.len() {
+        let got = whole(&cut(&session, &first, at).await);
+        let last = got.last().unwrap_or(&first);
+        let rest = whole(&cut(&session, last, usize::MAX).await);
+        assert_eq!([got.clone(), rest].concat(), all, "cut at {at}");
+    }
+    assert_eq!(house.asker.runs(), 1);
+    house.product.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_has_so_many_streams_and_another_one_its_own() {
+    let asker = Asker::start().await.unwrap();
+    let all = [
+        resource("User", "alice", json!({})),
+        resource("User", "bob", json!({})),
+        asker.resource("asker"),
+        resource("Gateway", "main", json!({"servers": [{"server": "asker"}]})),
+    ];
+    let product = Product::start_with(&all, &[], json!({"maxStreamsPerCaller": 2})).await.unwrap();
+    let (alice, bob) = (product.token("user:alice").unwrap().1, product.token("user:bob").unwrap().1);
+    let url = product.url("main");
+    let listen = async |token: &str| {
+        let authorization = format!("Bearer {token}");
+        let headers = [
+            ("authorization", &*authorization),
+            ("mcp-protocol-version", MODERN),
+            ("mcp-method", "subscriptions/listen"),
+        ];
+        let message = http::modern("subscriptions/listen", json!({"notifications": {"toolsListChanged": true}}));
+        Events::open("POST", &url, &headers, message.to_string()).await.unwrap()
+    };
+    let is_stream = |events: &Events| events.headers["content-type"].as_bytes().starts_with(b"text/event-stream");
+    let (first, second) = (listen(&alice).await, listen(&alice).await);
+    assert!(is_stream(&first) && is_stream(&second));
+    let refused = listen(&alice).await;
+    assert!(!is_stream(&refused));
+    let refused = refused.json().await.unwrap();
+    assert_eq!(refused["error"]["data"]["code"], "overloaded", "{refused}");
+    assert!(refused["error"]["data"]["next"].as_str().unwrap().contains("maxStreamsPerCaller"), "{refused}");
+    assert!(is_stream(&listen(&bob).await), "nobody else pays");
+    drop(first);
+    eventually("there is room again", || async { is_stream(&listen(&alice).await).then_some(()) }).await;
+    drop(second);
+    product.stop().await;
 }

@@ -110,6 +110,7 @@ async fn what_is_promised_is_counted() {
         "portcullis_plugin_duration_seconds_count{",
         "portcullis_upstream_requests_total{",
         "portcullis_upstream_connects_total{",
+        "portcullis_catalogue_refreshes_total{",
         "portcullis_child_restarts_total{",
         "portcullis_refusals_total{",
         "portcullis_sealed_rejected_total{",
