@@ -271,7 +271,8 @@ pub async fn places<'a>(gateways: &Gateways, asked: &'a Asked<'_>) -> Places<'a>
     Places { labels: &view.labels, exposures: &view.exposures, known }
 }
 
-fn unknown_resource(exposed: &str) -> Fault {
+/// What is said of a resource that is not there, or not for this caller.
+pub fn unknown_resource(exposed: &str) -> Fault {
     let uri = naming::quoted(exposed);
     Fault::new(Side::Caller, "unknown-resource", format!("there is no resource \"{uri}\" at this gateway"))
         .next("List the resources again: the list may have changed")

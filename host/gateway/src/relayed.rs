@@ -335,7 +335,7 @@ impl<'a> Relayed<'a> {
             self.gateways.credentials.accepted(carried);
         }
         let (Incoming::Json { version, .. } | Incoming::Stream { version, .. }) = incoming;
-        let rewrite = self.rewrite(version.era(), level);
+        let mut rewrite = self.rewrite(version.era(), level);
         let asks = self.asked.view.policies.iter().any(|p| p.plugin.hooks().server_request);
         let mut events = Vec::new();
         let message = match (incoming, &line) {
@@ -379,7 +379,7 @@ impl<'a> Relayed<'a> {
         if let Some(lease) = &mut way.lease {
             lease.clean();
         }
-        let message = if self.bridged { self.made(message) } else { message };
+        let message = if self.bridged { self.made(message, &mut rewrite) } else { message };
         let message = match review {
             Some(reviewer) if !message.input_required => reviewer.review(message).await?,
             _ => message,

@@ -28,6 +28,7 @@ use crate::{
     catalogue::Kind,
     conversation::{Who, pick::Way, rounds::Wanted},
     members::Members,
+    relay::Rewrite,
     tasks::{self, EXTENSION, era, made},
 };
 
@@ -86,7 +87,7 @@ impl Relayed<'_> {
     }
 
     /// What a server answered to such a call, in the client's words.
-    pub(super) fn made(&self, message: Message) -> Message {
+    pub(super) fn made(&self, message: Message, rewrite: &mut Rewrite) -> Message {
         if message.kind != MessageKind::Result || message.input_required {
             return message;
         }
@@ -98,7 +99,11 @@ impl Relayed<'_> {
             }),
             Era::Legacy => match era::made_modern(payload) {
                 Some(task) => Some(format!(r#"{{"task":{}}}"#, era::to_legacy(task))),
-                None => self.made_at_once(&message),
+                None => {
+                    // Its id is the client's already: there is no other to write it for.
+                    rewrite.tasks = None;
+                    self.made_at_once(&message)
+                }
             },
         };
         translated.and_then(|result| message.with_payload(result.as_bytes()).ok()).unwrap_or(message)

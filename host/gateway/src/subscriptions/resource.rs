@@ -13,7 +13,7 @@ use portcullis_upstream::{Listen, Peer};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::{asked::Asked, conversation::Who, forward, gateways::Gateways, judge, targets};
+use crate::{asked::Asked, catalogue::Kind, conversation::Who, forward, gateways::Gateways, judge, targets};
 
 /// How long subscribing may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -53,7 +53,13 @@ pub async fn watch(gateways: &Gateways, asked: &Asked<'_>, exposed: &str) -> Res
     let (at, own) = forward::locate(gateways, asked, exposed).await?;
     let assigned = &asked.view.servers[at];
     let deadline = Instant::now() + PATIENCE;
-    judge::read(asked, &assigned.server, &own, exposed, ReadPurpose::Subscribe, deadline).await?;
+    if let Err(fault) = judge::read(asked, &assigned.server, &own, exposed, ReadPurpose::Subscribe, deadline).await {
+        let server = assigned.server.as_str();
+        // Whoever does not see it in the list learns no more from this than that there is none.
+        let hidden =
+            fault.side == Side::Policy && judge::is_hidden(asked, Kind::Resources, server, &own, deadline).await;
+        return Err(if hidden { forward::unknown_resource(exposed) } else { fault });
+    }
     let carried = match &assigned.plan {
         None => None,
         Some(plan) => Some(gateways.credentials.resolve(plan, asked.principal, asked.headers).await?),

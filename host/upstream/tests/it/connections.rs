@@ -155,7 +155,8 @@ async fn cutting(way: usize, at: Arc<AtomicUsize>) -> String {
                 format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\nconnection: close\r\n{more}\r\n")
             };
             let event = format!("event: message\ndata: {body}\n\n");
-            let answer = match (message["method"] == "tools/call").then_some(way).unwrap_or(0) {
+            let way = if message["method"] == "tools/call" { way } else { 0 };
+            let answer = match way {
                 0 => head("application/json", &format!("content-length: {}\r\n", body.len())) + &body,
                 // Without a length, the end of the connection is the end of the body.
                 1 => head("application/json", "") + &body,

@@ -138,7 +138,7 @@ async fn a_client_of_2026_has_tasks_of_a_server_of_2025() {
     let over = async |talk: &mut Talk, task: &str| {
         let talk = tokio::sync::Mutex::new(talk);
         eventually("it ends", || async {
-            let seen = result(&mut *talk.lock().await, "tasks/get", json!({"taskId": task})).await;
+            let seen = result(*talk.lock().await, "tasks/get", json!({"taskId": task})).await;
             assert_eq!((&seen["resultType"], &seen["taskId"]), (&json!("complete"), &json!(task)), "{seen}");
             (seen["status"] != "working").then_some(seen)
         })

@@ -201,7 +201,8 @@ async fn a_slow_server_is_marked_and_a_dead_one_takes_nothing_away() {
     let slow = Offered { delay: std::time::Duration::from_secs(4), ..Offered::modern("slow") };
     let (good, slow) = (Shelf::start(Offered::modern("good")).await.unwrap(), Shelf::start(slow).await.unwrap());
     let servers = json!({"servers": [{"server": "good"}, {"server": "slow"}]});
-    let product = Product::start(&[good.open("good"), slow.open("slow"), gateway("main", servers)]).await.unwrap();
+    let all = [good.open("good"), slow.open("slow"), gateway("main", servers.clone())];
+    let product = Product::start(&all).await.unwrap();
     let url = product.url("main");
     let first = ask(&url, "tools/list", json!({})).await["result"].clone();
     assert_eq!(names(&first["tools"], "name"), ["good__echo"]);
@@ -215,6 +216,8 @@ async fn a_slow_server_is_marked_and_a_dead_one_takes_nothing_away() {
     assert!(both["_meta"].is_null(), "{both}");
 
     let gone = slow.address;
+    let mut edited = slow.open("slow");
+    edited["spec"]["title"] = json!("Edited");
     drop(slow);
     product
         .write("touch.yaml", &[gateway("again", json!({"servers": [{"server": "good"}, {"server": "slow"}]}))])
@@ -234,7 +237,11 @@ async fn a_slow_server_is_marked_and_a_dead_one_takes_nothing_away() {
                 && line.contains(&outcome)
         })
     };
+    let edited = [good.open("good"), edited, gateway("main", servers)];
+    product.write("resources.yaml", &edited).unwrap();
     eventually("the metric", || async {
+        // Of a server that was edited nothing is known.
+        ask(&url, "tools/list", json!({})).await;
         let page = http::get(&product.page("/metrics"), &[]).await.ok()?.text();
         let all =
             [("good", "fetched", true), ("slow", "fetched", true), ("slow", "failed", true), ("good", "failed", false)];

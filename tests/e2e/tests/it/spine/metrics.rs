@@ -96,6 +96,8 @@ async fn what_is_promised_is_counted() {
         missing.is_empty().then_some(())
     })
     .await;
+    // A connection that nobody uses is let go.
+    call("echo__echo", json!({"message": "in"})).await;
     let told = http::get(&product.page("/metrics"), &[]).await.unwrap().text();
     // Not only there, but counting.
     let value = |start: &str| {
