@@ -463,6 +463,10 @@ fn entry(
             }
         }
     }
+    let earlier = known.and_then(|k| k.entries.iter().find(|e| e.name == name));
+    if !unreadable.is_empty() && earlier.is_none_or(|e| e.unreadable != unreadable) {
+        tracing::warn!(%tenant, server = %spec.server, connection = %name, why = ?unreadable, "a connection's secrets can't be read");
+    }
     let digest = hash.finalize();
     let revision = digest.iter().take(8).fold(0_u64, |n, byte| n << 8 | u64::from(*byte));
     let server = fleet.server(tenant, &spec.server);

@@ -100,7 +100,6 @@ pub(crate) fn named(plan: &CredentialPlan, principal: &Principal, name: &str, ex
 pub(crate) fn incomplete(plan: &CredentialPlan, principal: &Principal, entry: &Entry, fields: &[&str]) -> Fault {
     let message = format!("the connection {} to {} lacks {}", entry.name, plan.server, fields.join(", "));
     if fields.iter().any(|field| entry.unreadable.contains_key(*field)) {
-        tracing::warn!(tenant = %plan.tenant, server = %plan.server, connection = %entry.name, why = ?entry.unreadable, "a connection's secrets can't be read");
         // What stands in a variable or a file is mended there, and no page helps.
         return fault(plan, Side::Gateway, "missing-credential", format!("{message}: its secret can't be read"))
             .next("Ask an operator: `portcullis doctor` says why".to_owned());

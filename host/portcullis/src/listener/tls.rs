@@ -173,7 +173,10 @@ fn verifier(wanted: &ClientCertificates) -> Result<Arc<dyn ClientCertVerifier>> 
     if !wanted.required {
         builder = builder.allow_unauthenticated();
     }
-    builder.build().with_context(|| format!("{} can't be used", wanted.authorities.display()))
+    builder.build().with_context(|| match &wanted.revoked {
+        Some(revoked) => format!("{} or {} can't be used", revoked.display(), wanted.authorities.display()),
+        None => format!("{} can't be used", wanted.authorities.display()),
+    })
 }
 
 fn certificates(file: &PathBuf) -> Result<Vec<CertificateDer<'static>>> {

@@ -96,7 +96,10 @@ async fn a_secret_is_carried_exchanged_under_calls_and_nothing_ever_takes_its_pl
     assert!(said().await.contains("Bearer canary-second"));
     says("what may not be read is missing", "missing-credential").await;
     let refused = said().await;
-    assert!(refused.contains("can't be read") && !refused.contains(&cluster.namespace), "where it lies is for operators: {refused}");
+    assert!(
+        refused.contains("can't be read") && !refused.contains(&cluster.namespace),
+        "where it lies is for operators: {refused}"
+    );
     let doctor = || {
         let doctor = product.cli(&["doctor"], "").unwrap();
         let found = String::from_utf8_lossy(&doctor.stdout).into_owned();

@@ -76,9 +76,17 @@ async fn a_secret_is_carried_exchanged_and_nothing_ever_takes_its_place() {
     says("it is found again", "Bearer canary-third").await;
 
     vault.delete("secret/teams/blue/jira");
-    says("a secret that is gone serves nobody", "does not exist").await;
+    let told = async |what: &str, word: &str| {
+        eventually(what, || async {
+            let doctor = product.cli(&["doctor"], "").unwrap();
+            String::from_utf8_lossy(&doctor.stdout).contains(word).then_some(())
+        })
+        .await;
+        assert!(said().await.contains("missing-credential"), "{}", said().await);
+    };
+    told("a secret that is gone serves nobody", "does not exist").await;
     vault.put("secret/teams/blue/jira", json!({"token": ["no text"]}));
-    says("what is no text is no secret", "it is no text").await;
+    told("what is no text is no secret", "it is no text").await;
 
     let metrics = http::get(&product.page("/metrics"), &[]).await.unwrap().text();
     for outcome in ["ok", "failed"] {
