@@ -200,5 +200,5 @@ pub async fn vault(house: &House) {
     vault.seal(false);
     eventually("it is found again", || async { works(&call().await).then_some(()) }).await;
     vault.delete("secret/teams/blue/notes");
-    eventually("it is gone", || async { call().await.text().contains("does not exist").then_some(()) }).await;
+    eventually("it is gone", || async { call().await.text().contains("missing-credential").then_some(()) }).await;
 }
