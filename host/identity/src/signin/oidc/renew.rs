@@ -24,7 +24,7 @@ impl Oidc {
     /// person has to sign in again. One that has not ended is given back where the provider does not answer.
     ///
     /// # Errors
-    /// [`Unrenewed`].
+    /// Why there is no fresh one.
     pub async fn fresh(&self, token: &Arc<CallerToken>) -> Result<Option<Arc<CallerToken>>, Unrenewed> {
         let kept = &self.parts.kept;
         let Some(person) = kept.person(&token.digest) else { return Ok(None) };
