@@ -9,6 +9,7 @@ use portcullis_e2e::{cluster::Cluster, eventually};
 use serde_json::json;
 
 #[tokio::test]
+#[ignore = "nothing of the product runs pods yet, and not every machine lets root do so: --run-ignored only"]
 async fn a_deployment_runs_hardened_pods_whose_logs_are_read_and_which_come_again() {
     let cluster = Cluster::get().await.unwrap();
     let image = cluster.with_pods().await.unwrap();
