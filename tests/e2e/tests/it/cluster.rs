@@ -2,5 +2,4 @@
 
 mod customs;
 mod definitions;
-mod pods;
 mod secrets;
