@@ -24,7 +24,7 @@ pub fn run(request: &Request) -> anyhow::Result<()> {
     let parts = stage("install the suite", setup::install)?;
     let profile = &request.profile;
     stage(&format!("build, profile {profile}"), || {
-        shell::run(cargo()?.args(["build", "--profile", profile, "-p", "portcullis", "-p", "portcullis-conformance"]))
+        shell::run(cargo()?.args(["build", "--profile", profile, "--workspace", "--bins"]))
     })?;
     let folder = if profile == "dev" { "debug" } else { profile };
     let built = target()?.join(folder);
