@@ -23,8 +23,9 @@ pub struct Request {
 pub fn run(request: &Request) -> anyhow::Result<()> {
     let parts = stage("install the suite", setup::install)?;
     let profile = &request.profile;
+    // With the tests, though none is run: without them dependencies have other features, and everything is compiled again.
     stage(&format!("build, profile {profile}"), || {
-        shell::run(cargo()?.args(["build", "--profile", profile, "--workspace", "--bins"]))
+        shell::run(cargo()?.args(["build", "--profile", profile, "--workspace", "--bins", "--tests"]))
     })?;
     let folder = if profile == "dev" { "debug" } else { profile };
     let built = target()?.join(folder);

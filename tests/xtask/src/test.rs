@@ -27,7 +27,8 @@ pub fn run(filter: Option<&str>) -> anyhow::Result<()> {
     stage("build the tests", || shell::run(runner()?.arg("--no-run")))?;
     let binary = target()?.join("debug/portcullis");
     stage("build the binary under test", || {
-        shell::run(cargo()?.args(["build", "--workspace", "--bin", "portcullis"]))
+        // With the tests again: without them dependencies have other features, and everything is compiled a second time.
+        shell::run(cargo()?.args(["build", "--workspace", "--bin", "portcullis", "--tests"]))
     })?;
     if !binary.is_file() {
         bail!("{} was not built", binary.display());
