@@ -1,17 +1,22 @@
 //! Versioned records with watch: compare-and-swap, ordered scan, durable before the answer.
 //!
-//! [`Store`] is the interface, [`SledStore`] the embedded implementation, [`Registry`] the typed resources on top of
-//! either. Everything that is acknowledged survives `kill -9`; what that takes on sled is told in
-//! `docs/decisions/0002-sled-durability.md`.
+//! [`Store`] is the interface, [`SledStore`] the embedded implementation for one process, [`PostgresStore`] the one for several,
+//! [`Registry`] the typed resources on top of either. Everything that is acknowledged survives `kill -9`; what that takes on
+//! sled is told in `docs/decisions/0002-sled-durability.md`.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod group;
 pub mod keys;
+pub mod postgres;
 pub mod record;
 pub mod registry;
 pub mod sled;
 pub mod watch;
 
+use std::time::Duration;
+
 pub use futures_util::future::BoxFuture;
+pub use postgres::{PostgresOptions, PostgresStore};
 pub use record::{Change, Expect, Record, Revision, StoreError, Write};
 pub use registry::{Fleet, Registry};
 pub use sled::{SledOptions, SledStore};
@@ -57,8 +62,25 @@ pub trait Store: Send + Sync {
     /// [`StoreError::TooOld`] where the change log does not reach back so far: scan again.
     fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError>;
 
-    /// The revision of the last durable write.
+    /// The revision of the last durable write that is known here.
     fn revision(&self) -> Revision;
+
+    /// How long ago it was known that there is nothing newer than what [`Store::watch`] tells. In a store of one process there
+    /// never is.
+    fn age(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Why the store can't be reached just now, if it can't.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    /// Asks whether there is anything newer, where that was not known for two seconds; what there is stands in the watch then.
+    /// Answers [`Store::age`] as it is afterwards. Takes a second at most.
+    fn current(&self) -> BoxFuture<'_, Duration> {
+        Box::pin(std::future::ready(Duration::ZERO))
+    }
 }
 
 /// All records under a prefix, in pieces of [`MAX_SCAN`].

@@ -144,6 +144,13 @@ pub enum StoreError {
     /// The store can't be reached or has been closed.
     #[error("the store is not available: {0}")]
     Unavailable(String),
+    /// The connection to the store broke while it was writing, and nobody could say in time whether it wrote. Look before doing it
+    /// again.
+    #[error("nobody knows whether the store wrote it: {0}")]
+    Unknown(String),
+    /// The store is another program's, or another version's.
+    #[error("the store can't be used: {0}")]
+    Foreign(String),
     /// What is on disk is not what was written.
     #[error("the store is corrupted: {0}")]
     Corrupt(String),

@@ -18,10 +18,7 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{
-    BoxFuture, MAX_BATCH, MAX_BATCH_BYTES, MAX_KEY, MAX_SCAN, MAX_VALUE, Record, Revision, Store, StoreError, Watch,
-    Write,
-};
+use crate::{BoxFuture, MAX_SCAN, Record, Revision, Store, StoreError, Watch, Write, group::fits};
 use disk::Disk;
 use writer::{Job, Writer};
 
@@ -136,13 +133,7 @@ impl Store for SledStore {
 
     fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<Revision, StoreError>> {
         Box::pin(async move {
-            let sizes_fit = batch.iter().all(|write| {
-                let value = if let Write::Put { value, .. } = write { value.len() } else { 0 };
-                !write.key().is_empty() && write.key().len() <= MAX_KEY && value <= MAX_VALUE
-            });
-            if !sizes_fit || batch.len() > MAX_BATCH || batch.iter().map(Write::size).sum::<usize>() > MAX_BATCH_BYTES {
-                return Err(StoreError::TooLarge);
-            }
+            fits(&batch)?;
             let closed = || StoreError::Unavailable("its writer has ended".to_owned());
             let (answer, answered) = oneshot::channel();
             let queue = self.queue.as_ref().ok_or_else(closed)?;

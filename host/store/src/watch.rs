@@ -58,6 +58,20 @@ impl Log {
         self.head.send_modify(|head| head.revision = revision);
     }
 
+    /// Begins anew after `floor`, because what lies between is not known: whoever reads is told [`StoreError::TooOld`].
+    pub(crate) fn restart(&self, floor: Revision, revision: Revision, changes: Vec<Change>) {
+        {
+            let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+            entries.changes.clear();
+            entries.bytes = 0;
+            entries.floor = floor;
+            // A reader that had read everything stands here, and must notice as well.
+            entries.next_sequence += 1;
+            entries.extend(changes);
+        }
+        self.head.send_modify(|head| head.revision = revision);
+    }
+
     /// The floor that the log will have once `entries` more changes of `bytes` bytes are in it: what may be forgotten on
     /// disk in the same batch.
     pub(crate) fn floor_after(&self, entries: usize, bytes: usize) -> Revision {

@@ -88,6 +88,12 @@ pub struct Metrics {
     pub oauth_grants: Gauge,
     /// Sign-ins at servers' authorization servers that are under way now.
     pub oauth_pending: Gauge,
+    /// Transactions that the store in a database committed for this process.
+    pub store_commits: Counter,
+    /// Whether the store can be reached: 1 or 0.
+    pub store_reachable: Gauge,
+    /// Seconds since the store was known to hold nothing newer than what is served.
+    pub store_age: Gauge,
     /// Audit records written.
     pub audit_records: Counter,
     /// Audit records dropped because the queue was full or the file could not be written; each run of them left a gap record.
@@ -188,6 +194,13 @@ impl Metrics {
             "Fetches of what servers offer, by how they ended",
             &["tenant", "server", "kind", "outcome"],
         );
+        let store_commits =
+            d.counter("store_commits", "Transactions that the store in a database committed for this process");
+        let store_reachable = d.gauge("store_reachable", "Whether the store can be reached: 1 or 0");
+        let store_age =
+            d.gauge("store_age_seconds", "Seconds since the store was known to hold nothing newer than what is served");
+        // The embedded one always can; one in a database says so itself.
+        store_reachable.set(1);
         let audit_records = d.counter("audit_records", "Audit records written");
         let audit_dropped = d.counter("audit_dropped", "Audit records dropped; each run of them left a gap record");
         let audit_sync_seconds = d.histogram("audit_sync_seconds", "Time to write and sync a batch of audit records");
@@ -237,6 +250,9 @@ impl Metrics {
             oauth_grants,
             oauth_pending,
             catalogue_refreshes,
+            store_commits,
+            store_reachable,
+            store_age,
             audit_records,
             audit_dropped,
             audit_sync_seconds,

@@ -107,8 +107,12 @@ fn debian() -> anyhow::Result<()> {
         ("chromium", "chromium"),
         ("openssl", "openssl"),
     ];
-    let missing: Vec<&str> =
+    let mut missing: Vec<&str> =
         needs.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
+    // Debian keeps a server's programs out of PATH.
+    if find("initdb").is_none() && !Path::new("/usr/lib/postgresql").is_dir() {
+        missing.push("postgresql");
+    }
     if missing.is_empty() {
         return Ok(());
     }

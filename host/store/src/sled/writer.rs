@@ -1,6 +1,6 @@
 //! The one writer: gathers what waits, applies it, flushes, publishes, answers.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -8,12 +8,11 @@ use super::{
     Stats, count,
     disk::{Disk, META_HEAD, data_key, data_value, head_value, log_key, sort},
 };
-use crate::{Change, Expect, Record, Revision, StoreError, Write};
+use crate::{
+    Change, Revision, StoreError, Write,
+    group::{GROUP, GROUP_BYTES, Group, size},
+};
 
-/// The most batches that share a flush.
-const GROUP: usize = 512;
-/// The most bytes that share a flush.
-const GROUP_BYTES: usize = 8 << 20;
 /// sled writes whole segments and copies pages, so a batch needs more room than its bytes.
 const ROOM: u64 = 4;
 
@@ -30,17 +29,6 @@ pub(super) struct Writer {
     records: u64,
     /// Once sled failed in the middle of a write, nobody knows what is on disk until it is opened again.
     failed: Option<StoreError>,
-}
-
-/// Batches that are applied together.
-#[derive(Default)]
-struct Group {
-    batch: sled::Batch,
-    changes: Vec<Change>,
-    bytes: usize,
-    /// What earlier batches of the group did: the revision that a key has now, or none.
-    overlay: HashMap<String, Option<Revision>>,
-    answers: Vec<(oneshot::Sender<Result<Revision, StoreError>>, Revision)>,
 }
 
 impl Writer {
@@ -60,13 +48,13 @@ impl Writer {
         }
         let _close = Close(Arc::clone(&self.disk));
         while let Some(first) = jobs.blocking_recv() {
-            let mut bytes = first.batch.iter().map(Write::size).sum::<usize>();
+            let mut bytes = size(&first.batch);
             let mut waiting = vec![first];
             while waiting.len() < GROUP
                 && bytes < GROUP_BYTES
                 && let Ok(job) = jobs.try_recv()
             {
-                bytes += job.batch.iter().map(Write::size).sum::<usize>();
+                bytes += size(&job.batch);
                 waiting.push(job);
             }
             self.commit(waiting, bytes);
@@ -82,16 +70,11 @@ impl Writer {
             return;
         }
         let before = self.disk.log.revision();
-        let mut group = Group::default();
-        let (mut revision, mut records) = (before, self.records);
+        let mut group = Group::new(before, self.records);
+        let mut answers = Vec::new();
         for job in jobs {
-            let next = Revision(revision.0 + 1);
-            match self.prepare(&mut group, &job.batch, next, &mut records) {
-                Ok(true) => {
-                    revision = next;
-                    group.answers.push((job.answer, next));
-                }
-                Ok(false) => group.answers.push((job.answer, revision)),
+            match group.add(&job.batch, |key| self.disk.revision_of(key)) {
+                Ok(revision) => answers.push((job.answer, revision)),
                 Err(error) => {
                     if matches!(error, StoreError::Conflict { .. }) {
                         count(&self.stats.conflicts);
@@ -100,13 +83,13 @@ impl Writer {
                 }
             }
         }
-        let written = if revision == before { Ok(()) } else { self.apply(&mut group, revision, records) };
+        let written = if group.revision == before { Ok(()) } else { self.apply(group) };
         if let Err(error) = &written {
             tracing::error!(%error, "the store failed; it takes no more writes until it is opened again");
             self.failed =
                 Some(StoreError::Unavailable(format!("an earlier write failed ({error}): restart the gateway")));
         }
-        for (answer, at) in group.answers {
+        for (answer, at) in answers {
             if written.is_ok() {
                 count(&self.stats.batches);
             }
@@ -128,78 +111,37 @@ impl Writer {
         Some(StoreError::NoSpace)
     }
 
-    /// Adds a batch to the group, whole or not at all. Answers whether it changes anything.
-    fn prepare(
-        &self,
-        group: &mut Group,
-        writes: &[Write],
-        revision: Revision,
-        records: &mut u64,
-    ) -> Result<bool, StoreError> {
-        let mut fresh: HashMap<&str, Option<Revision>> = HashMap::new();
-        let mut effective = Vec::new();
-        let mut count = *records;
-        for write in writes {
-            let key = write.key();
-            let now = match (fresh.get(key), group.overlay.get(key)) {
-                (Some(now), _) | (None, Some(now)) => *now,
-                (None, None) => self.disk.revision_of(key)?,
-            };
-            let holds = match write.expect() {
-                Expect::Any => true,
-                Expect::Absent => now.is_none(),
-                Expect::Is(expected) => now == Some(expected),
-            };
-            if !holds {
-                return Err(StoreError::Conflict { key: key.to_owned(), actual: now });
-            }
-            match write {
-                Write::Put { .. } => {
-                    count += u64::from(now.is_none());
-                    fresh.insert(key, Some(revision));
+    fn apply(&mut self, mut group: Group) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        let (mut of, mut position) = (Revision(0), 0_u32);
+        for change in &group.changes {
+            let (key, revision) = (change.key(), change.revision());
+            position = if revision == of { position + 1 } else { 0 };
+            of = revision;
+            let op = match change {
+                Change::Put(record) => {
+                    batch.insert(data_key(key), data_value(revision, &record.value));
+                    b"\x01"
                 }
-                Write::Delete { .. } if now.is_none() => continue,
-                Write::Delete { .. } => {
-                    count -= 1;
-                    fresh.insert(key, None);
+                Change::Deleted { .. } => {
+                    batch.remove(data_key(key));
+                    b"\x00"
                 }
-            }
-            effective.push(write);
+            };
+            batch.insert(&log_key(revision, position), [op, key.as_bytes()].concat());
         }
-        for (position, write) in (0_u32..).zip(&effective) {
-            let key = write.key();
-            let (op, change) = match write {
-                Write::Put { value, .. } => {
-                    group.batch.insert(data_key(key), data_value(revision, value));
-                    (b"\x01", Change::Put(Record { key: key.into(), value: value.clone(), revision }))
-                }
-                Write::Delete { .. } => {
-                    group.batch.remove(data_key(key));
-                    (b"\x00", Change::Deleted { key: key.into(), revision })
-                }
-            };
-            group.batch.insert(&log_key(revision, position), [op, key.as_bytes()].concat());
-            group.bytes += change.size();
-            group.changes.push(change);
-        }
-        group.overlay.extend(fresh.into_iter().map(|(key, now)| (key.to_owned(), now)));
-        *records = count;
-        Ok(!effective.is_empty())
-    }
-
-    fn apply(&mut self, group: &mut Group, revision: Revision, records: u64) -> Result<(), StoreError> {
         let floor = self.disk.log.floor_after(group.changes.len(), group.bytes);
         for forgotten in self.disk.tree.range(log_key(Revision(0), 0)..log_key(Revision(floor.0.saturating_add(1)), 0))
         {
-            group.batch.remove(forgotten.map_err(sort)?.0);
+            batch.remove(forgotten.map_err(sort)?.0);
         }
-        group.batch.insert(META_HEAD, head_value(revision, records));
-        self.disk.tree.apply_batch(std::mem::take(&mut group.batch)).map_err(sort)?;
+        batch.insert(META_HEAD, head_value(group.revision, group.records));
+        self.disk.tree.apply_batch(batch).map_err(sort)?;
         self.disk.flush()?;
         count(&self.stats.flushes);
-        self.disk.witness(revision);
-        self.records = records;
-        self.disk.log.publish(revision, std::mem::take(&mut group.changes));
+        self.disk.witness(group.revision);
+        self.records = group.records;
+        self.disk.log.publish(group.revision, std::mem::take(&mut group.changes));
         Ok(())
     }
 }

@@ -6,19 +6,20 @@ use std::{
     process::{Command, Stdio},
 };
 
-use portcullis_store::Store;
-
-use crate::{open, put};
+use crate::{
+    house::{House, on_each_store, open_at},
+    put,
+};
 
 const ROUNDS: u64 = 25;
 const WRITERS: u64 = 8;
-const DIRECTORY: &str = "PORTCULLIS_TEST_STORE";
+const PLACE: &str = "PORTCULLIS_TEST_STORE";
 
 /// Not a test of its own: the process that is killed. Writes pairs and says on standard output which are acknowledged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn victim() {
-    let Ok(dir) = std::env::var(DIRECTORY) else { return };
-    let store = open(dir.as_ref());
+    let Ok(place) = std::env::var(PLACE) else { return };
+    let store = open_at(&place).await;
     let mut tasks = Vec::new();
     for writer in 0..WRITERS {
         let store = store.clone();
@@ -46,16 +47,16 @@ fn number(value: &[u8]) -> u64 {
     std::str::from_utf8(value).unwrap().split(' ').next().unwrap().parse().unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_acknowledged_is_lost() {
-    let dir = tempfile::tempdir().unwrap();
+on_each_store!(nothing_acknowledged_is_lost);
+
+async fn nothing_acknowledged_is_lost(house: &House) {
     let mut acknowledged = BTreeMap::new();
     let mut total = 0;
     let mut revision = 0;
     for round in 0..ROUNDS {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["kill::victim", "--exact", "--nocapture", "--test-threads=1"])
-            .env(DIRECTORY, dir.path())
+            .env(PLACE, house.place())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -76,7 +77,7 @@ async fn nothing_acknowledged_is_lost() {
             }
         }
         child.wait().unwrap();
-        let store = open(dir.path());
+        let store = house.open().await;
         assert!(store.revision().0 > revision, "round {round} wrote nothing");
         revision = store.revision().0;
         for (writer, n) in &acknowledged {

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod damage;
+mod database;
 mod full_disk;
+mod house;
 mod kill;
 mod model;
 mod registry;

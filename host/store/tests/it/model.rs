@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use portcullis_store::{Change, Expect, Revision, Store, StoreError, Write, scan_all};
+use portcullis_store::{Change, Expect, Revision, StoreError, Write, scan_all};
 use proptest::prelude::*;
 
-use crate::open;
+use crate::house::House;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -55,9 +55,9 @@ fn apply(model: &Model, batch: &[Write], next: u64) -> Result<(Model, bool), ()>
     Ok((after, changed))
 }
 
-async fn run(steps: Vec<Step>) {
-    let dir = tempfile::tempdir().unwrap();
-    let mut store = open(dir.path());
+async fn run(house: Option<House>, steps: Vec<Step>) {
+    let Some(house) = house else { return };
+    let mut store = house.open().await;
     let (mut model, mut revision) = (Model::new(), 0);
     let mut replica = Model::new();
     let mut watched = Revision(0);
@@ -65,7 +65,7 @@ async fn run(steps: Vec<Step>) {
         match step {
             Step::Reopen => {
                 drop(store);
-                store = open(dir.path());
+                store = house.open().await;
             }
             Step::Batch(writes) => {
                 let batch: Vec<_> = writes
@@ -122,7 +122,20 @@ async fn run(steps: Vec<Step>) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn the_store_is_a_map(steps in steps()) {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(steps));
+    fn the_embedded_store_is_a_map(steps in steps()) {
+        runtime().block_on(async { run(House::sled().await, steps).await });
     }
+}
+
+proptest! {
+    // Each takes a second or two.
+    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn the_store_in_a_database_is_a_map(steps in steps()) {
+        runtime().block_on(async { run(House::postgres().await, steps).await });
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }

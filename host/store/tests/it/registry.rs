@@ -4,12 +4,33 @@ use std::{sync::Arc, time::Duration};
 
 use portcullis_model::{Door, Kind, Name, Resource, ResourceKey, Spec};
 use portcullis_store::{
-    Registry, Store, keys,
+    Registry, keys,
     registry::{Applied, Outcome, RegistryError},
 };
 use serde_json::{Value, json};
 
-use crate::{open, put};
+use crate::{
+    house::{House, on_each_store},
+    put,
+};
+
+on_each_store!(
+    what_is_applied_is_served_and_survives,
+    a_set_is_taken_whole_or_not_at_all,
+    another_doors_edit_is_refused_saying_where,
+    a_revision_makes_an_edit_conditional,
+    dangling_references_are_warnings,
+    what_files_no_longer_hold_is_deleted,
+    moving_a_server_suspends_its_connections_until_somebody_approves,
+    a_connection_stays_with_its_owner,
+    files_that_are_read_again_approve_nothing,
+    a_connection_that_waits_for_its_server_is_bound_when_it_comes,
+    secrets_come_and_go_with_their_connection,
+    what_was_sealed_for_somebody_goes_with_them,
+    what_comes_in_one_write_is_of_one_age,
+    one_identity_is_one_user,
+    what_another_process_writes_is_noticed,
+);
 
 fn resource(kind: &str, name: &str, spec: Value) -> Resource {
     let document =
@@ -50,15 +71,12 @@ fn origin(registry: &Registry) -> Option<String> {
     }
 }
 
-async fn registry() -> (tempfile::TempDir, Arc<Registry>) {
-    let dir = tempfile::tempdir().unwrap();
-    let registry = Registry::open(open(dir.path())).await.unwrap();
-    (dir, registry)
+async fn registry(house: &House) -> Arc<Registry> {
+    Registry::open(house.open().await).await.unwrap()
 }
 
-#[tokio::test]
-async fn what_is_applied_is_served_and_survives() {
-    let (dir, registry) = registry().await;
+async fn what_is_applied_is_served_and_survives(house: &House) {
+    let registry = registry(house).await;
     let set = vec![server("https://a.example/mcp"), connection(), resource("User", "alice", json!({}))];
     let applied = registry.apply(set.clone(), Door::Api, true).await.unwrap();
     assert_eq!(outcomes(&applied), [Outcome::Created; 3]);
@@ -81,18 +99,12 @@ async fn what_is_applied_is_served_and_survives() {
     }
     drop(registry);
     drop(fleet);
-    let registry = Registry::open(reopen(dir.path()).await).await.unwrap();
+    let registry = Registry::open(house.open().await).await.unwrap();
     assert_eq!(registry.get(&key(Kind::User, "alice")).unwrap(), alice);
 }
 
-async fn reopen(dir: &std::path::Path) -> Arc<dyn Store> {
-    let dir = dir.to_owned();
-    tokio::task::spawn_blocking(move || open(&dir)).await.unwrap()
-}
-
-#[tokio::test]
-async fn a_set_is_taken_whole_or_not_at_all() {
-    let (_dir, registry) = registry().await;
+async fn a_set_is_taken_whole_or_not_at_all(house: &House) {
+    let registry = registry(house).await;
     let both = resource("McpServer", "both", json!({}));
     let set = vec![resource("User", "alice", json!({})), both, resource("User", "alice", json!({}))];
     let refused = reasons(registry.apply(set, Door::Api, false).await.unwrap_err());
@@ -101,9 +113,8 @@ async fn a_set_is_taken_whole_or_not_at_all() {
     assert!(registry.snapshot().is_empty());
 }
 
-#[tokio::test]
-async fn another_doors_edit_is_refused_saying_where() {
-    let (_dir, registry) = registry().await;
+async fn another_doors_edit_is_refused_saying_where(house: &House) {
+    let registry = registry(house).await;
     let team = |title: &str| resource("Team", "blue", json!({"title": title}));
     registry.apply(vec![team("a")], file("/etc/teams.yaml"), false).await.unwrap();
     let refused = reasons(registry.apply(vec![team("b")], Door::Api, false).await.unwrap_err());
@@ -115,9 +126,8 @@ async fn another_doors_edit_is_refused_saying_where() {
     assert!(registry.snapshot().is_empty());
 }
 
-#[tokio::test]
-async fn a_revision_makes_an_edit_conditional() {
-    let (_dir, registry) = registry().await;
+async fn a_revision_makes_an_edit_conditional(house: &House) {
+    let registry = registry(house).await;
     let mut team = resource("Team", "blue", json!({}));
     team.metadata.revision = Some(7);
     assert!(
@@ -137,9 +147,8 @@ async fn a_revision_makes_an_edit_conditional() {
     assert!(refused.contains("was changed since"), "{refused}");
 }
 
-#[tokio::test]
-async fn dangling_references_are_warnings() {
-    let (_dir, registry) = registry().await;
+async fn dangling_references_are_warnings(house: &House) {
+    let registry = registry(house).await;
     let gateway = json!({"servers": [{"server": "nowhere", "credential": {"mode": "static", "connection": "none"}}],
         "policies": [{"plugin": "tool-access"}, {"plugin": "mine"}]});
     let applied =
@@ -159,9 +168,8 @@ async fn dangling_references_are_warnings() {
     assert!(gone.warnings.iter().any(|w| w.message.contains("Connection/mine still names it")), "{:?}", gone.warnings);
 }
 
-#[tokio::test]
-async fn what_files_no_longer_hold_is_deleted() {
-    let (_dir, registry) = registry().await;
+async fn what_files_no_longer_hold_is_deleted(house: &House) {
+    let registry = registry(house).await;
     let user = |name: &str| resource("User", name, json!({}));
     let scope = |door: &Door| matches!(door, Door::File(f) if f.starts_with("/d/"));
     registry.apply(vec![user("by-hand")], Door::Api, false).await.unwrap();
@@ -180,9 +188,8 @@ async fn what_files_no_longer_hold_is_deleted() {
     assert!(clash.contains("`portcullis apply`"), "{clash}");
 }
 
-#[tokio::test]
-async fn moving_a_server_suspends_its_connections_until_somebody_approves() {
-    let (_dir, registry) = registry().await;
+async fn moving_a_server_suspends_its_connections_until_somebody_approves(house: &House) {
+    let registry = registry(house).await;
     registry.apply(vec![server("https://a.example/mcp"), connection()], Door::Api, false).await.unwrap();
     assert_eq!(origin(&registry).as_deref(), Some("https://a.example"));
     // Another path of the same origin changes nothing; another origin does not take the connection along.
@@ -198,9 +205,8 @@ async fn moving_a_server_suspends_its_connections_until_somebody_approves() {
     assert!(refused.contains("made for github"), "{refused}");
 }
 
-#[tokio::test]
-async fn a_connection_stays_with_its_owner() {
-    let (_dir, registry) = registry().await;
+async fn a_connection_stays_with_its_owner(house: &House) {
+    let registry = registry(house).await;
     let sealed = keys::secret(&Name::default_tenant(), &"mine".parse().unwrap());
     let of = |owner: serde_json::Value| {
         resource("Connection", "mine", json!({"server": "github", "owner": owner, "ownerOnly": true}))
@@ -222,9 +228,8 @@ async fn a_connection_stays_with_its_owner() {
     assert!(registry.store().get(&sealed).await.unwrap().is_none());
 }
 
-#[tokio::test]
-async fn files_that_are_read_again_approve_nothing() {
-    let (_dir, registry) = registry().await;
+async fn files_that_are_read_again_approve_nothing(house: &House) {
+    let registry = registry(house).await;
     let scope = |door: &Door| matches!(door, Door::File(_));
     let set = |url: &str| vec![(file("a"), server(url)), (file("b"), connection())];
     registry.sync_door(&scope, set("https://a.example/mcp"), false).await.unwrap();
@@ -242,18 +247,16 @@ async fn files_that_are_read_again_approve_nothing() {
     assert_eq!(origin(&registry).as_deref(), Some("https://b.example"));
 }
 
-#[tokio::test]
-async fn a_connection_that_waits_for_its_server_is_bound_when_it_comes() {
-    let (_dir, registry) = registry().await;
+async fn a_connection_that_waits_for_its_server_is_bound_when_it_comes(house: &House) {
+    let registry = registry(house).await;
     registry.apply(vec![connection()], Door::Api, false).await.unwrap();
     assert_eq!(origin(&registry), None);
     registry.apply(vec![server("https://a.example/mcp")], file("a"), false).await.unwrap();
     assert_eq!(origin(&registry).as_deref(), Some("https://a.example"));
 }
 
-#[tokio::test]
-async fn secrets_come_and_go_with_their_connection() {
-    let (_dir, registry) = registry().await;
+async fn secrets_come_and_go_with_their_connection(house: &House) {
+    let registry = registry(house).await;
     let at = keys::secret(&Name::default_tenant(), &"mine".parse().unwrap());
     registry.apply_with(vec![connection()], Door::Api, false, vec![put(&at, "sealed")]).await.unwrap();
     assert!(registry.store().get(&at).await.unwrap().is_some());
@@ -269,9 +272,8 @@ async fn secrets_come_and_go_with_their_connection() {
     assert!(refused.contains("spec.values.token: is a secret"), "{refused}");
 }
 
-#[tokio::test]
-async fn what_was_sealed_for_somebody_goes_with_them() {
-    let (_dir, registry) = registry().await;
+async fn what_was_sealed_for_somebody_goes_with_them(house: &House) {
+    let registry = registry(house).await;
     let tenant = Name::default_tenant();
     let beside = |connection: &str| {
         let name: Name = connection.parse().unwrap();
@@ -313,9 +315,8 @@ async fn what_was_sealed_for_somebody_goes_with_them() {
     assert_eq!(registry.list(None, Some(Kind::Connection)).len(), names.len(), "what the manifests say stays");
 }
 
-#[tokio::test]
-async fn what_comes_in_one_write_is_of_one_age() {
-    let (_dir, registry) = registry().await;
+async fn what_comes_in_one_write_is_of_one_age(house: &House) {
+    let registry = registry(house).await;
     let people = (0..200).map(|n| resource("User", &format!("u{n}"), json!({}))).collect();
     registry.apply(people, Door::Api, false).await.unwrap();
     let ages: std::collections::BTreeSet<_> =
@@ -323,9 +324,8 @@ async fn what_comes_in_one_write_is_of_one_age() {
     assert_eq!(ages.len(), 1);
 }
 
-#[tokio::test]
-async fn one_identity_is_one_user() {
-    let (_dir, registry) = registry().await;
+async fn one_identity_is_one_user(house: &House) {
+    let registry = registry(house).await;
     let user =
         |name: &str| resource("User", name, json!({"identities": [{"issuer": "https://i.example", "subject": "1"}]}));
     let refused = reasons(registry.apply(vec![user("alice"), user("bob")], Door::Api, false).await.unwrap_err());
@@ -337,9 +337,8 @@ async fn one_identity_is_one_user() {
     assert!(refused.contains("Agent/alice: spec.identities[0]: is the user alice's already"), "{refused}");
 }
 
-#[tokio::test]
-async fn what_another_process_writes_is_noticed() {
-    let (_dir, first) = registry().await;
+async fn what_another_process_writes_is_noticed(house: &House) {
+    let first = registry(house).await;
     let second = Registry::open(Arc::clone(first.store())).await.unwrap();
     let mut changed = second.watch();
     first.apply(vec![resource("User", "alice", json!({}))], Door::Api, false).await.unwrap();

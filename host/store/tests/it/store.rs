@@ -6,19 +6,33 @@ use portcullis_store::{
     Change, Expect, MAX_KEY, MAX_VALUE, Revision, SledOptions, SledStore, Store, StoreError, Write, scan_all,
 };
 
-use crate::{delete, open, put};
+use crate::{
+    delete,
+    house::{House, on_each_store},
+    open, put,
+};
 
-#[tokio::test]
-async fn records_and_revisions_survive_reopening() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+on_each_store!(
+    records_and_revisions_survive_reopening,
+    a_batch_is_written_whole_or_not_at_all,
+    one_of_many_that_race_wins,
+    each_batch_has_a_revision_of_its_own,
+    scans_are_ordered_bounded_and_kept_to_their_prefix,
+    limits_are_kept,
+    a_watch_replays_then_follows,
+    a_watch_that_falls_behind_is_told_so,
+    a_watch_ends_with_its_store,
+);
+
+async fn records_and_revisions_survive_reopening(house: &House) {
+    let store = house.open().await;
     assert_eq!(store.revision(), Revision(0));
     let one = store.write(vec![put("a", "1"), put("b", "1")]).await.unwrap();
     let two = store.write(vec![put("a", "2"), delete("b")]).await.unwrap();
     assert_eq!((one, two), (Revision(1), Revision(2)));
     assert_eq!(store.write(vec![delete("nothing")]).await.unwrap(), two, "no change, no revision");
     drop(store);
-    let store = open(dir.path());
+    let store = house.open().await;
     assert_eq!(store.revision(), two);
     let a = store.get("a").await.unwrap().unwrap();
     assert_eq!((&a.value[..], a.revision), (&b"2"[..], two));
@@ -26,10 +40,8 @@ async fn records_and_revisions_survive_reopening() {
     assert_eq!(store.write(vec![put("c", "3")]).await.unwrap(), Revision(3));
 }
 
-#[tokio::test]
-async fn a_batch_is_written_whole_or_not_at_all() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+async fn a_batch_is_written_whole_or_not_at_all(house: &House) {
+    let store = house.open().await;
     let at = store.write(vec![put("a", "1")]).await.unwrap();
     let expecting = |expect| Write::Put { key: "a".into(), value: "x".into(), expect };
     for (expect, actual) in [(Expect::Absent, Some(at)), (Expect::Is(Revision(99)), Some(at))] {
@@ -42,10 +54,8 @@ async fn a_batch_is_written_whole_or_not_at_all() {
     assert!(store.write(vec![expecting(Expect::Is(at))]).await.is_ok());
 }
 
-#[tokio::test]
-async fn one_of_many_that_race_wins() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+async fn one_of_many_that_race_wins(house: &House) {
+    let store = house.open().await;
     let race = (0..64).map(|i| {
         let store = store.clone();
         tokio::spawn(async move {
@@ -60,10 +70,8 @@ async fn one_of_many_that_race_wins() {
     assert_eq!(winners, 1);
 }
 
-#[tokio::test]
-async fn writers_that_wait_share_a_flush() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+async fn each_batch_has_a_revision_of_its_own(house: &House) {
+    let store = house.open().await;
     let all = (0..256).map(|i| {
         let store = store.clone();
         tokio::spawn(async move { store.write(vec![put(&format!("k{i}"), "v")]).await })
@@ -74,15 +82,11 @@ async fn writers_that_wait_share_a_flush() {
     }
     revisions.sort_unstable();
     assert_eq!(revisions, (1..=256).collect::<Vec<_>>(), "each batch has its own revision");
-    let flushes = store.stats().flushes.load(Ordering::Relaxed);
-    assert!(flushes < 256, "{flushes} flushes for 256 writers");
     assert_eq!(scan_all(&*store, "k").await.unwrap().len(), 256);
 }
 
-#[tokio::test]
-async fn scans_are_ordered_bounded_and_kept_to_their_prefix() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+async fn scans_are_ordered_bounded_and_kept_to_their_prefix(house: &House) {
+    let store = house.open().await;
     store.write(["a/1", "a/2", "a/20", "a/3", "a", "b/1", "a0"].iter().map(|k| put(k, k)).collect()).await.unwrap();
     let keys = async |prefix: &str, after: Option<&str>, limit| {
         let found = store.scan(prefix, after, limit).await.unwrap();
@@ -96,10 +100,8 @@ async fn scans_are_ordered_bounded_and_kept_to_their_prefix() {
     assert_eq!(keys("a/", None, 0).await, [""; 0]);
 }
 
-#[tokio::test]
-async fn limits_are_kept() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+async fn limits_are_kept(house: &House) {
+    let store = house.open().await;
     let big = |key: usize, value: usize| Write::Put {
         key: "k".repeat(key),
         value: vec![0; value].into(),
@@ -114,15 +116,13 @@ async fn limits_are_kept() {
     assert_eq!(store.write(many.collect()).await, Err(StoreError::TooLarge));
 }
 
-#[tokio::test]
-async fn a_watch_replays_then_follows() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+async fn a_watch_replays_then_follows(house: &House) {
+    let store = house.open().await;
     store.write(vec![put("x/a", "1"), put("y", "1")]).await.unwrap();
     let from = store.write(vec![put("x/a", "2")]).await.unwrap();
     store.write(vec![delete("x/a"), put("x/b", "1")]).await.unwrap();
     drop(store);
-    let store = open(dir.path());
+    let store = house.open().await;
     let mut watch = store.watch("x/", from).unwrap();
     let next = watch.next().await.unwrap();
     assert_eq!(next, Change::Deleted { key: "x/a".into(), revision: Revision(3) });
@@ -135,10 +135,8 @@ async fn a_watch_replays_then_follows() {
     assert!(matches!(change, Change::Put(r) if &*r.key == "x/c"));
 }
 
-#[tokio::test]
-async fn a_watch_that_falls_behind_is_told_so() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+async fn a_watch_that_falls_behind_is_told_so(house: &House) {
+    let store = house.open().await;
     let mut slow = store.watch("", Revision(0)).unwrap();
     // Two full batches are more than the log keeps.
     for round in 0..3 {
@@ -149,19 +147,32 @@ async fn a_watch_that_falls_behind_is_told_so() {
     assert_eq!(store.watch("", Revision(99)).err(), Some(StoreError::TooOld), "a revision that is not there yet");
     assert!(store.watch("", store.revision()).is_ok());
     drop(store);
-    let store = open(dir.path());
+    let store = house.open().await;
     assert_eq!(store.watch("", Revision(0)).err(), Some(StoreError::TooOld), "what was forgotten stays forgotten");
     let mut last = store.watch("", Revision(2)).unwrap();
     assert!(matches!(last.try_next().unwrap(), Some(Change::Put(_))));
 }
 
-#[tokio::test]
-async fn a_watch_ends_with_its_store() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+async fn a_watch_ends_with_its_store(house: &House) {
+    let store = house.open().await;
     let mut watch = store.watch("", Revision(0)).unwrap();
     drop(store);
     assert!(matches!(watch.next().await, Err(StoreError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn writers_that_wait_share_a_flush() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let all = (0..256).map(|i| {
+        let store = store.clone();
+        tokio::spawn(async move { store.write(vec![put(&format!("k{i}"), "v")]).await.unwrap() })
+    });
+    for one in all.collect::<Vec<_>>() {
+        one.await.unwrap();
+    }
+    let flushes = store.stats().flushes.load(Ordering::Relaxed);
+    assert!(flushes < 256, "{flushes} flushes for 256 writers");
 }
 
 #[test]

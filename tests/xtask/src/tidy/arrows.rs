@@ -57,11 +57,12 @@ const HOUSE: [(&str, &[&str]); 14] = [
 ];
 
 /// Who alone may use a crate of others. A name that ends in `*` stands for all that begin so.
-const ALONE: [(&str, &[&str]); 8] = [
+const ALONE: [(&str, &[&str]); 9] = [
     ("wasmtime*", &["plugin"]),
     ("kube", &["cluster"]),
     ("k8s-openapi", &["cluster", "model"]),
     ("sled", &["store"]),
+    ("tokio-postgres", &["store"]),
     ("axum", &["gateway", "console", "portcullis"]),
     ("rmcp", &[]),
     ("notify", &["console"]),
@@ -69,7 +70,8 @@ const ALONE: [(&str, &[&str]); 8] = [
 ];
 
 /// Crates that reach the outside, which the crates without I/O may not use.
-const OUTSIDE: [&str; 9] = ["tokio", "hyper", "hyper-util", "reqwest", "rustix", "libc", "tempfile", "notify", "sled"];
+const OUTSIDE: [&str; 10] =
+    ["tokio", "tokio-postgres", "hyper", "hyper-util", "reqwest", "rustix", "libc", "tempfile", "notify", "sled"];
 /// The crates without I/O.
 const WITHOUT_IO: [&str; 2] = ["model", "protocol"];
 
