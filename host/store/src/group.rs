@@ -4,9 +4,7 @@
 
 use std::collections::HashMap;
 
-use crate::{
-    Change, Expect, MAX_BATCH, MAX_BATCH_BYTES, MAX_KEY, MAX_VALUE, Record, Revision, StoreError, Write,
-};
+use crate::{Change, Expect, MAX_BATCH, MAX_BATCH_BYTES, MAX_KEY, MAX_VALUE, Record, Revision, StoreError, Write};
 
 /// The most batches that are committed together.
 pub(crate) const GROUP: usize = 512;

@@ -102,8 +102,11 @@ impl Server {
         let base = base()?;
         let run = base.join(unique("own"));
         private(&run)?;
-        let mut child =
-            supervise(&bin, &base, &run, "own").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("python3")?;
+        let mut child = supervise(&bin, &base, &run, "own")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("python3")?;
         let stdin = child.stdin.take();
         let mut stdout = BufReader::new(child.stdout.take().context("no output")?);
         let mut line = String::new();

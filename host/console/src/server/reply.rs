@@ -110,8 +110,9 @@ impl From<StoreError> for ApiError {
             StoreError::Conflict { .. } => Self::new(Side::Caller, "conflict", text).next("Try again."),
             StoreError::NoSpace => Self::new(Side::Gateway, "store-full", text),
             StoreError::TooLarge => Self::new(Side::Caller, "too-large", text),
-            StoreError::Unknown(_) => Self::new(Side::Gateway, "store-unknown", text)
-                .next("Look whether it is there, then try again."),
+            StoreError::Unknown(_) => {
+                Self::new(Side::Gateway, "store-unknown", text).next("Look whether it is there, then try again.")
+            }
             StoreError::TooOld
             | StoreError::Locked
             | StoreError::Unavailable(_)

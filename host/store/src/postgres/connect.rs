@@ -106,7 +106,7 @@ impl Conn {
             schema::version(&raw.client).await?;
             raw.prepared().await
         };
-        timeout(OPEN, open).await.map_err(|_| Failed::late("connecting"))?
+        Box::pin(timeout(OPEN, open)).await.map_err(|_| Failed::late("connecting"))?
     }
 
     /// Whether it ended.
@@ -155,7 +155,7 @@ impl Raw {
 
     /// Prepares what it will be asked.
     pub(super) async fn prepared(self) -> Result<Conn, Failed> {
-        let does = Statements::prepare(&self.client).await.map_err(sort)?;
+        let does = Box::pin(Statements::prepare(&self.client)).await.map_err(sort)?;
         Ok(Conn { client: self.client, does, news: self.news, _task: self.task })
     }
 }

@@ -63,14 +63,18 @@ pub(super) async fn migrate(client: &Client) -> Result<(), Failed> {
     for (number, text) in (1_i32..).zip(MIGRATIONS) {
         if number > found.unwrap_or(0) {
             client.batch_execute(text).await.map_err(sort)?;
-            client.execute("INSERT INTO portcullis.migrations (version) VALUES ($1)", &[&number]).await.map_err(sort)?;
+            client
+                .execute("INSERT INTO portcullis.migrations (version) VALUES ($1)", &[&number])
+                .await
+                .map_err(sort)?;
             tracing::info!(version = number, "the database's tables were brought up to date");
         }
     }
     if found.is_none() {
         let mut store = vec![0_u8; 16];
         getrandom::fill(&mut store).map_err(|e| StoreError::Unavailable(format!("no randomness: {e}")))?;
-        let insert = "INSERT INTO portcullis.head (store, revision, records, sequence, bytes, floor) VALUES ($1, 0, 0, 0, 0, 0)";
+        let insert =
+            "INSERT INTO portcullis.head (store, revision, records, sequence, bytes, floor) VALUES ($1, 0, 0, 0, 0, 0)";
         client.execute(insert, &[&store]).await.map_err(sort)?;
     }
     client.batch_execute("COMMIT").await.map_err(sort)

@@ -180,7 +180,8 @@ async fn a_connection_cut_in_the_middle_of_a_write_tells_no_lies() {
                             }
                         };
                         if let Some(now) = now {
-                            (known, at) = (std::str::from_utf8(&now.value).unwrap().parse().unwrap(), Some(now.revision));
+                            (known, at) =
+                                (std::str::from_utf8(&now.value).unwrap().parse().unwrap(), Some(now.revision));
                         }
                     }
                     Err(_) => {}
