@@ -17,6 +17,8 @@ pub const UPSTREAM_GRANTS: &str = "u/t/";
 pub const UPSTREAM_KEY: &str = "u/k";
 /// The prefix of the host's own keys, such as the one that seals session ids.
 pub const OWN_KEYS: &str = "k/";
+/// The prefix of leases.
+const LEASES: &str = "le/";
 /// The prefix of sealed tokens of identity providers, kept since people signed in.
 pub const LOGINS: &str = "l/";
 /// Prefixes under which every record is sealed, each for its own key. Whoever keeps sealed records elsewhere adds the place
@@ -56,6 +58,11 @@ pub fn upstream_pin(tenant: &Name, server: &Name, digest: &str) -> String {
 /// The key of what is kept of a sign-in: `l/{tenant}/{provider}/{digest}` of issuer and subject.
 pub fn login(tenant: &Name, provider: &Name, digest: &str) -> String {
     format!("{LOGINS}{tenant}/{provider}/{digest}")
+}
+
+/// The key of a lease: `le/{name}`.
+pub fn lease(name: &str) -> String {
+    format!("{LEASES}{name}")
 }
 
 /// Reads [`upstream_grant`] back: tenant and connection.

@@ -5,8 +5,10 @@
 //! sled is told in `docs/decisions/0002-sled-durability.md`.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod copy;
 mod group;
 pub mod keys;
+pub mod lease;
 pub mod postgres;
 pub mod record;
 pub mod registry;
@@ -16,6 +18,7 @@ pub mod watch;
 use std::time::Duration;
 
 pub use futures_util::future::BoxFuture;
+pub use lease::{Lease, Leases};
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use record::{Change, Expect, Record, Revision, StoreError, Write};
 pub use registry::{Fleet, Registry};
@@ -64,6 +67,11 @@ pub trait Store: Send + Sync {
 
     /// The revision of the last durable write that is known here.
     fn revision(&self) -> Revision;
+
+    /// Whether other processes may have it open as well.
+    fn is_shared(&self) -> bool {
+        false
+    }
 
     /// How long ago it was known that there is nothing newer than what [`Store::watch`] tells. In a store of one process there
     /// never is.

@@ -6,6 +6,7 @@
 
 mod backoff;
 mod connect;
+pub(crate) mod copy;
 mod options;
 mod reader;
 mod schema;
@@ -173,6 +174,10 @@ impl Store for PostgresStore {
 
     fn revision(&self) -> Revision {
         self.tail.log.revision()
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 
     fn age(&self) -> Duration {

@@ -4,6 +4,7 @@
 //! answers. Reads run on tokio's blocking pool. Nothing here blocks a worker but [`SledStore::open`] and the drop.
 
 mod disk;
+pub(crate) mod fill;
 mod writer;
 
 use std::{

@@ -147,7 +147,10 @@ impl Writer {
         let mut keys: Vec<&[u8]> = jobs.iter().flat_map(|j| &j.batch).map(|w| w.key().as_bytes()).collect();
         keys.sort_unstable();
         keys.dedup();
-        let rows = in_time("looking", conn.client.query(&conn.does.revisions, &[&keys])).await?;
+        let looking: [&(dyn ToSql + Sync); 1] = [&keys];
+        let look = in_time("looking", conn.client.query(&conn.does.revisions, &looking));
+        // Whether this is the history that is known, too: into another one nothing is written.
+        let ((), rows) = boxed(async { futures_util::try_join!(self.tail.catch_up(conn), look) }).await?;
         let mut before: HashMap<String, Revision> = HashMap::with_capacity(rows.len());
         for row in &rows {
             before.insert(text(row.get(0)).map_err(Failed::from)?.to_owned(), revision(row.get(1)));

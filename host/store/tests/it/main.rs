@@ -1,11 +1,13 @@
 //! The store and the registry from outside.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+mod copy;
 mod damage;
 mod database;
 mod full_disk;
 mod house;
 mod kill;
+mod lease;
 mod model;
 mod registry;
 mod store;
