@@ -47,9 +47,34 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     }
 }
 
+/// Whether an address belongs to somebody's own network (RFC 1918, RFC 6598, RFC 4193): neither this machine, nor a link, nor
+/// where clouds hand out their machines' credentials.
+pub fn is_own_network(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            let shared = a == 100 && (64..128).contains(&b);
+            v4.is_private() || (shared && [a, b, c, d] != [100, 100, 100, 200])
+        }
+        IpAddr::V6(v6) => v6.segments()[0] & 0xfe00 == 0xfc00 && v6.segments()[..2] != [0xfd00, 0xec2],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_own_network_holds_no_metadata() {
+        for own in ["10.1.2.3", "172.16.0.1", "192.168.1.1", "100.64.0.1", "fd12::1", "::ffff:10.0.0.1"] {
+            assert!(is_own_network(own.parse().unwrap()), "{own}");
+        }
+        for other in
+            ["127.0.0.1", "169.254.169.254", "fe80::1", "fd00:ec2::254", "100.100.100.200", "0.0.0.0", "8.8.8.8", "::1"]
+        {
+            assert!(!is_own_network(other.parse().unwrap()), "{other}");
+        }
+    }
 
     #[test]
     fn private_addresses_are_recognised_in_every_disguise() {

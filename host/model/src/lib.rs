@@ -5,6 +5,7 @@
 pub mod address;
 pub mod custom;
 pub mod name;
+pub mod oci;
 pub mod principal;
 pub mod quantity;
 pub mod resource;

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     API_VERSION, Name, Problem, ResourceKey,
     spec::{
-        Agent, Connection, Gateway, IdentityProvider, McpServer, OAuthClient, Plugin, Role, SecretSource, Team, User,
+        Agent, Connection, Gateway, IdentityProvider, McpServer, OAuthClient, Plugin, Role, SecretSource, Source, Team,
+        User,
     },
     text::shown,
 };
@@ -236,7 +237,13 @@ impl Spec {
     pub fn secret_sources(&self) -> Vec<&SecretSource> {
         match self {
             Self::Connection(connection) => connection.secrets.values().collect(),
-            Self::Plugin(plugin) => plugin.grants.secrets.values().map(|granted| &granted.from).collect(),
+            Self::Plugin(plugin) => {
+                let login = match &plugin.source {
+                    Source::Oci(oci) => oci.login.as_ref().map(|login| &login.password),
+                    Source::File { .. } | Source::BuiltIn(_) => None,
+                };
+                plugin.grants.secrets.values().map(|granted| &granted.from).chain(login).collect()
+            }
             Self::IdentityProvider(provider) => provider.client_secret.iter().collect(),
             Self::OAuthClient(client) => client.secret.iter().collect(),
             Self::McpServer(server) => server.oauth().and_then(|o| o.client_secret.as_ref()).into_iter().collect(),
@@ -248,7 +255,13 @@ impl Spec {
     pub fn secret_sources_mut(&mut self) -> Vec<&mut SecretSource> {
         match self {
             Self::Connection(connection) => connection.secrets.values_mut().collect(),
-            Self::Plugin(plugin) => plugin.grants.secrets.values_mut().map(|granted| &mut granted.from).collect(),
+            Self::Plugin(plugin) => {
+                let login = match &mut plugin.source {
+                    Source::Oci(oci) => oci.login.as_mut().map(|login| &mut login.password),
+                    Source::File { .. } | Source::BuiltIn(_) => None,
+                };
+                plugin.grants.secrets.values_mut().map(|granted| &mut granted.from).chain(login).collect()
+            }
             Self::IdentityProvider(provider) => provider.client_secret.iter_mut().collect(),
             Self::OAuthClient(client) => client.secret.iter_mut().collect(),
             Self::McpServer(server) => {

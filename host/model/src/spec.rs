@@ -24,5 +24,5 @@ pub use mcp_server::{
 };
 pub use oauth_client::OAuthClient;
 pub use people::{Agent, ExternalGroup, Identity, Role, Team, User};
-pub use plugin::{Failure, Grants, Isolation, Limits, Plugin, SecretGrant, Source};
+pub use plugin::{Failure, Grants, Isolation, Limits, Login, Oci, Plugin, SecretGrant, Source};
 pub use secret_source::{KubernetesSecret, SecretSource, VaultSecret};

@@ -32,6 +32,7 @@ type Pool = Hyper<HttpsConnector<HttpConnector<GuardedResolver>>, Full<Bytes>>;
 pub struct Client {
     public: Pool,
     loopback: Pool,
+    private: Pool,
     any: Pool,
 }
 
@@ -51,7 +52,12 @@ impl Client {
 
     pub(crate) fn resolving(tls: &rustls::ClientConfig, resolver: impl Fn(Reach) -> GuardedResolver) -> Self {
         let pool = |reach| pool(tls.clone(), resolver(reach));
-        Self { public: pool(Reach::Public), loopback: pool(Reach::Loopback), any: pool(Reach::Any) }
+        Self {
+            public: pool(Reach::Public),
+            loopback: pool(Reach::Loopback),
+            private: pool(Reach::Private),
+            any: pool(Reach::Any),
+        }
     }
 
     /// Sends a request and reads the whole answer. Redirects are answers like others.
@@ -62,6 +68,7 @@ impl Client {
         let pool = match request.reach {
             Reach::Public => &self.public,
             Reach::Loopback => &self.loopback,
+            Reach::Private => &self.private,
             Reach::Any => &self.any,
         };
         tokio::time::timeout(request.timeout, exchange(pool, request)).await.unwrap_or(Err(Error::Timeout))

@@ -9,7 +9,7 @@ use std::{
 };
 
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
-use portcullis_model::address::is_public;
+use portcullis_model::address::{is_own_network, is_public};
 use tower::Service;
 use url::{Host, Url};
 
@@ -22,6 +22,8 @@ pub enum Reach {
     Public,
     /// Only this machine.
     Loopback,
+    /// The public internet and the own network: not this machine, nor where clouds hand out credentials.
+    Private,
     /// All.
     Any,
 }
@@ -74,6 +76,7 @@ impl Reach {
         match self {
             Self::Any => true,
             Self::Loopback => address.to_canonical().is_loopback(),
+            Self::Private => is_public(address) || is_own_network(address),
             Self::Public => is_public(address),
         }
     }

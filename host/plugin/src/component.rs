@@ -5,7 +5,14 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::{Component as Compiled, ComponentExportIndex, types::ComponentItem};
 
-use crate::{answer::Hooks, error::LoadError, host::Host, prepare, survey::survey};
+use crate::{
+    answer::Hooks,
+    compile::{self, Compiler},
+    error::LoadError,
+    host::Host,
+    prepare,
+    survey::survey,
+};
 
 pub(crate) const RESOLVER: (&str, &str) = ("portcullis:credential/resolver", "resolve");
 pub(crate) const REFRESHER: (&str, &str) = ("portcullis:credential/refresher", "refresh");
@@ -230,14 +237,23 @@ impl Host {
     /// Native code of a component, from the cache by this key or compiled now.
     pub(crate) fn compiled<'a>(&self, key: &str, wasm: impl FnOnce() -> &'a [u8]) -> Result<Compiled, LoadError> {
         if let Some(compiled) = self.cache.as_ref().and_then(|cache| cache.get(&self.engine, key)) {
+            self.metrics.plugin_compiled("cached");
             return Ok(compiled);
         }
-        let compiled =
-            Compiled::from_binary(&self.engine, wasm()).map_err(|e| LoadError::Compile(brief(&format!("{e:#}"))))?;
-        if let Some(cache) = &self.cache {
-            cache.put(key, &compiled);
-        }
-        Ok(compiled)
+        let compiled = match (&self.compiler, &self.cache) {
+            (Compiler::Child(program), Some(cache)) => cache.fill(&self.engine, key, |into| {
+                compile::in_child(program, self.compile_limits, self.compile_timeout, wasm(), into)
+            }),
+            (_, cache) => Compiled::from_binary(&self.engine, wasm())
+                .inspect(|compiled| cache.iter().for_each(|cache| cache.put(key, compiled)))
+                .map_err(|e| LoadError::Compile(brief(&format!("{e:#}")))),
+        };
+        self.metrics.plugin_compiled(match &compiled {
+            Ok(_) => "compiled",
+            Err(LoadError::Compile(_)) => "refused",
+            Err(_) => "failed",
+        });
+        compiled
     }
 
     fn imports(&self, compiled: &Compiled) -> Result<Vec<Import>, LoadError> {

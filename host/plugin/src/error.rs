@@ -35,6 +35,9 @@ pub enum LoadError {
     /// Compilation was given up.
     #[error("the component did not compile within {0:?}")]
     CompileTimeout(Duration),
+    /// Compilation took more than it may.
+    #[error("the component is not compiled: it takes {0}")]
+    CompileLimit(String),
     /// It wants what plugins can't have.
     #[error("the component imports what no plugin may: {}", .0.join(", "))]
     Imports(Vec<String>),

@@ -9,7 +9,14 @@ use wasmtime::{
     component::{HasSelf, Linker},
 };
 
-use crate::{bindings::Everything, cache::Cache, error::LoadError, state::State, ticker::Ticker};
+use crate::{
+    bindings::Everything,
+    cache::Cache,
+    compile::{CompileLimits, Compiler},
+    error::LoadError,
+    state::State,
+    ticker::Ticker,
+};
 
 /// The most linear memory that the pool has room for per instance; `limits.memory` stays below.
 const MAX_MEMORY: usize = 64 << 20;
@@ -19,6 +26,12 @@ const MAX_MEMORY: usize = 64 << 20;
 pub struct HostOptions {
     /// Where compiled components are kept; none compiles at each start. Made with mode 0700 where it is not there.
     pub cache_dir: Option<PathBuf>,
+    /// The most bytes of compiled components that are kept; those that were used longest ago go first.
+    pub cache_bytes: u64,
+    /// Where components are compiled. In a child only where there is a `cache_dir`.
+    pub compiler: Compiler,
+    /// What a child that compiles may use.
+    pub compile_limits: CompileLimits,
     /// The most instances at once, of all plugins. Each reserves about 6 GiB of address space, not memory.
     pub pool_instances: u32,
     /// The longest that anybody waits for a compilation.
@@ -29,7 +42,15 @@ pub struct HostOptions {
 
 impl Default for HostOptions {
     fn default() -> Self {
-        Self { cache_dir: None, pool_instances: 256, compile_timeout: Duration::from_secs(60), metrics: Metrics::new() }
+        Self {
+            cache_dir: None,
+            cache_bytes: 1 << 30,
+            compiler: Compiler::Here,
+            compile_limits: CompileLimits::default(),
+            pool_instances: 256,
+            compile_timeout: Duration::from_secs(60),
+            metrics: Metrics::new(),
+        }
     }
 }
 
@@ -37,6 +58,7 @@ impl std::fmt::Debug for HostOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HostOptions")
             .field("cache_dir", &self.cache_dir)
+            .field("compiler", &self.compiler)
             .field("pool_instances", &self.pool_instances)
             .field("compile_timeout", &self.compile_timeout)
             .finish_non_exhaustive()
@@ -56,6 +78,8 @@ pub struct Host {
     pub(crate) idle_permits: Arc<Semaphore>,
     pub(crate) compiling: Arc<Semaphore>,
     pub(crate) compile_timeout: Duration,
+    pub(crate) compiler: Compiler,
+    pub(crate) compile_limits: CompileLimits,
     pub(crate) metrics: Arc<Metrics>,
     pooled: bool,
 }
@@ -89,7 +113,7 @@ impl Host {
         Everything::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state).map_err(failed)?;
         let cache = match &options.cache_dir {
             Some(dir) => Some(
-                Cache::open(dir, &engine)
+                Cache::open(dir, &engine, options.cache_bytes, Arc::clone(&options.metrics))
                     .map_err(|e| LoadError::Host(format!("the cache of compiled plugins: {e}")))?,
             ),
             None => None,
@@ -104,6 +128,8 @@ impl Host {
             idle_permits: Arc::new(Semaphore::new(instances as usize / 2)),
             compiling: Arc::new(Semaphore::new(2)),
             compile_timeout: options.compile_timeout,
+            compiler: options.compiler,
+            compile_limits: options.compile_limits,
             metrics: options.metrics,
             pooled,
         }))
@@ -120,7 +146,7 @@ impl Host {
     }
 }
 
-fn config(pool: Option<u32>) -> Config {
+pub(crate) fn config(pool: Option<u32>) -> Config {
     let mut config = Config::new();
     config.epoch_interruption(true);
     // A backtrace costs 50 microseconds at each trap, and a hostile caller could ask for many.

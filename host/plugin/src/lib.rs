@@ -9,7 +9,9 @@ mod answer;
 mod bindings;
 mod cache;
 mod calls;
+mod compile;
 mod component;
+mod distribution;
 mod error;
 mod facts;
 mod host;
@@ -30,7 +32,9 @@ pub use answer::{
     Asserted, AssertedPrincipal, Decision, Hooks, Outcome, Read, Rejection, Resolution, Verdict, VerifiedToken,
 };
 pub use calls::Earlier;
+pub use compile::{COMPILE, CompileLimits, Compiler, compile_main};
 pub use component::Component;
+pub use distribution::signature_of;
 pub use error::{LoadError, PluginError, PluginFailure};
 pub use facts::{
     Attributes, AuthRequest, CallFacts, ClientCertificate, Item, ListKind, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES,

@@ -14,9 +14,12 @@ use portcullis_model::{
     Name,
     spec::{Grants, Limits, Plugin as Spec, SecretGrant, Source},
 };
+use portcullis_package::Packages;
 use sha2::{Digest, Sha256};
 
-use crate::{GrantedSecret, Host, LoadError, LoadPlan, Plugin, SecretReader, Services, survey::MAX_BYTES};
+use crate::{
+    GrantedSecret, Host, LoadError, LoadPlan, Plugin, SecretReader, Services, distribution, survey::MAX_BYTES,
+};
 
 /// A plugin that Portcullis brings.
 #[derive(Clone, Debug)]
@@ -79,6 +82,7 @@ pub struct Manager {
     host: Arc<Host>,
     built_ins: HashMap<&'static str, BuiltIn>,
     services: Services,
+    packages: Option<Arc<Packages>>,
     active: ArcSwap<HashMap<Place, Result<InUse, String>>>,
     turn: tokio::sync::Mutex<()>,
 }
@@ -87,7 +91,14 @@ impl Manager {
     /// A manager with nothing loaded.
     pub fn new(host: Arc<Host>, built_ins: Vec<BuiltIn>, services: Services) -> Self {
         let built_ins = built_ins.into_iter().map(|b| (b.name, b)).collect();
-        Self { host, built_ins, services, active: ArcSwap::default(), turn: tokio::sync::Mutex::default() }
+        let (active, turn) = (ArcSwap::default(), tokio::sync::Mutex::default());
+        Self { host, built_ins, services, packages: None, active, turn }
+    }
+
+    /// With components of registries, and signatures.
+    #[must_use]
+    pub fn with_packages(self, packages: Arc<Packages>) -> Self {
+        Self { packages: Some(packages), ..self }
     }
 
     /// The plugin at a place.
@@ -137,6 +148,7 @@ impl Manager {
                 format!("there is no plugin \"{name}\"; built in are {}", known.join(", "))
             })
         };
+        let mut signer = None;
         let (wasm, grants, spec): (Arc<[u8]>, Grants, Option<&Spec>) = match resource {
             None => {
                 let found = built_in(&place.plugin)?;
@@ -151,8 +163,18 @@ impl Manager {
                     (Arc::from(found.wasm), grants, Some(&resource.spec))
                 }
                 Source::File { path, sha256 } => {
-                    let wasm = read(path, resource.base.as_deref(), sha256.as_deref()).await?;
-                    (wasm, resource.spec.grants.clone(), Some(&resource.spec))
+                    let full = resource.base.as_deref().map_or_else(|| PathBuf::from(path), |base| base.join(path));
+                    let wasm = read(&full, sha256.as_deref()).await?;
+                    let believed = distribution::from_file(self.packages.as_deref(), &full, wasm).await?;
+                    signer = believed.signer;
+                    (believed.wasm, resource.spec.grants.clone(), Some(&resource.spec))
+                }
+                Source::Oci(oci) => {
+                    let secrets = self.services.secrets.as_deref();
+                    let fetched = distribution::from_registry(self.packages.as_deref(), secrets, &place.tenant, oci);
+                    let believed = fetched.await?;
+                    signer = believed.signer;
+                    (believed.wasm, resource.spec.grants.clone(), Some(&resource.spec))
                 }
             },
         };
@@ -181,20 +203,20 @@ impl Manager {
             services: self.services.clone(),
         };
         let plugin = self.host.load(plan).await.map_err(|e| e.to_string())?;
-        tracing::info!(plugin = place.plugin, tenant = %place.tenant, digest = %plugin.digest(), "plugin is serving");
+        let key = signer.as_ref().map_or("none", |s| &*s.name);
+        tracing::info!(plugin = place.plugin, tenant = %place.tenant, digest = %plugin.digest(), key, "plugin is serving");
         Ok(InUse { plugin, identity: Arc::from(identity) })
     }
 }
 
-async fn read(path: &str, base: Option<&Path>, sha256: Option<&str>) -> Result<Arc<[u8]>, String> {
-    let full = base.map_or_else(|| PathBuf::from(path), |base| base.join(path));
-    let size = tokio::fs::metadata(&full).await.map_err(|e| format!("can't read {}: {e}", full.display()))?.len();
+async fn read(full: &Path, sha256: Option<&str>) -> Result<Arc<[u8]>, String> {
+    let size = tokio::fs::metadata(full).await.map_err(|e| format!("can't read {}: {e}", full.display()))?.len();
     if size > MAX_BYTES as u64 {
         return Err(
             LoadError::TooLarge { size: usize::try_from(size).unwrap_or(usize::MAX), max: MAX_BYTES }.to_string()
         );
     }
-    let bytes = tokio::fs::read(&full).await.map_err(|e| format!("can't read {}: {e}", full.display()))?;
+    let bytes = tokio::fs::read(full).await.map_err(|e| format!("can't read {}: {e}", full.display()))?;
     if let Some(wanted) = sha256 {
         let found = hex(&Sha256::digest(&bytes));
         if !found.eq_ignore_ascii_case(wanted) {

@@ -10,11 +10,20 @@ pub(crate) const MAX_BYTES: usize = 16 << 20;
 const MAX_FUNCTIONS: u32 = 50_000;
 /// The most imports, of itself and of all its core modules.
 const MAX_IMPORTS: u32 = 2_000;
+/// The most bytes of one function: the compiler's work grows faster than what it works on.
+const MAX_FUNCTION: usize = 2 << 20;
+/// The most types, of itself, of its inner components and of all core modules.
+const MAX_TYPES: u32 = 20_000;
+/// The most memories of all core modules, and the most tables.
+const MAX_MEMORIES: u32 = 64;
+/// The most globals, exports, elements and data segments together: each costs a little.
+const MAX_PARTS: u32 = 200_000;
 /// The most core modules and inner components.
 const MAX_MODULES: u32 = 64;
 /// How deep components may lie in components.
 const MAX_DEPTH: u32 = 8;
 
+const BROKEN: LoadError = LoadError::NotAComponent("a section is broken");
 const CORE: [u8; 8] = *b"\0asm\x01\0\0\0";
 const COMPONENT: [u8; 8] = *b"\0asm\x0d\0\x01\0";
 
@@ -23,6 +32,10 @@ struct Tally {
     functions: u32,
     imports: u32,
     modules: u32,
+    types: u32,
+    memories: u32,
+    tables: u32,
+    parts: u32,
 }
 
 /// Refuses what is no component, or larger than is compiled.
@@ -43,7 +56,6 @@ pub(crate) fn survey(bytes: &[u8]) -> Result<(), LoadError> {
 }
 
 fn walk(bytes: &[u8], tally: &mut Tally, depth: u32) -> Result<(), LoadError> {
-    const BROKEN: LoadError = LoadError::NotAComponent("a section is broken");
     tally.modules += 1;
     if tally.modules > MAX_MODULES || depth > MAX_DEPTH {
         return Err(LoadError::TooMany { what: "modules", max: MAX_MODULES });
@@ -62,6 +74,13 @@ fn walk(bytes: &[u8], tally: &mut Tally, depth: u32) -> Result<(), LoadError> {
         let (section, next) = after.split_at(size);
         match (core, id) {
             (true, 2) | (false, 10) => tally.imports = tally.imports.saturating_add(leb(section).ok_or(BROKEN)?.0),
+            (true, 1) | (false, 3 | 7) => count(&mut tally.types, section, "types", MAX_TYPES)?,
+            (true, 4) => count(&mut tally.tables, section, "tables", MAX_MEMORIES)?,
+            (true, 5) => count(&mut tally.memories, section, "memories", MAX_MEMORIES)?,
+            (true, 6 | 7 | 9 | 11) | (false, 2 | 5 | 6 | 8 | 11) => {
+                count(&mut tally.parts, section, "parts", MAX_PARTS)?;
+            }
+            (true, 10) => bodies(section)?,
             (true, 3) => tally.functions = tally.functions.saturating_add(leb(section).ok_or(BROKEN)?.0),
             (false, 1 | 4) => walk(section, tally, depth + 1)?,
             _ => {}
@@ -73,6 +92,27 @@ fn walk(bytes: &[u8], tally: &mut Tally, depth: u32) -> Result<(), LoadError> {
             return Err(LoadError::TooMany { what: "imports", max: MAX_IMPORTS });
         }
         rest = next;
+    }
+    Ok(())
+}
+
+/// Adds what a section says that it holds.
+fn count(sum: &mut u32, section: &[u8], what: &'static str, max: u32) -> Result<(), LoadError> {
+    let (more, _) = leb(section).ok_or(BROKEN)?;
+    *sum = sum.saturating_add(more);
+    if *sum > max { Err(LoadError::TooMany { what, max }) } else { Ok(()) }
+}
+
+/// Looks at the size of each function.
+fn bodies(section: &[u8]) -> Result<(), LoadError> {
+    let (functions, mut rest) = leb(section).ok_or(BROKEN)?;
+    for _ in 0..functions {
+        let (size, body) = leb(rest).ok_or(BROKEN)?;
+        let size = size as usize;
+        if size > MAX_FUNCTION {
+            return Err(LoadError::TooMany { what: "bytes in one function", max: MAX_FUNCTION as u32 });
+        }
+        rest = body.get(size..).ok_or(BROKEN)?;
     }
     Ok(())
 }
@@ -109,6 +149,17 @@ mod tests {
         let module = [&CORE[..], &[3, 3, 0xC0, 0x84, 0x3D]].concat();
         let bytes = [&COMPONENT[..], &[1, module.len() as u8], &module].concat();
         assert!(matches!(survey(&bytes), Err(LoadError::TooMany { what: "functions", .. })));
+        for (sections, what) in [
+            (&[1, 3, 0xC0, 0x84, 0x3D][..], "types"),
+            (&[5, 1, 65], "memories"),
+            (&[4, 1, 65], "tables"),
+            (&[6, 3, 0xC0, 0x84, 0x3D], "parts"),
+            (&[10, 5, 1, 0x81, 0x80, 0x80, 0x01], "bytes in one function"),
+        ] {
+            let module = [&CORE[..], sections].concat();
+            let bytes = [&COMPONENT[..], &[1, module.len() as u8], &module].concat();
+            assert!(matches!(survey(&bytes), Err(LoadError::TooMany { what: found, .. }) if found == what), "{what}");
+        }
         let truncated = &bytes[..bytes.len() - 2];
         assert!(matches!(survey(truncated), Err(LoadError::NotAComponent(_))));
     }

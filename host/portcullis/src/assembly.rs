@@ -7,7 +7,7 @@ mod people;
 mod session_key;
 mod status;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -28,8 +28,9 @@ use portcullis_identity::{
     LimitOptions, SignIn, TokenOptions, TokenService,
 };
 use portcullis_orchestrator::{Options as OrchestratorOptions, Orchestrator};
+use portcullis_package::Packages;
 use portcullis_plugin::{
-    Host, HostOptions, Services,
+    Compiler, Host, HostOptions, Services,
     manager::{BuiltIn, Manager},
 };
 use portcullis_store::{Registry, SledOptions, SledStore, Store};
@@ -65,6 +66,8 @@ pub struct Assembly {
 
 /// How long requests to the admin listener may take to end; whoever follows a log is cut off then.
 const ADMIN_DRAIN: Duration = Duration::from_secs(2);
+/// The longest that anybody waits for a compilation: it goes last, on a machine that may be busy.
+const COMPILE_PATIENCE: Duration = Duration::from_secs(180);
 /// How long lanes may take to end what was under way beyond the time to drain.
 const LANES_END: Duration = Duration::from_secs(1);
 
@@ -146,6 +149,8 @@ impl Assembly {
 
         let host = Host::new(HostOptions {
             cache_dir: Some(settings.data_dir.join("compiled")),
+            compiler: Compiler::Child(own_program()),
+            compile_timeout: COMPILE_PATIENCE,
             pool_instances: settings.plugin_instances,
             metrics: Arc::clone(&metrics),
             ..HostOptions::default()
@@ -160,7 +165,10 @@ impl Assembly {
             audit: Some(Arc::new(status::Reveals(Arc::clone(&audit))) as _),
             assertions: Some(Arc::new(ClientAssertions) as _),
         };
-        let manager = Manager::new(host, built_ins(), services);
+        let components = settings.data_dir.join("components");
+        let packages = Packages::open(&settings.plugins, &components, Arc::clone(&outbound), Arc::clone(&metrics))
+            .map_err(|why| anyhow::anyhow!(why))?;
+        let manager = Manager::new(host, built_ins(), services).with_packages(packages);
 
         let orchestrator = Orchestrator::new(OrchestratorOptions {
             metrics: Arc::clone(&metrics),
@@ -378,6 +386,14 @@ fn trust(settings: &Settings) -> Result<rustls::ClientConfig> {
     let wrong = || format!("trustedCertificates: {}", file.display());
     let pem = std::fs::read(file).with_context(wrong)?;
     portcullis_outbound::roots_and(&pem).with_context(wrong)
+}
+
+/// This very program, also where its file was replaced since.
+fn own_program() -> PathBuf {
+    match std::env::current_exe() {
+        Ok(path) if !cfg!(target_os = "linux") => path,
+        _ => PathBuf::from("/proc/self/exe"),
+    }
 }
 
 fn key_source(settings: &Settings) -> KeySource {

@@ -106,6 +106,9 @@ enum Verb {
     /// The small parent of a server's process; started by the gateway, with pipes that only it can give.
     #[command(hide = true)]
     Supervise,
+    /// Compiles a component; started by the gateway, with limits and pipes that only it gives.
+    #[command(hide = true)]
+    CompileComponent,
 }
 
 /// Reads the command line and does what it says.
@@ -125,6 +128,7 @@ fn perform(global: &Global, verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Serve(v) => done(v.run(global)),
         Verb::DemoServer(v) => done(v.run()),
         Verb::Crds(v) => done(v.run(global)),
+        Verb::CompileComponent => Err(Failure::usage("`compile-component` is started by the gateway only")),
         Verb::Supervise => Err(Failure::usage("`supervise` is started by the gateway only")),
         Verb::Apply(v) => done(client(v.run(global))),
         Verb::Get(v) => done(client(v.run(global))),

@@ -24,10 +24,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
     dumps::none();
-    // Before anything else: a supervisor starts with each server's process, and needs nothing of what follows.
+    // Before anything else: a supervisor starts with each server's process, a compiler with each new component, and neither needs
+    // anything of what follows.
     let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|first| first == "supervise") {
-        portcullis_orchestrator::supervise_main(args);
+    match args.next() {
+        Some(first) if first == "supervise" => portcullis_orchestrator::supervise_main(args),
+        Some(first) if first == portcullis_plugin::COMPILE => portcullis_plugin::compile_main(args),
+        _ => {}
     }
     cli::run()
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use portcullis_cluster::Options as ClusterOptions;
 use portcullis_credential::{Freshness, VaultOptions};
 use portcullis_model::{Bytes, Span};
+use portcullis_package::PackageSettings;
 use serde::Deserialize;
 use url::Url;
 
@@ -64,6 +65,8 @@ pub struct Settings {
     pub answer_within: Span,
     /// The most plugin instances at once.
     pub plugin_instances: u32,
+    /// How plugins' components come here: whose signatures count, which registries are how reached.
+    pub plugins: PackageSettings,
     /// How long access tokens of MCP clients live; they renew them by themselves.
     pub access_token_life: Span,
     /// How long calls under way may take to end when the process is asked to.
@@ -157,6 +160,7 @@ impl Default for Settings {
             max_streams_per_caller: 1_000,
             answer_within: Span::seconds(10 * 60),
             plugin_instances: 256,
+            plugins: PackageSettings::default(),
             access_token_life: Span::seconds(900),
             drain: Span::seconds(30),
             allow_private_issuers: false,
@@ -196,6 +200,7 @@ impl Settings {
         if let Some(SealingKey::File(path)) = &mut settings.sealing_key {
             *path = base.join(&*path);
         }
+        settings.plugins.start_from(base);
         if let Some(vault) = &mut settings.vault {
             vault.start_from(base);
         }

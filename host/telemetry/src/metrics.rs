@@ -41,6 +41,10 @@ pub struct Metrics {
     plugin_timeouts: Family<Labels, Counter>,
     plugin_denied: Family<Labels, Counter>,
     plugin_token_requests: Family<Labels, Counter>,
+    plugin_fetches: Family<Labels, Counter>,
+    plugin_signatures: Family<Labels, Counter>,
+    plugin_compilations: Family<Labels, Counter>,
+    plugin_disk_bytes: Family<Labels, Gauge>,
     upstream_requests: Family<Labels, Counter>,
     upstream_connects: Family<Labels, Counter>,
     child_restarts: Family<Labels, Counter>,
@@ -144,6 +148,13 @@ impl Metrics {
             "Requests of plugins to token endpoints",
             &["tenant", "plugin", "outcome"],
         );
+        let plugin_fetches =
+            d.counters("plugin_fetches", "Components of registries, by where they came from", &["outcome"]);
+        let plugin_signatures =
+            d.counters("plugin_signatures", "Signatures of components looked at, by what they were", &["outcome"]);
+        let plugin_compilations =
+            d.counters("plugin_compilations", "Compilations of components, by how they ended", &["outcome"]);
+        let plugin_disk_bytes = d.gauges("plugin_disk_bytes", "Bytes kept on disk for plugins", &["what"]);
         let upstream_requests =
             d.counters("upstream_requests", "Requests to servers", &["tenant", "server", "era", "outcome"]);
         let upstream_connects =
@@ -219,6 +230,10 @@ impl Metrics {
             plugin_timeouts,
             plugin_denied,
             plugin_token_requests,
+            plugin_fetches,
+            plugin_signatures,
+            plugin_compilations,
+            plugin_disk_bytes,
             upstream_requests,
             upstream_connects,
             child_restarts,
@@ -400,6 +415,27 @@ impl Metrics {
         let [tenant, server] = self.bounded("server", tenant, server);
         let values = [tenant, server, kind, outcome];
         self.catalogue_refreshes.get_or_create(&labels(&["tenant", "server", "kind", "outcome"], &values)).inc();
+    }
+
+    /// Counts a component of a registry: `fetched`, `kept` (it was here already), or `failed`.
+    pub fn plugin_fetched(&self, outcome: &'static str) {
+        self.plugin_fetches.get_or_create(&labels(&["outcome"], &[outcome])).inc();
+    }
+
+    /// Counts a component whose signature was looked at: `verified`, `unsigned`, `wrong-key` or `altered`.
+    pub fn plugin_signature(&self, outcome: &'static str) {
+        self.plugin_signatures.get_or_create(&labels(&["outcome"], &[outcome])).inc();
+    }
+
+    /// Counts a compilation: `compiled`, `cached` (it was not needed), `refused` (the component is at fault), or `failed` (a limit
+    /// was met, or the machine is at fault).
+    pub fn plugin_compiled(&self, outcome: &'static str) {
+        self.plugin_compilations.get_or_create(&labels(&["outcome"], &[outcome])).inc();
+    }
+
+    /// Says how many bytes are kept on disk: of `components`, or of `compiled` ones.
+    pub fn plugin_disk(&self, what: &'static str, bytes: u64) {
+        self.plugin_disk_bytes.get_or_create(&labels(&["what"], &[what])).set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// Counts a change of resources: `door` is such as `file` or `api`, `outcome` such as `applied` or `refused`.

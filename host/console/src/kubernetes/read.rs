@@ -72,7 +72,7 @@ fn local(spec: &Spec) -> Option<String> {
         Spec::McpServer(server) => server.process.as_ref().map(|process| format!("the process {}", process.command)),
         Spec::Plugin(plugin) => match &plugin.source {
             Source::File { path, .. } => Some(format!("the file {path}")),
-            Source::BuiltIn(_) => None,
+            Source::Oci(_) | Source::BuiltIn(_) => None,
         },
         Spec::Connection(_)
         | Spec::Gateway(_)

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Bytes, Name, Problem, Span, spec::SecretSource};
+use crate::{Bytes, Name, Problem, Span, oci::Reference, spec::SecretSource};
 
 /// A WebAssembly component. Which hooks it serves is read from its exports.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -43,8 +43,33 @@ pub enum Source {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         sha256: Option<String>,
     },
+    /// A registry, by digest.
+    Oci(Oci),
     /// A plugin that Portcullis brings, by name.
     BuiltIn(String),
+}
+
+/// A component in a registry (the layout of `application/vnd.wasm.config.v0+json`). Fetched once, kept, and compiled only if its
+/// signature is of a key that the server setting `plugins` trusts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Oci {
+    /// `registry.example.com/team/plugin@sha256:...`. A tag before the `@` is for people; only the digest counts.
+    pub reference: String,
+    /// Whom the registry knows us as; nobody where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<Login>,
+}
+
+/// Who asks a registry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Login {
+    /// The user name; without one, `password` is a token that the registry itself takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// Where the password or token is read from.
+    pub password: SecretSource,
 }
 
 /// What a plugin may do. Empty is deny.
@@ -147,12 +172,34 @@ pub enum Failure {
     Allow,
 }
 
+impl Oci {
+    fn check(&self, problems: &mut Vec<Problem>) {
+        match Reference::parse(&self.reference) {
+            Ok(reference) if reference.digest().is_some() => {}
+            Ok(_) => problems.push(Problem::new(
+                "spec.source.oci.reference",
+                "names no digest; a tag may change its mind, so write ...@sha256:... (`portcullis plugin install` finds it out)",
+            )),
+            Err(error) => problems.push(Problem::new("spec.source.oci.reference", error.to_string())),
+        }
+        if let Some(login) = &self.login {
+            login.password.check("spec.source.oci.login.password", problems);
+            if login.username.as_ref().is_some_and(|name| name.is_empty() || name.contains([':', '\n', '\r'])) {
+                problems.push(Problem::new("spec.source.oci.login.username", "must be a name without a colon"));
+            }
+        }
+    }
+}
+
 impl Plugin {
     pub(crate) fn check(&self, problems: &mut Vec<Problem>) {
         if let Source::File { sha256: Some(digest), .. } = &self.source
             && (digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_hexdigit()))
         {
             problems.push(Problem::new("spec.source.file.sha256", "must be 64 hex digits"));
+        }
+        if let Source::Oci(oci) = &self.source {
+            oci.check(problems);
         }
         for (i, origin) in self.grants.http.iter().enumerate() {
             let plain = origin.replacen("*.", "", 1);

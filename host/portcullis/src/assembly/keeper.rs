@@ -114,7 +114,7 @@ impl Keeper {
         let fleet = self.registry.snapshot();
         let resources = plugins(&fleet);
         if let Some(files) = &self.files {
-            files.also_watch(resources.iter().filter_map(component_file).chain(secret_files(&fleet)).collect());
+            files.also_watch(resources.iter().flat_map(component_files).chain(secret_files(&fleet)).collect());
         }
         self.sources.follow(&fleet).await;
         let places = portcullis_gateway::places(&fleet);
@@ -213,11 +213,13 @@ fn secret_files(fleet: &Fleet) -> Vec<PathBuf> {
     files.collect()
 }
 
-fn component_file(resource: &manager::Resource) -> Option<PathBuf> {
+/// The file of a component, and its signature.
+fn component_files(resource: &manager::Resource) -> Vec<PathBuf> {
     match &resource.spec.source {
         Source::File { path, .. } => {
-            Some(resource.base.as_deref().map_or_else(|| PathBuf::from(path), |base| base.join(path)))
+            let path = resource.base.as_deref().map_or_else(|| PathBuf::from(path), |base| base.join(path));
+            vec![portcullis_plugin::signature_of(&path), path]
         }
-        Source::BuiltIn(_) => None,
+        Source::Oci(_) | Source::BuiltIn(_) => Vec::new(),
     }
 }

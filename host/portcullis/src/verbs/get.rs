@@ -78,6 +78,7 @@ fn summary(spec: &Spec) -> String {
         Spec::Gateway(g) => joined(&g.servers.iter().map(|s| s.server.clone()).collect::<Vec<_>>()),
         Spec::Plugin(p) => match &p.source {
             portcullis_model::spec::Source::File { path, .. } => path.clone(),
+            portcullis_model::spec::Source::Oci(oci) => oci.reference.clone(),
             portcullis_model::spec::Source::BuiltIn(name) => format!("built-in {name}"),
         },
         Spec::Team(t) => joined(&t.members),

@@ -7,13 +7,14 @@ use super::Findings;
 use crate::shell::cargo;
 
 /// Each crate of the host, and which others it may use. Arrows point down, and each is here because it has a reason.
-const HOUSE: [(&str, &[&str]); 14] = [
+const HOUSE: [(&str, &[&str]); 15] = [
     ("model", &[]),
     ("telemetry", &["model"]),
     ("outbound", &["model"]),
     ("store", &["model", "telemetry"]),
     ("protocol", &["model"]),
-    ("plugin", &["model", "telemetry", "outbound"]),
+    ("package", &["model", "telemetry", "outbound"]),
+    ("plugin", &["model", "telemetry", "outbound", "package"]),
     ("cluster", &["model", "telemetry"]),
     ("upstream", &["model", "telemetry", "protocol", "outbound"]),
     ("identity", &["model", "telemetry", "outbound", "store", "protocol", "plugin"]),
@@ -41,6 +42,7 @@ const HOUSE: [(&str, &[&str]); 14] = [
             "model",
             "telemetry",
             "outbound",
+            "package",
             "store",
             "protocol",
             "plugin",
