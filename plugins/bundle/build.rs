@@ -10,8 +10,20 @@ use std::{
 };
 
 /// The folders under `plugins/`; the crate of each is `portcullis-plugin-{folder}`.
-const GUESTS: [&str; 8] =
-    ["static", "call-time", "idp-exchange", "passthrough", "bearer-token", "jwks", "client-certificate", "tool-access"];
+const GUESTS: [&str; 12] = [
+    "static",
+    "call-time",
+    "idp-exchange",
+    "passthrough",
+    "bearer-token",
+    "jwks",
+    "client-certificate",
+    "tool-access",
+    "redact",
+    "size-cap",
+    "arguments",
+    "header-map",
+];
 /// What `cargo build` makes a component for straight away.
 const TARGET: &str = "wasm32-wasip2";
 const PROFILE: &str = "guest";
@@ -37,7 +49,16 @@ fn build() -> Result<(), String> {
     let root = root.canonicalize().map_err(|e| format!("{}: {e}", root.display()))?;
     let out = PathBuf::from(var("OUT_DIR")?);
     println!("cargo::rerun-if-changed=build.rs");
-    for path in ["wit", "plugin-sdk/src", "plugin-sdk/Cargo.toml", "Cargo.toml", "Cargo.lock", "rust-toolchain.toml"] {
+    for path in [
+        "wit",
+        "plugins/kit/src",
+        "plugins/kit/Cargo.toml",
+        "plugin-sdk/src",
+        "plugin-sdk/Cargo.toml",
+        "Cargo.toml",
+        "Cargo.lock",
+        "rust-toolchain.toml",
+    ] {
         println!("cargo::rerun-if-changed={}", root.join(path).display());
     }
     for guest in GUESTS {
@@ -143,6 +164,8 @@ fn clean(command: &mut Command) -> &mut Command {
                 | "DEBUG"
                 | "OUT_DIR"
                 | "NUM_JOBS"
+                // A guest holds what it asks for, whatever else is built beside it.
+                | "CARGO_RESOLVER_FEATURE_UNIFICATION"
                 | "LLVM_PROFILE_FILE"
         ) || name.starts_with("CARGO_CFG_")
             || name.starts_with("CARGO_FEATURE_")

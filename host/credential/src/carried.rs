@@ -143,6 +143,11 @@ impl Carried {
         self.set_header(name, value.value().expose())
     }
 
+    /// Whether something was placed in this header.
+    pub(crate) fn holds(&self, name: &HeaderName) -> bool {
+        self.headers.iter().any(|(placed, _)| placed == name)
+    }
+
     fn set_header(&mut self, name: HeaderName, value: &[u8]) -> Result<(), String> {
         if is_ours(&name) {
             return Err(format!("the header \"{name}\" is set by Portcullis"));

@@ -390,6 +390,10 @@ impl Resolver {
         };
         for (name, value) in &answer.headers {
             allowed(plan, name.as_str(), value).map_err(|why| missing::invalid(plan, &why))?;
+            // What a plugin says of its own never takes the place of what a connection placed.
+            if value.allowed().is_none() && carried.holds(name) {
+                return Err(missing::invalid(plan, &format!("the header \"{name}\" is the connection's")));
+            }
             carried.place_guarded(name.clone(), value).map_err(|why| missing::invalid(plan, &why))?;
         }
         if !carried.headers.is_empty() && plan.spec.remote.is_none() {

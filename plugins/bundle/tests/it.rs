@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "it/policies.rs"]
+mod policies;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},

@@ -5,7 +5,9 @@ use std::cmp::Ordering;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{evaluate::Arguments, glob::Pattern};
+use portcullis_plugin_kit::Pattern;
+
+use crate::evaluate::Arguments;
 
 /// One condition: an argument, and exactly one test of it.
 #[derive(Debug, Deserialize)]

@@ -1,11 +1,11 @@
 //! What an operator writes, checked once when it is read.
 
+use portcullis_plugin_kit::Pattern;
 use serde::Deserialize;
 
 use crate::{
     condition::Condition,
     evaluate::Item,
-    glob::Pattern,
     principal::{Facts, Who},
 };
 

@@ -1,9 +1,10 @@
 //! The one function that decides both what is listed and what may be used.
 
+use portcullis_plugin_kit::Template;
+
 use crate::{
     condition::Truth,
     config::{Config, Effect, Rule},
-    glob::Template,
 };
 
 /// What is asked about.

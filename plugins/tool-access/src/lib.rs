@@ -5,14 +5,13 @@
 mod condition;
 mod config;
 mod evaluate;
-mod glob;
 mod principal;
 
 use std::cell::OnceCell;
 
 use config::{Config, Effect};
 use evaluate::{Arguments, Item, NO_ARGUMENTS, Verdict, evaluate};
-use glob::Template;
+use portcullis_plugin_kit::Template;
 use portcullis_sdk::{
     Call, Caller, ConfigCell, Decision, Error, List, ListFilter, ListKind, Prompt, PromptGet, PromptPurpose, Question,
     Read, ReadPurpose, ResourceRead, ServerRequest, Setup, ToolCall, export,

@@ -149,8 +149,8 @@ fn judge(package: &Package, found: &mut Findings) {
                     found.fault(format!("host/{name} does no I/O, so it may not use {theirs}"));
                 }
             }
-            // A built-in plugin has no door that a stranger's plugin has not.
-            Room::Guest if ours.is_some_and(|o| o != "sdk") => {
+            // A built-in plugin has no door that a stranger's plugin has not. What several share is a guest's library like any other.
+            Room::Guest if ours.is_some_and(|o| !["sdk", "plugin-kit"].contains(&o)) => {
                 found.fault(format!("{short} is a guest, so it may not depend on {theirs}"))
             }
             Room::Sdk | Room::Bundle if ours.is_some() => found.fault(format!("{short} may not depend on {theirs}")),

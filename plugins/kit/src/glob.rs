@@ -3,9 +3,9 @@
 use serde::Deserialize;
 
 /// A pattern, read once.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(from = "String")]
-pub(crate) enum Pattern {
+pub enum Pattern {
     /// `*`.
     Any,
     /// Without wildcards.
@@ -29,12 +29,13 @@ impl From<String> for Pattern {
 }
 
 impl Pattern {
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether nothing was written.
+    pub fn is_empty(&self) -> bool {
         matches!(self, Self::Exact(text) if text.is_empty())
     }
 
     /// Whether a whole text fits. Takes at most the product of their lengths, whatever the pattern.
-    pub(crate) fn matches(&self, text: &str) -> bool {
+    pub fn matches(&self, text: &str) -> bool {
         match self {
             Self::Any => true,
             Self::Exact(exact) => exact == text,
@@ -44,7 +45,7 @@ impl Pattern {
     }
 
     /// Whether every text that a template can become fits. May say no where it does.
-    pub(crate) fn matches_all_of(&self, template: &Template) -> bool {
+    pub fn matches_all_of(&self, template: &Template) -> bool {
         match self {
             Self::Any => true,
             Self::Exact(exact) => !template.0.contains(&HOLE) && exact.as_bytes() == template.0,
@@ -54,7 +55,7 @@ impl Pattern {
     }
 
     /// Whether some text that a template can become fits.
-    pub(crate) fn matches_some_of(&self, template: &Template) -> bool {
+    pub fn matches_some_of(&self, template: &Template) -> bool {
         match self {
             Self::Any => true,
             Self::Exact(text) => meet(text.as_bytes(), false, &template.0),
@@ -70,10 +71,12 @@ const HOLE: u8 = 0xff;
 const MAX_TEMPLATE: usize = 256;
 
 /// A URI template (RFC 6570), as far as it matters here: literal text with holes.
-pub(crate) struct Template(Vec<u8>);
+#[derive(Debug)]
+pub struct Template(Vec<u8>);
 
 impl Template {
-    pub(crate) fn new(text: &str) -> Self {
+    /// Of its text. What is too long is cut.
+    pub fn new(text: &str) -> Self {
         let mut bytes = Vec::with_capacity(text.len().min(MAX_TEMPLATE) + 1);
         let mut inside = false;
         for byte in text.bytes() {
