@@ -128,3 +128,30 @@ impl Drop for Reader {
         self.live.with(self.stream, |log| log.leave(self.reader));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+    use portcullis_model::{Name, Principal};
+    use portcullis_protocol::Version;
+
+    use super::{super::live::GET, *};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_stream_is_kept_open_by_comments_and_counted_while_it_is_open() {
+        let name = Name::default_tenant();
+        let whose = Arc::new(Principal::anonymous(name.clone()));
+        let live = Live::new([1; 12], Version::LATEST_LEGACY, (name.clone(), name), whose, Arc::default());
+        let live = Arc::new(live);
+        let (gauge, began) = (GaugeHandle::default(), Instant::now());
+        let number = live.open_get();
+        let mut reader = Reader::new(Arc::clone(&live), GET, number, Open::new(&gauge));
+        for round in 1..=3 {
+            assert_eq!(reader.next().await.unwrap().unwrap(), sse::KEEP_ALIVE);
+            assert!(began.elapsed() >= KEEP_ALIVE * round && began.elapsed() < KEEP_ALIVE * round + KEEP_ALIVE / 2);
+        }
+        assert_eq!(gauge.get(), 1);
+        drop(reader);
+        assert_eq!(gauge.get(), 0);
+    }
+}
