@@ -47,13 +47,13 @@ pub(crate) async fn install(
         who.must(&Action::Install(&whose), &format!("connect {} for {owner}", request.server))?;
     }
     let what = format!("McpServer/{} for {}", request.server, request.owner.chars().take(200).collect::<String>());
+    let attempt = admin.attempt(who, "connect", tenant, what).await?;
     let done = {
         let _turn = TURN.lock().await;
         make(admin, tenant, request).await
     };
-    let outcome = if done.is_ok() { "done" } else { "refused" };
     admin.settle().await;
-    admin.record(who, "connect", tenant, &what, outcome).await?;
+    attempt.end(done.is_ok()).await?;
     done
 }
 
@@ -242,10 +242,10 @@ fn of_secrets(error: SecretsError) -> ApiError {
 /// Where there is none, or it stands in a file; what the store or the audit stream says.
 pub(crate) async fn uninstall(admin: &Admin, who: &Who, tenant: &Name, name: &Name) -> Result<(), ApiError> {
     let key = ResourceKey { tenant: tenant.clone(), kind: Kind::Connection, name: name.clone() };
+    let attempt = admin.attempt(who, "delete", tenant, key.to_string()).await?;
     let deleted = admin.registry.delete(&key, &Door::Api).await;
-    let outcome = if deleted.is_ok() { "done" } else { "refused" };
     admin.settle().await;
-    admin.record(who, "delete", tenant, &key.to_string(), outcome).await?;
+    attempt.end(deleted.is_ok()).await?;
     deleted?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The admin API: HTTP over a Unix socket that only its owner and root may use.
 //!
 //! Whoever holds the store serves it; the command line's verbs are its clients (security.md 27). Every change is in the
-//! audit stream before it is answered. `door` serves the same routes over TCP where the operator asks for that, to whoever
+//! audit stream before it is made, and how it ended before it is answered (`record`). `door` serves the same routes over TCP where the operator asks for that, to whoever
 //! brings a token and may do what is asked (`permit`).
 
 mod connect;
@@ -13,6 +13,7 @@ mod overview;
 mod page;
 mod permit;
 mod processes;
+mod record;
 pub(crate) mod reply;
 mod resources;
 mod signin;
@@ -33,7 +34,7 @@ use portcullis_identity::{Directories, OAuth, SignIn, TokenService};
 use portcullis_model::{Name, ResourceKey, Side, Subject};
 use portcullis_orchestrator::Orchestrator;
 use portcullis_store::{BoxFuture, Registry};
-use portcullis_telemetry::{Audit, AuditEvent, Metrics};
+use portcullis_telemetry::{Audit, Metrics};
 
 pub(crate) use who::{Tenant, Who};
 
@@ -170,33 +171,5 @@ impl Admin {
             tracing::error!(%error, "the connections could not be read again; those that were known go on serving");
         }
         self.view.settle().await;
-    }
-
-    /// Writes down what somebody did, before it is answered.
-    pub(crate) async fn record(
-        &self,
-        who: &Who,
-        verb: &'static str,
-        tenant: &Name,
-        what: &str,
-        outcome: &'static str,
-    ) -> Result<(), ApiError> {
-        let event = AuditEvent {
-            tenant: Some(tenant.as_str().into()),
-            caller: Some(who.text()),
-            token: who.token(),
-            method: Some(verb.into()),
-            tool: Some(what.into()),
-            outcome: Some(outcome.into()),
-            ..AuditEvent::new("administration")
-        };
-        self.audit.record_durable(event).await.map_err(|e| {
-            ApiError::new(
-                Side::Gateway,
-                "audit-failed",
-                format!("{verb} ended as {outcome}, but could not be recorded: {e}"),
-            )
-            .next("Look at the audit file and the space on its disk.")
-        })
     }
 }

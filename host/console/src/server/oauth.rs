@@ -28,10 +28,11 @@ pub(super) async fn begin(
     Body(request): Body<OAuthBegin>,
 ) -> Answer<OAuthBegun> {
     let what = format!("McpServer/{} for {}", request.server, request.owner.chars().take(200).collect::<String>());
-    let direct = request.direct;
+    let attempt =
+        if request.direct { Some(admin.attempt(&who, "connect-begin", &tenant, what).await?) } else { None };
     let begun = make(&admin, &tenant, &who, request).await;
-    if direct {
-        admin.record(&who, "connect-begin", &tenant, &what, if begun.is_ok() { "done" } else { "refused" }).await?;
+    if let Some(attempt) = attempt {
+        attempt.end(begun.is_ok()).await?;
     }
     Ok(Json(begun?))
 }
@@ -141,13 +142,14 @@ pub(super) async fn save(
         oauth.discard(&tenant, session, &user, &request.ticket);
         return Err(refused.into());
     }
+    let attempt = admin.attempt(&who, "connect", &tenant, format!("McpServer/{server} for {}", owner.subject())).await?;
     let saved = oauth.save(&tenant, session, &user, &request.ticket).await;
-    let (what, outcome) = match &saved {
-        Ok(saved) => (format!("Connection/{}", saved.connection), "done"),
-        Err(_) => ("a connection with OAuth".to_owned(), "refused"),
+    let attempt = match &saved {
+        Ok(saved) => attempt.of(format!("Connection/{}", saved.connection)),
+        Err(_) => attempt,
     };
     admin.settle().await;
-    admin.record(&who, "connect", &tenant, &what, outcome).await?;
+    attempt.end(saved.is_ok()).await?;
     let saved = saved?;
     let change = if saved.created { "created" } else { "updated" }.to_owned();
     Ok(Json(Connected { connection: saved.connection, change, origin: saved.origin, warnings: Vec::new() }))

@@ -103,8 +103,9 @@ pub(super) async fn restart(
     let Query(query) = query.map_err(ApiError::from)?;
     let server = process(&admin, &tenant, &name)?;
     let drain = query.drain_s.map_or(DRAIN, Duration::from_secs).min(MAX_DRAIN);
+    let attempt = admin.attempt(&who, "restart", &tenant, format!("McpServer/{server}")).await?;
     admin.orchestrator.restart(&tenant, &server, drain).await;
-    admin.record(&who, "restart", &tenant, &format!("McpServer/{server}"), "done").await?;
+    attempt.end(true).await?;
     Ok(Json(serde_json::json!({ "resource": format!("McpServer/{server}"), "change": "restarted" })))
 }
 

@@ -68,25 +68,22 @@ pub(super) async fn apply(
         );
     }
     admin.lets_apply(&who, &tenant, &request.resources)?;
-    let what = summary(&request.resources);
-    match admin.registry.apply(request.resources, Door::Api, request.dry_run).await {
-        Ok(applied) => {
-            if !request.dry_run {
-                admin.metrics.config_loaded("api", "applied");
-                admin.settle().await;
-                admin.record(&who, "apply", &tenant, &what, "done").await?;
-            }
-            let items = applied.iter().enumerate().map(|(i, a)| item(i, a)).collect();
-            Ok(Json(ApplyAnswer { items, dry_run: request.dry_run }))
+    let dry_run = request.dry_run;
+    let attempt = if dry_run {
+        None
+    } else {
+        Some(admin.attempt(&who, "apply", &tenant, summary(&request.resources)).await?)
+    };
+    let applied = admin.registry.apply(request.resources, Door::Api, dry_run).await;
+    if let Some(attempt) = attempt {
+        admin.metrics.config_loaded("api", if applied.is_ok() { "applied" } else { "refused" });
+        if applied.is_ok() {
+            admin.settle().await;
         }
-        Err(error) => {
-            if !request.dry_run {
-                admin.metrics.config_loaded("api", "refused");
-                admin.record(&who, "apply", &tenant, &what, "refused").await?;
-            }
-            Err(error.into())
-        }
+        attempt.end(applied.is_ok()).await?;
     }
+    let items = applied?.iter().enumerate().map(|(i, a)| item(i, a)).collect();
+    Ok(Json(ApplyAnswer { items, dry_run }))
 }
 
 pub(super) async fn delete(
@@ -99,11 +96,11 @@ pub(super) async fn delete(
     if let Who::Caller(_) = &who {
         admin.lets_delete(&who, &key)?;
     }
+    let attempt = admin.attempt(&who, "delete", &key.tenant, key.to_string()).await?;
     let deleted = admin.registry.delete(&key, &Door::Api).await;
-    let outcome = if deleted.is_ok() { "done" } else { "refused" };
-    admin.record(&who, "delete", &key.tenant, &key.to_string(), outcome).await?;
-    let deleted = deleted?;
     admin.settle().await;
+    attempt.end(deleted.is_ok()).await?;
+    let deleted = deleted?;
     Ok(Json(item(0, &deleted)))
 }
 

@@ -18,9 +18,9 @@ pub(super) async fn create(
 ) -> Answer<SignInCode> {
     let whose = admin.whose(&tenant, &Subject::User(request.user.clone()));
     who.must(&Action::SignInCode(&whose), &format!("make a sign-in code for {}", whose.subject))?;
+    let attempt = admin.attempt(&who, "signin.code", &tenant, format!("User/{}", request.user)).await?;
     let made = admin.signin.make_code(&tenant, &request.user).await;
-    let outcome = if made.is_ok() { "done" } else { "refused" };
-    admin.record(&who, "signin.code", &tenant, &format!("User/{}", request.user), outcome).await?;
+    attempt.end(made.is_ok()).await?;
     let made = made.map_err(|error| match error {
         CodeError::NoUser(name) => not_found(&ResourceKey { tenant: tenant.clone(), kind: Kind::User, name }),
         error => ApiError::new(Side::Gateway, "store-unavailable", error.to_string()).next("Try again."),

@@ -8,9 +8,9 @@ use super::{Admin, Tenant, Who, reply::Answer};
 use crate::api::{ApiError, Resealed};
 
 pub(super) async fn reseal(State(admin): State<Admin>, Tenant(tenant): Tenant, who: Who) -> Answer<Resealed> {
+    let attempt = admin.attempt(&who, "reseal", &tenant, "sealed records").await?;
     let done = admin.secrets.reseal().await;
-    let outcome = if done.is_ok() { "done" } else { "refused" };
-    admin.record(&who, "reseal", &tenant, "sealed records", outcome).await?;
+    attempt.end(done.is_ok()).await?;
     let done = done.map_err(|error| refused(&error))?;
     Ok(Json(Resealed { records: done.records, key: done.key, unneeded: done.unneeded }))
 }

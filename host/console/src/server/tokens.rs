@@ -93,13 +93,14 @@ pub(super) async fn revoke(
 /// # Errors
 /// Those of [`portcullis_identity::TokenService::create`], and of the audit stream.
 pub(crate) async fn make(admin: &Admin, who: &Who, wanted: Wanted) -> Result<Created, ApiError> {
-    let (tenant, owner) = (wanted.tenant.clone(), wanted.owner.to_string());
+    let owner = wanted.owner.to_string();
+    let attempt = admin.attempt(who, "token.create", &wanted.tenant, owner.as_str()).await?;
     let created = admin.tokens.create(wanted).await;
-    let (what, outcome) = match &created {
-        Ok(created) => (format!("{} for {owner}", created.record.id), "done"),
-        Err(_) => (owner, "refused"),
+    let attempt = match &created {
+        Ok(created) => attempt.of(format!("{} for {owner}", created.record.id)),
+        Err(_) => attempt,
     };
-    admin.record(who, "token.create", &tenant, &what, outcome).await?;
+    attempt.end(created.is_ok()).await?;
     Ok(created?)
 }
 
@@ -108,16 +109,19 @@ pub(crate) async fn make(admin: &Admin, who: &Who, wanted: Wanted) -> Result<Cre
 /// # Errors
 /// Those of [`portcullis_identity::TokenService::revoke`], and of the audit stream.
 pub(crate) async fn end(admin: &Admin, who: &Who, tenant: &Name, id: &str) -> Result<TokenRecord, ApiError> {
+    let attempt = admin.attempt(who, "token.revoke", tenant, id.chars().take(80).collect::<String>()).await?;
+    let revoked = revoke_one(admin, tenant, id).await;
+    attempt.end(revoked.is_ok()).await?;
+    revoked
+}
+
+async fn revoke_one(admin: &Admin, tenant: &Name, id: &str) -> Result<TokenRecord, ApiError> {
     // The grant first: a client that renewed it in between would have a token that nobody took back.
     let grant = admin.tokens.get(tenant, id).and_then(|record| record.on_behalf?.grant);
     if let (Some(grant), Some(authorization)) = (grant, &admin.authorization) {
         authorization.end_grant(&grant).await.map_err(not_ended)?;
     }
-    let revoked = admin.tokens.revoke(tenant, id).await;
-    let outcome = if revoked.is_ok() { "done" } else { "refused" };
-    let id: String = id.chars().take(80).collect();
-    admin.record(who, "token.revoke", tenant, &id, outcome).await?;
-    Ok(revoked?)
+    Ok(admin.tokens.revoke(tenant, id).await?)
 }
 
 fn not_ended(error: OAuthError) -> ApiError {
@@ -141,14 +145,20 @@ pub(super) async fn revoke_all(
     let Query(query) = query.map_err(ApiError::from)?;
     let owner = subject(&query.owner)?;
     who.must(&Action::RevokeToken(&admin.whose(&tenant, &owner)), &format!("revoke the tokens of {owner}"))?;
+    let attempt = admin.attempt(&who, "token.revoke", &tenant, format!("all of {owner}")).await?;
+    let revoked = revoke_everything(&admin, &tenant, &owner).await;
+    attempt.end(revoked.is_ok()).await?;
+    Ok(Json(Revoked { owner: owner.to_string(), revoked: revoked? }))
+}
+
+/// What clients renew their tokens by, the tokens, and the sessions of an owner; answers how many tokens that were.
+async fn revoke_everything(admin: &Admin, tenant: &Name, owner: &Subject) -> Result<usize, ApiError> {
     if let Some(authorization) = &admin.authorization {
-        authorization.end_grants_of(&tenant, &owner).await.map_err(not_ended)?;
+        authorization.end_grants_of(tenant, owner).await.map_err(not_ended)?;
     }
-    let revoked = admin.tokens.revoke_owner(&tenant, &owner).await;
-    end_sessions(&admin, &tenant, &owner).await?;
-    let outcome = if revoked.is_ok() { "done" } else { "refused" };
-    admin.record(&who, "token.revoke", &tenant, &format!("all of {owner}"), outcome).await?;
-    Ok(Json(Revoked { owner: owner.to_string(), revoked: revoked.map_err(ApiError::from)? }))
+    let revoked = admin.tokens.revoke_owner(tenant, owner).await?;
+    end_sessions(admin, tenant, owner).await?;
+    Ok(revoked)
 }
 
 /// Whoever found somebody's tokens may have found their browser too.

@@ -41,6 +41,7 @@ struct House {
     registry: Arc<Registry>,
     tokens: Arc<TokenService>,
     client: Client,
+    stream: Arc<Audit>,
     stop: oneshot::Sender<()>,
     served: tokio::task::JoinHandle<std::io::Result<()>>,
 }
@@ -61,6 +62,7 @@ impl House {
                 .await
                 .unwrap();
         let metrics = Metrics::new();
+        let stream = Audit::open(AuditOptions::new(dir.path()), Arc::clone(&metrics)).unwrap();
         let admin = Admin {
             authorization: None,
             registry: Arc::clone(&registry),
@@ -74,7 +76,7 @@ impl House {
             oauth: None,
             orchestrator: Orchestrator::new(Options::new(dir.path().join("run"))).unwrap(),
             files: None,
-            audit: Audit::open(AuditOptions::new(dir.path()), Arc::clone(&metrics)).unwrap(),
+            audit: Arc::clone(&stream),
             metrics,
             view: Arc::new(Still),
         };
@@ -84,7 +86,7 @@ impl House {
         let served = tokio::spawn(server::serve(socket, admin, async move {
             let _ = until.await;
         }));
-        Self { dir, registry, tokens, client, stop, served }
+        Self { dir, registry, tokens, client, stream, stop, served }
     }
 
     fn audit(&self) -> String {
@@ -215,6 +217,41 @@ async fn tokens_are_made_for_who_exists_and_revoked_at_once() {
     assert!(house.client.tokens(None).await.unwrap().iter().all(|t| t.state == "revoked"));
     assert_eq!(refused(house.client.revoke_tokens("alice").await.unwrap_err()).code, "invalid-owner");
     assert!(!house.audit().contains(&token.token), "no token in the audit stream");
+}
+
+#[tokio::test]
+async fn what_can_not_be_recorded_is_not_done() {
+    let house = House::open().await;
+    house.client.apply(resources(PEOPLE), false).await.unwrap();
+    let request = TokenRequest {
+        owner: "user:alice".to_owned(),
+        name: None,
+        gateways: Vec::new(),
+        admin: false,
+        expires_in_s: Some(3600),
+    };
+    let token = house.client.create_token(&request).await.unwrap();
+    house.client.connect(&connect("hunter2")).await.unwrap();
+    let audit = house.audit();
+    let of = |outcome: &str| {
+        let wanted = format!("\"outcome\":\"{outcome}\"");
+        audit.lines().filter(|line| line.contains("token.create")).position(|line| line.contains(&wanted))
+    };
+    assert!(of("begun") < of("done") && of("begun").is_some(), "{audit}");
+
+    house.stream.close();
+    let before = house.registry.store().revision();
+    let failed = |error: ClientError| assert_eq!(refused(error).code, "audit-failed");
+    failed(house.client.revoke_tokens("user:alice").await.unwrap_err());
+    failed(house.client.revoke_token(&token.item.id).await.unwrap_err());
+    failed(house.client.create_token(&request).await.unwrap_err());
+    failed(house.client.apply(resources(&PEOPLE.replace("alice", "bob")), false).await.unwrap_err());
+    failed(house.client.delete(Kind::User, &name("alice")).await.unwrap_err());
+    failed(house.client.connect(&connect("other")).await.unwrap_err());
+    let valid = house.tokens.lookup(&Name::default_tenant(), &name("main"), &Secret::new(token.token.clone()));
+    assert!(valid.is_ok(), "{valid:?}");
+    assert_eq!(house.registry.store().revision(), before, "nothing was written");
+    assert!(house.client.apply(resources(PEOPLE), true).await.is_ok(), "what changes nothing needs no record");
 }
 
 fn connect(secret: &str) -> ConnectRequest {

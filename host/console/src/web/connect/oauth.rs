@@ -165,13 +165,19 @@ pub async fn save(State(web): State<Web>, SignedForm { visitor, fields }: Signed
         web.oauth.discard(tenant, visitor.binding, user, ticket);
         return view::forbidden(&visitor, "you may not connect this any more", "Ask your operator");
     }
+    let who = who(&visitor);
+    let what = format!("McpServer/{server} for {}", owner.subject());
+    let attempt = match web.admin.attempt(&who, "connect", tenant, what).await {
+        Ok(attempt) => attempt,
+        Err(error) => return view::failed(&visitor, &error),
+    };
     let saved = web.oauth.save(tenant, visitor.binding, user, ticket).await;
-    let (what, outcome) = match &saved {
-        Ok(saved) => (format!("Connection/{}", saved.connection), "done"),
-        Err(_) => ("a connection with OAuth".to_owned(), "refused"),
+    let attempt = match &saved {
+        Ok(saved) => attempt.of(format!("Connection/{}", saved.connection)),
+        Err(_) => attempt,
     };
     web.admin.settle().await;
-    if let Err(error) = web.admin.record(&who(&visitor), "connect", tenant, &what, outcome).await {
+    if let Err(error) = attempt.end(saved.is_ok()).await {
         return view::failed(&visitor, &error);
     }
     match saved {
