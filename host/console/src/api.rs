@@ -144,6 +144,9 @@ pub struct TokenItem {
     /// What the owner calls it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// What the OAuth client calls itself that it was issued to, by a sign-in; in lists only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
     /// Gateways that take it; all of the tenant where empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<Name>,
@@ -160,6 +163,24 @@ pub struct TokenItem {
     /// When it was used last, to the minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used_ms: Option<u64>,
+}
+
+/// `POST /v1/explain`: what a call would meet. The answer is a [`portcullis_model::explain::Explanation`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ExplainRequest {
+    /// The gateway.
+    pub gateway: Name,
+    /// The tool, as clients name it; without one, the list of tools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<String>,
+    /// Who would call: `user:NAME`, `team:NAME`, `agent:NAME`, `organization`, `external:ISSUER#SUBJECT` or `anonymous`. Whoever asks,
+    /// where left out.
+    #[serde(default, rename = "as", skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
+    /// The arguments, a JSON object; none where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<serde_json::Value>,
 }
 
 /// A token's text, told once to whoever made it.

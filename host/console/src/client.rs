@@ -13,15 +13,15 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use portcullis_model::{Kind, Name, Resource, Secret};
+use portcullis_model::{Kind, Name, Resource, Secret, explain::Explanation};
 use serde::{Serialize, de::DeserializeOwned};
 use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
 
 use crate::api::{
-    ApiError, AppliedItem, ApplyAnswer, ApplyRequest, ConnectRequest, Connected, Described, Finding, GatewayStatus,
-    LogLine, NewToken, OAuthAccount, OAuthBegin, OAuthBegun, OAuthFinish, OAuthSave, Page, Resealed, Revoked,
-    SignInCode, SignInRequest, TokenItem, TokenRequest,
+    ApiError, AppliedItem, ApplyAnswer, ApplyRequest, ConnectRequest, Connected, Described, ExplainRequest, Finding,
+    GatewayStatus, LogLine, NewToken, OAuthAccount, OAuthBegin, OAuthBegun, OAuthFinish, OAuthSave, Page, Resealed,
+    Revoked, SignInCode, SignInRequest, TokenItem, TokenRequest,
 };
 
 use transport::Place;
@@ -98,6 +98,14 @@ impl Client {
     pub async fn doctor(&self) -> Result<Vec<Finding>> {
         let page: Page<Finding> = self.get("/v1/doctor", &[]).await?;
         Ok(page.items)
+    }
+
+    /// What a call would meet.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {
+        self.post("/v1/explain", &[], Some(request)).await
     }
 
     /// One page of resources.

@@ -93,6 +93,15 @@ async fn make(admin: &Admin, tenant: &Name, mut request: ConnectRequest) -> Resu
         return Err(ApiError::new(Side::Caller, "conflict", message).next("Choose another name with --name."));
     }
     let elsewhere: Vec<String> = existing.iter().flat_map(|c| c.spec.secrets.keys().cloned()).collect();
+    // What would be sealed under such a name would never be used.
+    let kept: Vec<&str> = elsewhere.iter().filter(|f| request.secrets.contains_key(*f)).map(String::as_str).collect();
+    if !kept.is_empty() {
+        let message = format!("{connection_key} takes {} from where its resource says, not from here", kept.join(", "));
+        return Err(ApiError::new(Side::Caller, "kept-elsewhere", message).next(
+            "Exchange it there: it is read again by itself. To have it sealed here, take it out of the resource's \
+             `secrets` first. An operator can do both.",
+        ));
+    }
     check_fields(server.spec, &request, &elsewhere, &connection_key)?;
 
     let secrets: BTreeMap<String, Secret> = std::mem::take(&mut request.secrets)

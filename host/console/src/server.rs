@@ -8,6 +8,7 @@ mod connect;
 mod describe;
 mod doctor;
 mod door;
+mod explain;
 mod oauth;
 mod overview;
 mod page;
@@ -31,7 +32,7 @@ use axum::{
 };
 use portcullis_credential::{ConnectionBook, Secrets, UpstreamOAuth};
 use portcullis_identity::{Directories, OAuth, SignIn, TokenService};
-use portcullis_model::{Name, ResourceKey, Side, Subject};
+use portcullis_model::{Name, Principal, ResourceKey, Side, Subject, explain::Explanation};
 use portcullis_orchestrator::Orchestrator;
 use portcullis_store::{BoxFuture, Registry};
 use portcullis_telemetry::{Audit, Metrics};
@@ -77,6 +78,21 @@ pub struct Admin {
     pub view: Arc<dyn View>,
 }
 
+/// What is asked about a call that is not made.
+#[derive(Debug)]
+pub struct Explain {
+    /// The tenant.
+    pub tenant: Name,
+    /// The gateway.
+    pub gateway: Name,
+    /// The tool as clients name it; none for the list of tools.
+    pub tool: Option<String>,
+    /// Who would call.
+    pub principal: Arc<Principal>,
+    /// The arguments, as JSON.
+    pub arguments: String,
+}
+
 /// What only the assembled gateway knows.
 pub trait View: Send + Sync {
     /// Version, addresses, and what keeps it from being ready. Revision, counts and files are filled in by the API.
@@ -88,6 +104,8 @@ pub trait View: Send + Sync {
     /// The link of the page that connects a server for somebody, or mends a connection; none where none can be made.
     fn connect_link(&self, tenant: &Name, server: &Name, wanted: &Subject, connection: Option<&Name>)
     -> Option<String>;
+    /// What a call would meet; none where there is no such gateway.
+    fn explain(&self, wanted: Explain) -> BoxFuture<'_, Option<Explanation>>;
     /// Waits until calls see what the store holds now, but not for long.
     fn settle(&self) -> BoxFuture<'_, ()>;
 }
@@ -103,6 +121,7 @@ pub fn router(admin: Admin) -> Router {
     Router::new()
         .route("/v1/status", get(overview::status))
         .route("/v1/doctor", get(doctor::doctor))
+        .route("/v1/explain", post(explain::explain))
         .route("/v1/apply", post(resources::apply))
         .route("/v1/resources", get(resources::list))
         .route("/v1/resources/{kind}/{name}", get(resources::get).delete(resources::delete))

@@ -160,6 +160,7 @@ pub fn router(web: Web) -> Router {
         .route("/signin", get(signin::show).post(signin::with_code))
         .route("/signin/with/{provider}", get(provider::begin))
         .route("/signin/callback/{provider}", get(provider::finish))
+        .route("/t/{tenant}/signin/callback/{provider}", get(provider::finish_at_tenant))
         .route("/signout", post(signin::sign_out))
         .merge(oauth::router());
     pages

@@ -10,8 +10,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use portcullis_model::{
-    Name, Principal, PrincipalKind, Secret,
-    spec::{Connection, Owner},
+    Door, Name, Principal, PrincipalKind, Secret,
+    spec::{Connection, Owner, SecretSource},
 };
 use portcullis_plugin::{ConnectionFacts, Connections};
 use portcullis_store::{Fleet, Registry, StoreError, keys, registry::server_origin};
@@ -178,9 +178,11 @@ impl ConnectionBook {
         self.changes.subscribe()
     }
 
-    /// Whether the operator's rule is that every connection serves its owner only.
-    pub fn is_owner_only(&self) -> bool {
-        self.owner_only
+    /// Why a secret can't be read that a resource of this tenant names, in a sentence that quotes nothing of it; none where it can.
+    /// Blocks while reading a file.
+    pub fn unreadable(&self, tenant: &Name, source: &SecretSource) -> Option<String> {
+        let (_, _, sources) = self.source.as_ref()?;
+        sources.read(tenant, source).err()
     }
 
     /// Says who keeps the tokens of connections with OAuth. Once; later ones are not heard.
@@ -277,6 +279,20 @@ impl ConnectionBook {
     /// Those that [`ConnectionBook::eligible`] would hold, were they not suspended.
     pub(crate) fn suspended(&self, principal: &Principal, server: &Name, named_one: Option<&Name>) -> Vec<Arc<Entry>> {
         self.ranked(principal, server, named_one, |entry| entry.suspended)
+    }
+
+    /// Every connection of a server, by name.
+    pub(crate) fn others(&self, principal: &Principal, server: &Name) -> Vec<Arc<Entry>> {
+        let pages = self.pages.load();
+        let shelf = pages.tenants.get(&principal.tenant).and_then(|page| page.shelves.get(server));
+        let mut all: Vec<Arc<Entry>> = shelf.into_iter().flat_map(|shelf| &shelf.entries).cloned().collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Asks something of a tenant's people.
+    pub(crate) fn people<T>(&self, tenant: &Name, ask: impl FnOnce(&People) -> Option<T>) -> Option<T> {
+        ask(&self.pages.load().tenants.get(tenant)?.people)
     }
 
     /// A connection of the server, whoever may use it.
@@ -437,7 +453,10 @@ fn entry(
     if let Some(opened) = sealed.get(&(tenant.clone(), name.clone())) {
         let earlier = opened.given_ms.unwrap_or(created_ms) < owner_since;
         // What the manifest says itself takes the place of what is sealed, whosever that was.
-        if earlier && opened.fields.keys().any(|field| !spec.secrets.contains_key(field)) {
+        // And what holds values alone was given as a whole, unless a file says it.
+        let by_operator = connection.metadata.door.as_ref().is_some_and(Door::reads_again) || !spec.secrets.is_empty();
+        let values = !spec.values.is_empty() && !by_operator;
+        if earlier && (values || opened.fields.keys().any(|field| !spec.secrets.contains_key(field))) {
             return Err(Orphaned::EarlierOwner);
         }
         for (field, secret) in opened.fields.iter() {

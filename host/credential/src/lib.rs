@@ -10,6 +10,7 @@ mod book;
 mod cache;
 mod carried;
 mod eligible;
+pub mod explain;
 mod fields;
 mod follow;
 pub mod link;

@@ -43,6 +43,11 @@ pub trait Resolve: Send + Sync {
         false
     }
 
+    /// Whether it asks somebody else before it answers, such as an identity provider in the caller's name.
+    fn asks_others(&self) -> bool {
+        self.takes_callers_token()
+    }
+
     /// A new answer in an earlier one's place.
     fn refresh<'a>(
         &'a self,
@@ -98,6 +103,10 @@ impl Resolve for Plugin {
 
     fn takes_callers_token(&self) -> bool {
         self.grants().caller_token
+    }
+
+    fn asks_others(&self) -> bool {
+        self.grants().caller_token || self.suspends()
     }
 
     fn refresh<'a>(

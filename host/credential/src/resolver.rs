@@ -268,6 +268,19 @@ impl Resolver {
         }
     }
 
+    /// What a caller is told for whom a strategy found nothing to run under.
+    pub(crate) fn lacking(&self, plan: &CredentialPlan, principal: &Principal, need: &str) -> Fault {
+        let named = plan.target.connection.as_ref();
+        let suspended = self.book.suspended(principal, &plan.server, named);
+        match named {
+            Some(name) if suspended.is_empty() => {
+                let exists = self.book.find(&plan.tenant, &plan.server, name).is_some();
+                missing::named(plan, principal, name.as_str(), exists)
+            }
+            _ => missing::no_connection(plan, principal, need, &suspended),
+        }
+    }
+
     async fn ask(
         &self,
         slot: &Slot,
@@ -365,14 +378,7 @@ impl Resolver {
             Outcome::None => Carried::nothing(),
             Outcome::Headers => Carried { executed_as: Arc::clone(&principal.subject_text), ..Carried::nothing() },
             Outcome::Missing(need) => {
-                if let Some(name) = named
-                    && self.book.suspended(principal, &plan.server, named).is_empty()
-                {
-                    let exists = self.book.find(&plan.tenant, &plan.server, name).is_some();
-                    return Err(missing::named(plan, principal, name.as_str(), exists));
-                }
-                let suspended = self.book.suspended(principal, &plan.server, named);
-                return Err(missing::no_connection(plan, principal, need, &suspended));
+                return Err(self.lacking(plan, principal, need));
             }
             Outcome::Use { connection } => {
                 let eligible = self.book.eligible(principal, &plan.server, named);

@@ -158,20 +158,28 @@ impl Call<'_> {
     async fn run(&mut self) -> Result<Response, Refused> {
         let Relayed { gateways, asked, assigned, .. } = self.relayed;
         let (tool, exposed) = (self.relayed.own, self.relayed.exposed);
+        if tool == view::STAND_IN {
+            return Err(unknown_tool(exposed).into());
+        }
+        // Once, so that what policies let pass as this goes to no server.
+        let stands_in = assigned.stands_in(tool, asked.view, &gateways.catalogue);
+        let judged = if stands_in { view::STAND_IN } else { tool };
         let deadline = asked.started + assigned.traffic.timeout.get();
         let mut facts = None;
         let (arguments, modified) = if asked.view.policies.is_empty() {
             (self.arguments()?, false)
         } else {
             let decided = match self.arguments() {
-                Ok(arguments) => self.decide(facts.insert(Facts::new(self, deadline, &arguments)), arguments).await,
+                Ok(arguments) => {
+                    self.decide(facts.insert(Facts::new(self, judged, deadline, &arguments)), arguments).await
+                }
                 Err(fault) => Err(fault),
             };
             match decided {
                 Ok(decided) => decided,
                 Err(fault) => {
                     let server = assigned.server.as_str();
-                    let hidden = judge::is_hidden(asked, Kind::Tools, server, tool, deadline).await;
+                    let hidden = judge::is_hidden(asked, Kind::Tools, server, judged, deadline).await;
                     return Err(Refused { fault, hidden, headers: None });
                 }
             }
@@ -190,7 +198,7 @@ impl Call<'_> {
 
         let carried = self.relayed.account(assigned.plan_for(tool)).await?;
         let deadline = self.relayed.after_the_page(deadline);
-        if tool == view::CONNECT && !asked.view.has_tool(assigned, tool, &gateways.catalogue) {
+        if stands_in {
             return Ok(self.connected());
         }
         self.relayed.runs_under(carried.as_ref());
@@ -362,13 +370,14 @@ struct Facts {
 }
 
 impl Facts {
-    fn new(call: &Call<'_>, deadline: Instant, arguments: &Arguments) -> Self {
+    /// `judged` is the tool's own name, or what stands for it.
+    fn new(call: &Call<'_>, judged: &str, deadline: Instant, arguments: &Arguments) -> Self {
         let call = &call.relayed;
         Self {
             request: judge::request_facts(call.asked, deadline),
             call: CallFacts {
                 server: call.assigned.server.clone(),
-                tool: Arc::from(call.own),
+                tool: Arc::from(judged),
                 exposed_tool: Arc::from(call.exposed),
                 arguments: match arguments {
                     Arguments::Absent => Bytes::from_static(b"{}"),

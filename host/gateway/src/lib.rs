@@ -16,6 +16,7 @@
 //! | what ends with a credential | `revoked` |
 //! | what ends with an account, or with a right | `standing` |
 //! | 11 record | `record` |
+//! | all of them, without making the call | `explain` |
 //!
 //! What servers offer is kept in `catalogue`; `list`, `offer` and `search` show it, `uris` and `tasks` lead addresses back.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -23,6 +24,7 @@
 pub mod accept;
 pub mod compile;
 mod connecting;
+pub mod explain;
 pub mod gateways;
 
 mod admit;

@@ -30,7 +30,7 @@ use crate::{
     legacy::now_ms,
     search,
     uris::{Known, Places},
-    view::{Assigned, CONNECT},
+    view::{Assigned, STAND_IN},
 };
 
 /// How long a list waits for servers that have never been listed yet, from when they were first asked.
@@ -237,12 +237,16 @@ pub async fn visible<'g>(asked: &'g Asked<'_>, gathered: &'g Gathered, kind: Kin
     let mut rows = Vec::new();
     for part in &gathered.parts {
         let exposure = &asked.view.exposures[part.at];
-        let items = part.listing.iter().flat_map(|l| &l.items).filter(|item| exposure.shows(kind, &item.key));
+        let items = part
+            .listing
+            .iter()
+            .flat_map(|l| &l.items)
+            .filter(|item| exposure.shows(kind, &item.key) && &*item.key != STAND_IN);
         rows.extend(items.map(|item| Row { at: part.at, key: &item.key, raw: Raw::Server(&item.raw) }));
         // Policies see it like any other: who may use nothing of a server does not learn that it is there.
-        rows.extend(part.connect.iter().map(|tool| Row { at: part.at, key: CONNECT, raw: Raw::Ours(tool) }));
+        rows.extend(part.connect.iter().map(|tool| Row { at: part.at, key: STAND_IN, raw: Raw::Ours(tool) }));
         if part.listing.is_none() && part.connect.is_none() {
-            rows.push(Row { at: part.at, key: CONNECT, raw: Raw::Mark });
+            rows.push(Row { at: part.at, key: STAND_IN, raw: Raw::Mark });
         }
     }
     let servers = &asked.view.servers;

@@ -38,14 +38,19 @@ impl Scopes {
         Ok(Self(rules.iter().map(compile).collect::<Result<_, String>>()?))
     }
 
-    /// The scopes that a call needs and its caller's token lacks. Only tokens of OAuth clients are limited.
-    fn missing(&self, principal: &Principal, server: &Name, tool: &str) -> Vec<&str> {
-        let Some(held) = &principal.scopes else { return Vec::new() };
+    /// The scopes that a call needs of a token of an OAuth client.
+    pub fn needed(&self, server: &Name, tool: &str) -> Vec<&str> {
         let needed = self.0.iter().filter(|rule| {
             (rule.servers.is_empty() || rule.servers.contains(server))
                 && rule.tools.as_ref().is_none_or(|tools| tools.is_match(tool))
         });
-        needed.map(|rule| rule.scope.as_str()).filter(|scope| !held.iter().any(|h| h == scope)).collect()
+        needed.map(|rule| rule.scope.as_str()).collect()
+    }
+
+    /// The scopes that a call needs and its caller's token lacks. Only tokens of OAuth clients are limited.
+    fn missing(&self, principal: &Principal, server: &Name, tool: &str) -> Vec<&str> {
+        let Some(held) = &principal.scopes else { return Vec::new() };
+        self.needed(server, tool).into_iter().filter(|scope| !held.iter().any(|h| h == scope)).collect()
     }
 }
 

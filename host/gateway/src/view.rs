@@ -150,8 +150,10 @@ pub struct Shared {
     pub entry: Arc<Entry>,
 }
 
-/// The own name of the tool that stands in place of a server's own until somebody has connected an account.
+/// What the tool is called that stands in place of a server's own until somebody has connected an account.
 pub const CONNECT: &str = "connect";
+/// The same as policies hear of it: no tool of a server goes by this name, so that one that is called `connect` is not taken for it.
+pub const STAND_IN: &str = "portcullis.dev/connect";
 
 impl Assigned {
     /// How that tool is called towards clients.
@@ -161,6 +163,11 @@ impl Assigned {
         } else {
             format!("{}{CONNECT}", exposure.prefix)
         }
+    }
+
+    /// Whether a call of this tool is one of what stands in place of the server's own. It goes no further than to us.
+    pub fn stands_in(&self, tool: &str, view: &View, catalogue: &Catalogue) -> bool {
+        tool == CONNECT && self.plan.is_some() && !view.has_tool(self, tool, catalogue)
     }
 
     /// How the credential of this tool's calls is chosen.

@@ -17,6 +17,7 @@ use portcullis_plugin::{
     Asserted, AssertedPrincipal, AuthRequest, ClientCertificate, PluginError, PluginFailure, Read, Tokens as _, Verdict,
 };
 
+pub(crate) use limit::network;
 pub use limit::{Failures, LimitOptions};
 pub use provider::{Provider, ProviderAnswer, ProviderHook};
 pub use refusal::AuthRefusal;

@@ -92,6 +92,22 @@ impl Directory {
         Some(Whose { subject: subject.clone(), team, roles: principal.roles })
     }
 
+    /// Whether what an identity provider said of somebody at `said_ms` (milliseconds since 1970) counts at `now_ms`: people still sign in
+    /// by it, under this issuer, and that was not too long ago.
+    pub fn counts(&self, tenant: &Name, provider: &Name, issuer: &str, said_ms: u64, now_ms: u64) -> bool {
+        self.provider(tenant, provider)
+            .is_some_and(|p| p.issuer == issuer && now_ms.saturating_sub(said_ms) < p.max_sign_in_age_ms)
+    }
+
+    /// Whether people sign in by this provider whom nobody here names.
+    pub fn lets_in_anybody(&self, tenant: &Name, provider: &Name) -> bool {
+        self.provider(tenant, provider).is_some_and(|p| p.anybody)
+    }
+
+    fn provider(&self, tenant: &Name, provider: &Name) -> Option<&tenant::Provider> {
+        self.tenants.get(tenant)?.providers.get(provider)
+    }
+
     /// The users that are members of a team, sorted; people who belong to it by a group are known only when they call.
     pub fn members(&self, tenant: &Name, team: &Name) -> &[Name] {
         self.tenants.get(tenant).and_then(|d| d.teams.get(team)).map_or(&[], |t| &t.members)
@@ -172,11 +188,11 @@ impl Directories {
     }
 }
 
-/// Changes when a user, team, role or agent does; other kinds change often and concern nobody's teams.
+/// Changes when a user, team, role, agent or identity provider does; other kinds change often and concern nobody's teams.
 fn fingerprint(fleet: &Fleet) -> u64 {
     let mut hasher = DefaultHasher::new();
     for (key, resource) in fleet.iter() {
-        if matches!(key.kind, Kind::User | Kind::Team | Kind::Role | Kind::Agent) {
+        if matches!(key.kind, Kind::User | Kind::Team | Kind::Role | Kind::Agent | Kind::IdentityProvider) {
             (key, resource.metadata.revision, resource.metadata.created_ms).hash(&mut hasher);
         }
     }

@@ -7,6 +7,7 @@ pub mod assertion;
 pub mod authorize;
 mod challenge;
 pub mod client;
+mod confirm;
 pub mod document;
 mod error;
 pub mod exchange;
@@ -14,6 +15,7 @@ pub mod grant;
 pub mod redirect;
 pub mod register;
 pub mod resource;
+mod turns;
 
 use std::{
     sync::{Arc, Weak},
@@ -26,7 +28,6 @@ use portcullis_plugin::SecretReader;
 use portcullis_store::{Registry, Store, StoreError};
 use portcullis_telemetry::Metrics;
 use quick_cache::sync::Cache;
-use tokio::sync::Semaphore;
 
 pub use challenge::{base, protected_resource, split};
 pub use client::Client;
@@ -35,6 +36,7 @@ pub use error::OAuthError;
 use crate::{
     Directories, JwtService, TokenService,
     shelf::{Shelf, ShelfPlan},
+    signin::oidc::Oidc,
 };
 
 /// How long a sign-in can be renewed before the person has to come again.
@@ -81,6 +83,8 @@ pub struct OAuthParts {
     pub outbound: Arc<Outbound>,
     /// Reads secrets of clients.
     pub secrets: Arc<dyn SecretReader>,
+    /// Identity providers, which are asked again about whoever signed in by them.
+    pub oidc: Arc<Oidc>,
     /// Counts.
     pub metrics: Arc<Metrics>,
 }
@@ -96,8 +100,8 @@ pub struct OAuth {
     pub(crate) making_room: tokio::sync::Mutex<()>,
     pub(crate) used: Shelf<()>,
     pub(crate) used_by_documents: Shelf<()>,
-    /// How many documents are fetched at once.
-    pub(crate) fetching: Semaphore,
+    /// Who may fetch a document now.
+    pub(crate) fetching: turns::Turns,
     pub(crate) documents: Cache<String, Arc<document::Held>>,
 }
 
@@ -142,7 +146,7 @@ impl OAuth {
             used,
             making_room: tokio::sync::Mutex::default(),
             used_by_documents,
-            fetching: Semaphore::new(document::AT_ONCE),
+            fetching: turns::Turns::new(),
             documents: Cache::new(document::MOST),
         });
         tokio::spawn(keep_house(Arc::downgrade(&oauth)));

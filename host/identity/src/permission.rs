@@ -16,8 +16,6 @@ pub const ADMIN: &str = "admin";
 pub const OPERATOR: &str = "operator";
 /// The role that acts for the teams that its holder belongs to.
 pub const TEAM_ADMIN: &str = "team-admin";
-/// The role of every person.
-pub const MEMBER: &str = "member";
 
 /// Somebody that something may belong to, with what decides about it. [`crate::Directory::whose`] makes it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,20 @@
-//! Which addresses belong to the public internet: the one predicate behind every guard against requests that are lured into
-//! the own network.
+//! Which addresses belong to the public internet, and which URLs name this machine: the two predicates behind every guard against
+//! requests that are lured into the own network, or go over it in the clear.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use url::{Host, Url};
+
+/// Whether a URL says itself that it leads to this machine: `localhost`, 127.0.0.0/8 or `[::1]`, as in RFC 8252 section 7.3. What a
+/// name resolves to is another question.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
+}
 
 /// Whether an address belongs to the public internet, by the IANA special-purpose registries (RFC 6890). An IPv6 address
 /// that holds an IPv4 address (mapped, NAT64, 6to4) leads where that one leads. Names must be resolved first, and the
@@ -85,6 +98,25 @@ mod tests {
             3fff:fff::1 ::127.0.0.1 ::8.8.8.8";
         for address in private.split_whitespace() {
             assert!(!is_public(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_url_names_this_machine_in_three_ways() {
+        for ours in [
+            "http://localhost/",
+            "http://LOCALHOST:1/",
+            "https://127.0.0.1/",
+            "http://127.9.9.9/",
+            "http://[::1]:1/",
+            "http://0x7f.1/",
+        ] {
+            assert!(is_loopback(&ours.parse().unwrap()), "{ours}");
+        }
+        for others in
+            ["http://localhost.example/", "http://127.0.0.1.example/", "http://10.0.0.1/", "http://[::2]/", "data:x"]
+        {
+            assert!(!is_loopback(&others.parse().unwrap()), "{others}");
         }
     }
 

@@ -162,7 +162,8 @@ mod tests {
         let secrets = &spec(Kind::Connection)["secrets"]["additionalProperties"];
         assert_eq!((&secrets["minProperties"], &secrets["maxProperties"]), (&json!(1), &json!(1)));
         assert!(secrets["properties"]["kubernetes"]["properties"]["key"].is_object(), "{secrets}");
-        assert_eq!(spec(Kind::McpServer)["remote"]["properties"]["transport"]["enum"], json!(["streamable-http"]));
+        let token = &spec(Kind::IdentityProvider)["loginTokens"]["properties"]["token"];
+        assert_eq!(token["enum"], json!(["id-token", "access-token"]));
         assert_eq!(spec(Kind::McpServer)["title"]["nullable"], true);
         assert_eq!(spec(Kind::Connection)["owner"]["properties"]["user"]["maxLength"], 63);
     }

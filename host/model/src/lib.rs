@@ -4,6 +4,7 @@
 
 pub mod address;
 pub mod custom;
+pub mod explain;
 pub mod name;
 pub mod oci;
 pub mod principal;

@@ -251,6 +251,22 @@ impl Spec {
         }
     }
 
+    /// Leaves out where secrets lie, for readers whom that does not concern.
+    pub fn hide_secret_sources(&mut self) {
+        match self {
+            Self::Connection(connection) => connection.secrets.clear(),
+            Self::Plugin(plugin) => plugin.grants.secrets.clear(),
+            Self::IdentityProvider(provider) => provider.client_secret = None,
+            Self::OAuthClient(client) => client.secret = None,
+            Self::McpServer(server) => {
+                if let Some(oauth) = server.credential.as_mut().and_then(|need| need.oauth.as_mut()) {
+                    oauth.client_secret = None;
+                }
+            }
+            Self::Gateway(_) | Self::Agent(_) | Self::Team(_) | Self::User(_) | Self::Role(_) => {}
+        }
+    }
+
     /// [`Spec::secret_sources`], to make their paths absolute.
     pub fn secret_sources_mut(&mut self) -> Vec<&mut SecretSource> {
         match self {

@@ -20,7 +20,7 @@ pub use gateway::{
 pub use identity_provider::{IdentityProvider, LoginToken, LoginTokens};
 pub use mcp_server::{
     AuthorizationServer, CredentialNeed, Interaction, McpServer, OAuth, Placement, Process, Registration, Remote,
-    Sharing, TokenHeader, Traffic, Transport,
+    Sharing, TokenHeader, Traffic,
 };
 pub use oauth_client::OAuthClient;
 pub use people::{Agent, ExternalGroup, Identity, Role, Team, User};

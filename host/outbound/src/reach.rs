@@ -9,7 +9,7 @@ use std::{
 };
 
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
-use portcullis_model::address::{is_own_network, is_public};
+use portcullis_model::address::{is_loopback, is_own_network, is_public};
 use tower::Service;
 use url::{Host, Url};
 
@@ -46,12 +46,10 @@ impl Reach {
     /// # Errors
     /// [`Refused`], where the URL holds an address that is out of reach. Such an address never passes a resolver.
     pub fn of(url: &Url, allow_private: bool) -> Result<Self, Refused> {
-        let reach = match url.host() {
-            _ if allow_private => Self::Any,
-            Some(Host::Domain(name)) if name.eq_ignore_ascii_case("localhost") => Self::Loopback,
-            Some(Host::Ipv4(ip)) if ip.is_loopback() => Self::Loopback,
-            Some(Host::Ipv6(ip)) if ip.is_loopback() => Self::Loopback,
-            _ => Self::Public,
+        let reach = match (allow_private, is_loopback(url)) {
+            (true, _) => Self::Any,
+            (false, true) => Self::Loopback,
+            (false, false) => Self::Public,
         };
         reach.check(url)?;
         Ok(reach)

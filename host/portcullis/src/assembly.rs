@@ -256,7 +256,14 @@ impl Assembly {
             files,
             audit: Arc::clone(&audit),
             metrics: Arc::clone(&metrics),
-            view: Arc::new(Assembled::new(&settings, address, Arc::clone(&keeper), customs, links)),
+            view: Arc::new(Assembled::new(
+                &settings,
+                address,
+                Arc::clone(&keeper),
+                customs,
+                links,
+                data.certificates(),
+            )),
         };
         let pages = Web::new(WebParts {
             admin: admin.clone(),

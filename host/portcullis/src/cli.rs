@@ -101,6 +101,7 @@ enum Verb {
     Crds(verbs::crds::Crds),
     Restart(verbs::restart::Restart),
     Doctor(verbs::doctor::Doctor),
+    Explain(verbs::explain::Explain),
     Store(verbs::store::Store),
     DemoServer(verbs::demo_server::DemoServer),
     /// The small parent of a server's process; started by the gateway, with pipes that only it can give.
@@ -141,6 +142,7 @@ fn perform(global: &Global, verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Logs(v) => done(client(v.run(global))),
         Verb::Restart(v) => done(client(v.run(global))),
         Verb::Doctor(v) => client(v.run(global)),
+        Verb::Explain(v) => client(v.run(global)),
         Verb::Store(v) => done(client(v.run(global))),
     }
 }

@@ -1,4 +1,6 @@
-//! The YAML examples of `docs/configuration.md`, the README and `plugins/README.md` are read as they stand there.
+//! The YAML examples of all documents are read as they stand there.
+
+use std::path::{Path, PathBuf};
 
 use portcullis_console::documents;
 use portcullis_model::Kind;
@@ -6,10 +8,6 @@ use portcullis_model::Kind;
 use crate::settings::Settings;
 
 const CONFIGURATION: &str = include_str!("../../../docs/configuration.md");
-const OTHERS: [(&str, &str); 2] = [
-    ("README.md", include_str!("../../../README.md")),
-    ("plugins/README.md", include_str!("../../../plugins/README.md")),
-];
 
 /// The YAML examples, each with the line that it begins at.
 fn examples(document: &str) -> Vec<(usize, String)> {
@@ -34,16 +32,50 @@ fn examples(document: &str) -> Vec<(usize, String)> {
     found
 }
 
-#[test]
-fn resources_in_other_documents_are_right() {
-    for (document, text) in OTHERS {
-        let found: Vec<_> = examples(text).into_iter().filter(|(_, t)| t.starts_with("apiVersion")).collect();
-        assert!(!found.is_empty(), "no example in {document}");
-        for (line, text) in found {
-            let read = documents::read(&format!("{document} from line {line}"), text.as_bytes());
-            read.unwrap_or_else(|e| panic!("{}", e[0]));
+/// All documents, but those of other repositories.
+fn documents_below(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            documents_below(&path, found);
+        } else if path.extension().is_some_and(|e| e == "md") {
+            found.push(path);
         }
     }
+}
+
+#[test]
+fn examples_in_all_documents_are_right() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut all = vec![root.join("README.md"), root.join("plugins/README.md")];
+    documents_below(&root.join("docs"), &mut all);
+    let dir = tempfile::tempdir().unwrap();
+    let (mut resources, mut wrong) = (0, Vec::new());
+    for document in all {
+        let text = std::fs::read_to_string(&document).unwrap();
+        for (line, example) in examples(&text) {
+            let place = format!("{} from line {line}", document.display());
+            if example.contains("apiVersion: portcullis.dev/") {
+                match documents::read(&place, example.as_bytes()) {
+                    Ok(read) => {
+                        resources += read.len();
+                        for one in read {
+                            let problems = one.resource.problems().into_iter();
+                            wrong.extend(problems.map(|p| format!("{place}: {}: {p}", one.resource.key())));
+                        }
+                    }
+                    Err(errors) => wrong.extend(errors.iter().map(ToString::to_string)),
+                }
+            } else if !example.contains("apiVersion: ") {
+                // Server settings, since a part of a resource says nothing about where it belongs.
+                let file = dir.path().join("serve.yaml");
+                std::fs::write(&file, example).unwrap();
+                wrong.extend(Settings::read(&file).err().map(|e| format!("{place}: {e:#}")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(resources > 30, "{resources}");
 }
 
 #[test]

@@ -85,6 +85,16 @@ impl Drop for Place {
     }
 }
 
+/// A listener's certificates, for whoever looks after them.
+pub struct Certificates(Arc<TlsDoor>);
+
+impl Certificates {
+    /// Why the files that changed last can't be used; none where they are in use.
+    pub fn trouble(&self) -> Option<String> {
+        self.0.trouble()
+    }
+}
+
 impl Bound {
     /// The address really bound.
     ///
@@ -92,6 +102,11 @@ impl Bound {
     /// When the system does not say.
     pub fn address(&self) -> Result<SocketAddr> {
         Ok(self.listener.local_addr()?)
+    }
+
+    /// Its certificates, where it has some.
+    pub fn certificates(&self) -> Option<Certificates> {
+        self.tls.clone().map(Certificates)
     }
 
     /// With what is served here.

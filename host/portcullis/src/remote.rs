@@ -3,8 +3,8 @@
 use std::{env, path::Path, sync::Arc};
 
 use portcullis_console::Client;
-use portcullis_model::{Name, Secret};
-use url::{Host, Url};
+use portcullis_model::{Name, Secret, address::is_loopback};
+use url::Url;
 use zeroize::Zeroize as _;
 
 use crate::exit::{Exit, Failure};
@@ -23,13 +23,7 @@ pub fn client(url: &Url, token_file: Option<&Path>, tenant: &Name) -> Result<Cli
             "--admin-url: {url} is not a URL such as https://gateway.example.com:7778"
         )));
     }
-    let local = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
-    };
-    if url.scheme() == "http" && !local {
+    if url.scheme() == "http" && !is_loopback(url) {
         return Err(Failure::usage("--admin-url: a token is sent over https only, but to this machine")
             .next("Use https, or a tunnel that ends on loopback."));
     }

@@ -8,6 +8,7 @@ pub mod delete;
 pub mod demo_server;
 pub mod describe;
 pub mod doctor;
+pub mod explain;
 pub mod get;
 pub mod logs;
 pub mod quickstart;

@@ -50,8 +50,6 @@ impl Version {
     pub const LATEST: Self = Self::V2026_07_28;
     /// The newest revision that has `initialize`.
     pub const LATEST_LEGACY: Self = Self::V2025_11_25;
-    /// What a legacy request without `MCP-Protocol-Version` is taken for (2025-06-18, transports).
-    pub const ASSUMED: Self = Self::V2025_03_26;
 
     /// The revision's date.
     pub fn as_str(self) -> &'static str {

@@ -152,6 +152,13 @@ impl Rule {
     pub(crate) fn covers(&self, item: &Item<'_>) -> bool {
         let (scope, fits): (_, &dyn Fn(&Pattern) -> bool) = match item {
             Item::Tool(name) => (&self.tools, &|one| one.matches(name)),
+            // Who may use any tool of a server may learn how to connect it; a rule that takes some away does not take that away.
+            Item::StandIn if self.effect == Effect::Allow => (&self.tools, &|_| true),
+            Item::StandIn => (&self.tools, &|one| match one {
+                Pattern::Any => true,
+                Pattern::Exact(name) => name == "connect",
+                _ => false,
+            }),
             Item::Resource(uri) => (&self.resources, &|one| one.matches(uri)),
             Item::Prompt(name) => (&self.prompts, &|one| one.matches(name)),
             Item::Request(what) => (&self.requests, &|one| one.matches(what)),

@@ -10,12 +10,24 @@ use crate::{
 /// What is asked about.
 pub(crate) enum Item<'a> {
     Tool(&'a str),
+    /// What stands in place of a server's tools until somebody has connected an account.
+    StandIn,
     Resource(&'a str),
     /// All resources that a template can name.
     Template(Template),
     Prompt(&'a str),
     /// What a server asks of the client.
     Request(&'a str),
+}
+
+/// The name that the stand-in of a server's tools goes by; none of a server's own.
+const STAND_IN: &str = "portcullis.dev/connect";
+
+impl<'a> Item<'a> {
+    /// A tool, or the stand-in.
+    pub(crate) fn tool(name: &'a str) -> Self {
+        if name == STAND_IN { Self::StandIn } else { Self::Tool(name) }
+    }
 }
 
 /// What the rules say.

@@ -32,7 +32,11 @@ impl Setup for ToolAccess {
 impl ToolCall for ToolAccess {
     fn decide(caller: Caller<'_>, call: Call<'_>) -> Result<Decision, Error> {
         let tool = call.tool();
-        decide(caller, || call.server(), &Item::Tool(&tool), Some(&|pointer| call.argument(pointer)))
+        let item = Item::tool(&tool);
+        let given: Arguments<'_> = &|pointer| call.argument(pointer);
+        // The stand-in takes no arguments; whether some would be allowed is the question, as in the list.
+        let arguments = (!matches!(item, Item::StandIn)).then_some(given);
+        decide(caller, || call.server(), &item, arguments)
     }
 }
 
@@ -109,7 +113,7 @@ impl ListFilter for ToolAccess {
             };
             let kept = (0..).zip(entries.iter()).filter(|(_, entry)| {
                 let (item, arguments) = match kind {
-                    ListKind::Tools => (Item::Tool(entry.name), None),
+                    ListKind::Tools => (Item::tool(entry.name), None),
                     ListKind::Prompts => (Item::Prompt(entry.name), None),
                     ListKind::Resources => (Item::Resource(entry.name), Some(NO_ARGUMENTS)),
                     ListKind::Templates => (Item::Template(Template::new(entry.name)), Some(NO_ARGUMENTS)),
@@ -129,6 +133,7 @@ impl ListFilter for ToolAccess {
 fn refusal(config: &Config, verdict: &Verdict, who: &str, server: &str, item: &Item<'_>) -> String {
     let what = match item {
         Item::Tool(name) => format!("use \"{name}\" of \"{server}\""),
+        Item::StandIn => format!("use anything of \"{server}\""),
         Item::Resource(uri) => format!("read the resource \"{uri}\" of \"{server}\""),
         Item::Template(_) => format!("use this resource template of \"{server}\""),
         Item::Prompt(name) => format!("use the prompt \"{name}\" of \"{server}\""),

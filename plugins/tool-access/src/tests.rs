@@ -429,3 +429,29 @@ fn a_wrong_config_refuses_calls_and_lists_and_says_where() {
         assert!(matches!(ToolAccess::prepare(), Err(Error::InvalidConfig(_))), "{config}");
     }
 }
+
+#[test]
+fn who_may_use_any_tool_of_a_server_may_learn_how_to_connect_it() {
+    let stand_in = "s/portcullis.dev/connect";
+    let alice = caller("user:alice");
+    let check = |rules: Value, wanted: bool| {
+        let config = json!({ "rules": rules });
+        assert_eq!(allowed(&config, &alice, stand_in, &json!({})), wanted, "{config}");
+        let seen = listed(&config, &alice, ListKind::Tools, &[stand_in]);
+        assert_eq!(seen.len(), usize::from(wanted), "{config}");
+    };
+    check(json!([{"effect": "allow", "tools": ["get_*"]}]), true);
+    check(json!([{"effect": "allow", "tools": ["get_*"], "when": [{"argument": "/a", "equals": 1}]}]), true);
+    check(json!([{"effect": "allow"}]), true);
+    check(json!([{"effect": "deny", "tools": ["delete_*"]}, {"effect": "allow"}]), true);
+    check(json!([{"effect": "deny", "tools": ["connect"]}, {"effect": "allow"}]), false);
+    check(json!([{"effect": "deny", "tools": ["*"]}, {"effect": "allow"}]), false);
+    check(json!([{"effect": "deny"}, {"effect": "allow"}]), false);
+    check(json!([{"effect": "allow", "servers": ["other"], "tools": ["get_*"]}]), false);
+    check(json!([{"effect": "allow", "principals": ["user:bob"], "tools": ["get_*"]}]), false);
+    check(json!([{"effect": "allow", "resources": ["*"]}]), false);
+    check(json!([]), false);
+    // A server's own tool of that name is a tool like others.
+    let config = json!({"rules": [{"effect": "allow", "tools": ["get_*"]}]});
+    assert!(!allowed(&config, &alice, "s/connect", &json!({})));
+}

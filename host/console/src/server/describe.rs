@@ -28,7 +28,7 @@ pub(super) async fn describe(
     let found = fleet.get(&key).filter(|resource| admin.shows(&who, resource));
     let resource = found.ok_or_else(|| not_found(&key))?;
     let status = status(&admin, &fleet, &key, resource, who.may(&Action::Operate));
-    Ok(Json(Described { resource: Resource::clone(resource), status }))
+    Ok(Json(Described { resource: admin.readable(&who, resource), status }))
 }
 
 /// `operates` is who may know where secrets lie.

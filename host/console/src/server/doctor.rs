@@ -4,7 +4,7 @@ mod names;
 
 use axum::{Json, extract::State};
 use portcullis_identity::Action;
-use portcullis_model::{Door, Resource, ResourceKey, Spec};
+use portcullis_model::{Door, Kind, Resource, ResourceKey, Spec, spec::SecretSource};
 
 use super::{Admin, Tenant, Who, describe, reply::Answer};
 use crate::api::{Condition, Finding, Grade, Page};
@@ -31,6 +31,7 @@ pub(super) async fn doctor(State(admin): State<Admin>, Tenant(tenant): Tenant, w
             let message = format!("{about}{}", message.trim_end_matches(": "));
             items.push(finding(key.to_string(), grade, message, next));
         }
+        items.extend(unreadable(&admin, key, resource));
         let names = names::nowhere(&fleet, key, resource).into_iter();
         items.extend(
             names.map(|n| finding(key.to_string(), Grade::Warning, n, "Correct the name, or make what it names.")),
@@ -49,6 +50,37 @@ pub(super) async fn doctor(State(admin): State<Admin>, Tenant(tenant): Tenant, w
     }
     items.sort_by_key(|f| std::cmp::Reverse(f.grade));
     Ok(Json(Page { items, next: None }))
+}
+
+/// Secrets that a resource names and that can't be read; those of connections are conditions of theirs.
+fn unreadable(admin: &Admin, key: &ResourceKey, resource: &Resource) -> Vec<Finding> {
+    if key.kind == Kind::Connection {
+        return Vec::new();
+    }
+    let sources = resource.spec.secret_sources().into_iter();
+    let lacking = sources.filter_map(|source| Some((admin.book.unreadable(&key.tenant, source)?, source)));
+    lacking
+        .map(|(why, source)| finding(key.to_string(), Grade::Error, format!("Unreadable: {why}"), mend(source)))
+        .collect()
+}
+
+/// How a secret becomes readable, by where it lies.
+fn mend(source: &SecretSource) -> &'static str {
+    match source {
+        SecretSource::Env(_) => {
+            "Set the variable for the gateway's own process (its service or container), and restart it."
+        }
+        SecretSource::File(_) => {
+            "Put the file there, for the gateway's own user to read; it is read again at once. A relative path starts at the \
+             document that names it."
+        }
+        SecretSource::Vault(_) => {
+            "See that path, key and the policy of the gateway's role in Vault are right; it is asked again by itself."
+        }
+        SecretSource::Kubernetes(_) => {
+            "See that the Secret has this key and that the gateway's account may `get` it; it is asked again by itself."
+        }
+    }
 }
 
 fn finding(subject: String, grade: Grade, message: String, next: impl Into<String>) -> Finding {
@@ -90,6 +122,13 @@ fn advice(key: &ResourceKey, resource: &Resource, condition: &Condition) -> (Gra
             (Grade::Error, "Correct the component or its configuration; it is loaded again at once.".to_owned())
         }
         "Degraded" => (Grade::Warning, correct(resource)),
+        "Unreachable" => (
+            Grade::Error,
+            format!(
+                "See that the server runs and its URL and certificate are right (`portcullis describe server {name}`); it is \
+                 asked again when somebody lists or calls."
+            ),
+        ),
         "NoServer" => (
             Grade::Error,
             format!("Apply the server that it names, or take it away with `portcullis delete connection {name}`."),
@@ -98,7 +137,14 @@ fn advice(key: &ResourceKey, resource: &Resource, condition: &Condition) -> (Gra
             Grade::Error,
             format!("Apply the owner that it names, or take it away with `portcullis delete connection {name}`."),
         ),
-        "Suspended" | "EarlierOwner" | "Unreadable" | "Rejected" | "Reconnect" => (Grade::Error, again()),
+        "Unreadable" => {
+            let mut ways: Vec<&str> = resource.spec.secret_sources().into_iter().map(mend).collect();
+            ways.sort_unstable();
+            ways.dedup();
+            // What was sealed here can't be opened, where no other place is named.
+            (Grade::Error, if ways.is_empty() { again() } else { ways.join(" ") })
+        }
+        "Suspended" | "EarlierOwner" | "Rejected" | "Reconnect" => (Grade::Error, again()),
         "MoreScopes" => (Grade::Warning, again()),
         "NotRenewed" => (Grade::Warning, "Wait: it is tried again by itself. The reason is said above.".to_owned()),
         _ => (Grade::Error, correct(resource)),

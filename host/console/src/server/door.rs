@@ -19,9 +19,10 @@ use super::{Admin, Who, reply};
 use crate::api::ApiError;
 
 /// Routes whose handlers ask what the caller may do.
-const OPEN: [(&str, &str); 15] = [
+const OPEN: [(&str, &str); 16] = [
     ("GET", "/v1/status"),
     ("GET", "/v1/doctor"),
+    ("POST", "/v1/explain"),
     ("POST", "/v1/apply"),
     ("GET", "/v1/resources"),
     ("GET", "/v1/resources/{kind}/{name}"),

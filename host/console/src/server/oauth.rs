@@ -28,8 +28,7 @@ pub(super) async fn begin(
     Body(request): Body<OAuthBegin>,
 ) -> Answer<OAuthBegun> {
     let what = format!("McpServer/{} for {}", request.server, request.owner.chars().take(200).collect::<String>());
-    let attempt =
-        if request.direct { Some(admin.attempt(&who, "connect-begin", &tenant, what).await?) } else { None };
+    let attempt = if request.direct { Some(admin.attempt(&who, "connect-begin", &tenant, what).await?) } else { None };
     let begun = make(&admin, &tenant, &who, request).await;
     if let Some(attempt) = attempt {
         attempt.end(begun.is_ok()).await?;
@@ -142,7 +141,8 @@ pub(super) async fn save(
         oauth.discard(&tenant, session, &user, &request.ticket);
         return Err(refused.into());
     }
-    let attempt = admin.attempt(&who, "connect", &tenant, format!("McpServer/{server} for {}", owner.subject())).await?;
+    let attempt =
+        admin.attempt(&who, "connect", &tenant, format!("McpServer/{server} for {}", owner.subject())).await?;
     let saved = oauth.save(&tenant, session, &user, &request.ticket).await;
     let attempt = match &saved {
         Ok(saved) => attempt.of(format!("Connection/{}", saved.connection)),

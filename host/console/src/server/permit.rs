@@ -38,6 +38,15 @@ impl Admin {
         who.may(&Action::See(resource.spec.kind(), whose.as_ref()))
     }
 
+    /// A resource as somebody may read it: where its secrets lie is for operators (paths, variables, names in Vault).
+    pub(super) fn readable(&self, who: &Who, resource: &Resource) -> Resource {
+        let mut resource = resource.clone();
+        if !who.may(&Action::Operate) {
+            resource.spec.hide_secret_sources();
+        }
+        resource
+    }
+
     /// Refuses a set of resources that somebody may not make or change so.
     ///
     /// # Errors

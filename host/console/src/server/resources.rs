@@ -41,7 +41,7 @@ pub(super) async fn list(
     let follows = |r: &Arc<Resource>| after.as_ref().is_none_or(|after| r.key() > *after);
     let cursor = |r: &Arc<Resource>| format!("{}/{}", r.spec.kind(), r.metadata.name);
     let (found, next) = page(found, query.limit, follows, cursor);
-    Ok(Json(Page { items: found.iter().map(|r| Resource::clone(r)).collect(), next }))
+    Ok(Json(Page { items: found.iter().map(|r| admin.readable(&who, r)).collect(), next }))
 }
 
 pub(super) async fn get(
@@ -53,7 +53,7 @@ pub(super) async fn get(
     let key = key(tenant, &kind, &name)?;
     let found = admin.registry.get(&key).filter(|resource| admin.shows(&who, resource));
     let resource = found.ok_or_else(|| not_found(&key))?;
-    Ok(Json(Resource::clone(&resource)))
+    Ok(Json(admin.readable(&who, &resource)))
 }
 
 pub(super) async fn apply(
@@ -69,11 +69,8 @@ pub(super) async fn apply(
     }
     admin.lets_apply(&who, &tenant, &request.resources)?;
     let dry_run = request.dry_run;
-    let attempt = if dry_run {
-        None
-    } else {
-        Some(admin.attempt(&who, "apply", &tenant, summary(&request.resources)).await?)
-    };
+    let attempt =
+        if dry_run { None } else { Some(admin.attempt(&who, "apply", &tenant, summary(&request.resources)).await?) };
     let applied = admin.registry.apply(request.resources, Door::Api, dry_run).await;
     if let Some(attempt) = attempt {
         admin.metrics.config_loaded("api", if applied.is_ok() { "applied" } else { "refused" });

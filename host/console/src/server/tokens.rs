@@ -45,7 +45,11 @@ pub(super) async fn list(
     records.sort_by(|a, b| a.id.cmp(&b.id));
     let follows = |r: &TokenRecord| query.after.as_ref().is_none_or(|after| r.id > *after);
     let (records, next) = page(records, query.limit, follows, |r| r.id.clone());
-    Ok(Json(Page { items: records.iter().map(|r| item(&admin, r)).collect(), next }))
+    let mut items = Vec::with_capacity(records.len());
+    for record in &records {
+        items.push(TokenItem { client: client(&admin, record).await, ..item(&admin, record) });
+    }
+    Ok(Json(Page { items, next }))
 }
 
 pub(super) async fn create(
@@ -200,11 +204,21 @@ fn lifetime(admin: &Admin, who: &Who, tenant: &Name, request: &TokenRequest) -> 
     }
 }
 
+/// What the OAuth client calls itself that a token was issued to.
+async fn client(admin: &Admin, record: &TokenRecord) -> Option<String> {
+    let id = &record.on_behalf.as_ref()?.client;
+    match &admin.authorization {
+        Some(authorization) => Some(authorization.client_name(&record.tenant, id).await),
+        None => Some(id.clone()),
+    }
+}
+
 fn item(admin: &Admin, record: &TokenRecord) -> TokenItem {
     TokenItem {
         id: record.id.clone(),
         owner: record.owner.to_string(),
         name: record.name.clone(),
+        client: None,
         gateways: record.gateways.clone(),
         admin: record.admin,
         state: serde_json::to_value(admin.tokens.status(record))

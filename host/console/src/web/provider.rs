@@ -37,7 +37,7 @@ pub(super) async fn begin(
     }
     let tenant = asked.tenant.unwrap_or_else(Name::default_tenant);
     let next = asked.next.as_deref().and_then(local);
-    match web.oidc.begin(&tenant, &name, &callback(&web, &headers, &name), next).await {
+    match web.oidc.begin(&tenant, &name, &callback(&web, &headers, &tenant, &name), next).await {
         Ok(begun) => {
             let mut response = Redirect::to(&begun.url).into_response();
             // An exit: what the browser has to bring back goes to that browser.
@@ -68,36 +68,64 @@ pub(super) async fn finish(
     Query(back): Query<Back>,
     headers: HeaderMap,
 ) -> Response {
-    let address = web.entrance.client_address(peer, &headers);
+    returned(&web, (&Name::default_tenant(), &name), peer, back, &headers).await
+}
+
+/// `GET /t/{tenant}/signin/callback/{provider}`.
+pub(super) async fn finish_at_tenant(
+    State(web): State<Web>,
+    Path((tenant, name)): Path<(Name, Name)>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Query(back): Query<Back>,
+    headers: HeaderMap,
+) -> Response {
+    returned(&web, (&tenant, &name), peer, back, &headers).await
+}
+
+async fn returned(
+    web: &Web,
+    (tenant, name): (&Name, &Name),
+    peer: SocketAddr,
+    back: Back,
+    headers: &HeaderMap,
+) -> Response {
+    let address = web.entrance.client_address(peer, headers);
     if let Some(wait) = web.failures.wait(address) {
         web.metrics.signed_in("provider", "limited");
         return signin::limited(wait);
     }
     let returned = Returned { code: back.code.map(Secret::new), state: back.state, iss: back.iss, error: back.error };
-    let cookie = Cookie::Flow.read(&web, &headers);
-    let mut response = match web.oidc.finish(&name, &callback(&web, &headers, &name), cookie, &returned).await {
-        Ok(finished) => {
-            let next = finished.next.as_deref().and_then(local);
-            signin::open(&web, finished.signed_in, "provider", next).await
-        }
-        Err(error) => {
-            // Without a cookie it costs nothing and proves nothing: any page could make a visitor's browser come here.
-            if cookie.is_some() && matches!(error, OidcError::NotBegun | OidcError::Provider(_)) {
-                web.failures.note(address);
+    let cookie = Cookie::Flow.read(web, headers);
+    let mut response =
+        match web.oidc.finish((tenant, name), &callback(web, headers, tenant, name), cookie, &returned).await {
+            Ok(finished) => {
+                let next = finished.next.as_deref().and_then(local);
+                signin::open(web, finished.signed_in, "provider", next).await
             }
-            refused(&web, &error)
-        }
-    };
+            Err(error) => {
+                // Without a cookie it costs nothing and proves nothing: any page could make a visitor's browser come here.
+                if cookie.is_some() && matches!(error, OidcError::NotBegun | OidcError::Provider(_)) {
+                    web.failures.note(address);
+                }
+                refused(web, &error)
+            }
+        };
     // Used, whatever came of it.
-    if let Some(gone) = Cookie::Flow.clear(&web) {
+    if let Some(gone) = Cookie::Flow.clear(web) {
         response.headers_mut().append(header::SET_COOKIE, gone);
     }
     response
 }
 
-/// Where this provider sends people back to: by the name that the browser knows us by, since its cookies are kept by that.
-fn callback(web: &Web, headers: &HeaderMap, name: &Name) -> String {
-    format!("{}/signin/callback/{name}", super::oauth::base(web, headers))
+/// Where this provider sends people back to: by the name that the browser knows us by, since its cookies are kept by that. Each provider of
+/// each tenant has a place of its own, so that none can pass another's answer off as its own.
+fn callback(web: &Web, headers: &HeaderMap, tenant: &Name, name: &Name) -> String {
+    let base = super::oauth::base(web, headers);
+    if *tenant == Name::default_tenant() {
+        format!("{base}/signin/callback/{name}")
+    } else {
+        format!("{base}/t/{tenant}/signin/callback/{name}")
+    }
 }
 
 fn refused(web: &Web, error: &OidcError) -> Response {

@@ -22,6 +22,8 @@ pub struct Visitor {
     pub who: Who,
     /// The identity provider that was asked, if one was.
     pub provider: Option<Name>,
+    /// When they signed in, in milliseconds since 1970.
+    pub signed_in_ms: u64,
     /// The session's public name.
     pub session: SessionId,
     /// What each of the session's forms holds: [`super::form::token`].
@@ -69,6 +71,7 @@ pub async fn find(web: &Web, headers: &axum::http::HeaderMap) -> Result<Option<V
         principal: Arc::new(session.principal),
         who: session.who,
         provider: session.provider,
+        signed_in_ms: session.created_ms,
         session: session.id,
         csrf: session.csrf,
         binding: session.binding,

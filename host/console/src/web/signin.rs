@@ -9,7 +9,7 @@ use axum::{
 };
 use maud::html;
 use portcullis_identity::signin::{self, CodeError, NewSession, SESSION_LIFE, SessionError, SignedIn};
-use portcullis_model::{Fault, Name, Side};
+use portcullis_model::{Fault, Name, Side, address::is_loopback};
 use portcullis_telemetry::AuditEvent;
 use serde::Deserialize;
 
@@ -245,12 +245,7 @@ pub(super) fn provider_url(name: &Name, tenant: &Name, next: Option<&str>) -> St
 pub(super) fn only_safely(web: &Web, headers: &HeaderMap) -> Option<Response> {
     let host = headers.get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let host = url::Url::parse(&format!("http://{host}")).ok()?;
-    let loopback = match host.host()? {
-        url::Host::Domain(name) => name.eq_ignore_ascii_case("localhost"),
-        url::Host::Ipv4(ip) => ip.is_loopback(),
-        url::Host::Ipv6(ip) => ip.is_loopback(),
-    };
-    if web.is_secure() || loopback {
+    if web.is_secure() || is_loopback(&host) {
         return None;
     }
     let fault = Fault::new(Side::Gateway, "needs-tls", "people can sign in over https only, or on this machine itself")

@@ -31,6 +31,9 @@ impl View for Still {
     fn connect_link(&self, _: &Name, server: &Name, _: &Subject, _: Option<&Name>) -> Option<String> {
         Some(format!("http://127.0.0.1:7777/connect/{server}"))
     }
+    fn explain(&self, _: server::Explain) -> BoxFuture<'_, Option<portcullis_model::explain::Explanation>> {
+        Box::pin(async { None })
+    }
     fn settle(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
     }
@@ -312,6 +315,35 @@ async fn a_connection_without_its_owner_is_said_to_serve_nobody() {
     assert!(findings.iter().any(|f| f.grade == Grade::Error && told(f)), "{findings:?}");
     let key = keys::secret(&Name::default_tenant(), &name("github-alice"));
     assert!(house.registry.store().get(&key).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_doctor_says_where_a_secret_lies_that_can_not_be_read_and_what_to_do_there() {
+    let house = House::open().await;
+    let more = "\
+---
+apiVersion: portcullis.dev/v1alpha1
+kind: IdentityProvider
+metadata: {name: corp}
+spec: {issuer: 'https://login.example.com', clientId: portcullis, clientSecret: {env: PORTCULLIS_TEST_NEVER_SET}}
+---
+apiVersion: portcullis.dev/v1alpha1
+kind: Connection
+metadata: {name: filed}
+spec: {server: github, owner: {user: alice}, ownerOnly: true, secrets: {token: {file: /nowhere/at/all}}}
+";
+    house.client.apply(resources(&format!("{PEOPLE}{more}")), false).await.unwrap();
+    let findings = house.client.doctor().await.unwrap();
+    let told = |subject: &str, message: &str, next: &str| {
+        findings.iter().any(|f| {
+            f.subject == subject && f.message.contains(message) && f.next.as_deref().is_some_and(|n| n.contains(next))
+        })
+    };
+    assert!(told("IdentityProvider/corp", "PORTCULLIS_TEST_NEVER_SET is not set", "restart"), "{findings:?}");
+    assert!(told("Connection/filed", "/nowhere/at/all", "Put the file there"), "{findings:?}");
+    // What the resource takes from elsewhere is not sealed here for nothing.
+    let wanted = ConnectRequest { name: Some(name("filed")), ..connect("hunter2") };
+    assert_eq!(refused(house.client.connect(&wanted).await.unwrap_err()).code, "kept-elsewhere");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderValue, Method, StatusCode, header::CONTENT_TYPE};
 use portcullis_model::{
     Name, Secret,
+    address::is_loopback,
     spec::{OAuth, Registration},
 };
 use portcullis_store::{Expect, Write, keys};
@@ -19,7 +20,7 @@ use super::{
     error::OAuthError,
     grants::Grants,
     token::{Authentication, Client, word},
-    web::{Bounds, is_loopback},
+    web::Bounds,
 };
 use crate::{SecretsError, resolver::now_ms};
 

@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header::ACCEPT};
-use portcullis_model::{Secret, spec::Remote};
+use portcullis_model::{Secret, address::is_loopback, spec::Remote};
 use portcullis_outbound::{Client, Error, Reach, Request, Response};
 use serde::{Deserialize, Serialize};
-use url::{Host, Url};
+use url::Url;
 
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,16 +46,6 @@ impl Bounds {
             return Err("holds a credential".to_owned());
         }
         Reach::of(url, self.allow_private).map_err(|refused| refused.to_string())
-    }
-}
-
-/// Whether a URL says itself that it leads to this machine.
-pub(crate) fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
     }
 }
 

@@ -54,6 +54,11 @@ impl Provider {
         Self { hook: plugin, identity: Arc::clone(identity) }
     }
 
+    /// For operators.
+    pub fn name(&self) -> &str {
+        self.hook.name()
+    }
+
     /// Anything else that can say who is calling.
     pub fn of(hook: Arc<dyn ProviderHook>, identity: &str) -> Self {
         Self { hook, identity: identity.into() }

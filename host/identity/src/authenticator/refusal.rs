@@ -18,7 +18,8 @@ pub struct AuthRefusal {
     pub fault: Fault,
 }
 
-const HOW: &str = "Send the header `Authorization: Bearer TOKEN`; an operator makes a token with \
+const HOW: &str = "A client that knows OAuth signs you in by itself, in a browser (`WWW-Authenticate` says where). Any other sends the \
+    header `Authorization: Bearer TOKEN`; you make a token on the gateway's own page `/tokens`, or an operator does with \
     `portcullis token create --owner user:NAME`";
 
 impl AuthRefusal {

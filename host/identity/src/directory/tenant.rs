@@ -1,4 +1,4 @@
-//! Users, teams, roles and agents of one tenant.
+//! Users, teams, roles and agents of one tenant, and whose word counts about them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -6,6 +6,7 @@ use portcullis_model::{Name, Principal, Subject, spec::Identity};
 use portcullis_store::Fleet;
 
 use super::Ambiguous;
+use crate::clock::millis;
 
 /// One tenant's people. All lists are sorted and without doubles.
 #[derive(Debug, Default)]
@@ -20,6 +21,15 @@ pub(super) struct TenantDirectory {
     roles_of_users: HashMap<Name, BTreeSet<Name>>,
     roles_of_teams: HashMap<Name, BTreeSet<Name>>,
     roles_of_agents: HashMap<Name, BTreeSet<Name>>,
+    pub(super) providers: HashMap<Name, Provider>,
+}
+
+/// What an identity provider's word counts for.
+#[derive(Debug)]
+pub(super) struct Provider {
+    pub(super) issuer: String,
+    pub(super) max_sign_in_age_ms: u64,
+    pub(super) anybody: bool,
 }
 
 #[derive(Debug)]
@@ -89,6 +99,14 @@ impl TenantDirectory {
             };
             all.claim(&agent.spec.identities, &Subject::Agent(agent.metadata.name.clone()));
             all.agents.insert(agent.metadata.name.clone(), machine);
+        }
+        for provider in fleet.identity_providers(tenant).filter(|p| p.spec.sign_in) {
+            let counts = Provider {
+                issuer: provider.spec.issuer.clone(),
+                max_sign_in_age_ms: millis(provider.spec.max_sign_in_age.get()),
+                anybody: provider.spec.anybody,
+            };
+            all.providers.insert(provider.metadata.name.clone(), counts);
         }
         for role in fleet.roles(tenant) {
             let give = |holders: &[Name], to: &mut HashMap<Name, BTreeSet<Name>>| {

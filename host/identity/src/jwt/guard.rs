@@ -1,17 +1,12 @@
 //! Where requests for keys may go: public addresses, unless the operator says otherwise.
 
+use portcullis_model::address::is_loopback;
 use portcullis_outbound::{Reach, Refused};
-use url::{Host, Url};
+use url::Url;
 
 /// Whether a URL is `http` at this machine, by what it says.
 pub(super) fn is_loopback_http(url: &Url) -> bool {
-    url.scheme() == "http"
-        && match url.host() {
-            Some(Host::Ipv4(address)) => address.is_loopback(),
-            Some(Host::Ipv6(address)) => address.is_loopback(),
-            Some(Host::Domain(name)) => name == "localhost",
-            None => false,
-        }
+    url.scheme() == "http" && is_loopback(url)
 }
 
 /// Which addresses a request to this URL may go to. `loopback` allows `http` at this machine.

@@ -1,5 +1,7 @@
 //! The authorization endpoint: what a client asks for, what is refused before anybody is sent anywhere, consent, codes.
 
+use std::net::IpAddr;
+
 use portcullis_model::{Name, Subject};
 use serde::{Deserialize, Serialize};
 
@@ -65,7 +67,8 @@ pub struct Wish {
 pub enum Refusal {
     /// The person is told: nobody knows that they would be sent back to the client that asks.
     Here(OAuthError),
-    /// The client is told, at this URL.
+    /// The client is told, at this URL. Only one that an operator registered: others are anybody's, and who asks wrongly on purpose would have us
+    /// send people wherever they like (RFC 9700 section 4.11.2).
     Back(String),
 }
 
@@ -83,6 +86,8 @@ pub(crate) struct Code {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) provider: Option<Name>,
     pub(super) issued_ms: u64,
+    /// When the person signed in, in milliseconds since 1970.
+    pub(super) signed_in_ms: u64,
     /// The grant that it gave, once it was redeemed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) redeemed: Option<String>,
@@ -99,21 +104,23 @@ pub struct Consenting {
     pub groups: Vec<String>,
     /// That identity provider.
     pub provider: Option<Name>,
+    /// When they signed in, in milliseconds since 1970.
+    pub signed_in_ms: u64,
 }
 
 impl OAuth {
-    /// Reads a request.
+    /// Reads a request that comes from this address.
     ///
     /// # Errors
     /// [`Refusal`]: at first here, and at the client once its redirect URI is known to be its own.
-    pub async fn wish(&self, asked: &Asked) -> Result<Wish, Refusal> {
+    pub async fn wish(&self, asked: &Asked, from: IpAddr) -> Result<Wish, Refusal> {
         let here = Refusal::Here;
         let redirect_uri = asked.redirect_uri.as_deref().unwrap_or_default();
         // The resource says whose client this is, so what is wrong with it can't be told to a client yet.
         let resource = asked.resource.as_deref().ok_or_else(|| here(OAuthError::target()))?;
         let target = self.target(resource).map_err(here)?;
         let id = asked.client_id.as_deref().unwrap_or_default();
-        let client = self.client(&target.tenant, id).await.map_err(here)?;
+        let client = self.client(&target.tenant, id, Some(from)).await.map_err(here)?;
         if !redirect::allowed(client.redirect_uris.iter().map(String::as_str), redirect_uri) {
             return Err(here(OAuthError::request("redirect_uri is none that this client named")));
         }
@@ -121,7 +128,10 @@ impl OAuth {
         if state.as_ref().is_some_and(|s| s.len() > MAX_STATE) {
             return Err(here(OAuthError::request("state is too long")));
         }
-        let told = |error: OAuthError| self.tell(redirect_uri, state.as_deref(), &error);
+        let told = |error: OAuthError| match client.origin {
+            Origin::Operator => self.tell(redirect_uri, state.as_deref(), &error),
+            Origin::Itself | Origin::Document => here(error),
+        };
         if asked.response_type.as_deref() != Some("code") {
             return Err(told(OAuthError::new("unsupported_response_type", "response_type has to be code")));
         }
@@ -188,6 +198,7 @@ impl OAuth {
             groups: person.groups.clone(),
             provider: person.provider.clone(),
             issued_ms: now,
+            signed_in_ms: person.signed_in_ms,
             redeemed: None,
         };
         let until = now + millis(CODE_LIFE) + millis(CODE_MEMORY);
@@ -215,6 +226,11 @@ impl OAuth {
             &wish.redirect_uri,
         ];
         digest("portcullis consent 2", parts.join("\0").as_bytes())
+    }
+
+    /// Whether a client may be told without a person having said anything: as with [`Refusal::Back`].
+    pub fn may_tell(&self, wish: &Wish) -> bool {
+        wish.client.origin == Origin::Operator
     }
 
     /// A person said no, or can't be asked: the URL that tells the client.

@@ -1,6 +1,6 @@
 //! Clients: registered by an operator, by themselves, or by a metadata document; and how they prove who they are.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use portcullis_model::{Name, Secret, spec::OAuthClient};
 use subtle::ConstantTimeEq as _;
@@ -75,19 +75,21 @@ pub struct Presented {
     pub secret: Option<Secret>,
     /// `client_assertion`, where its type says that it is a JWT.
     pub assertion: Option<Secret>,
+    /// The address that it asks from.
+    pub from: Option<IpAddr>,
 }
 
 impl OAuth {
-    /// The client of this id, as the tenant knows it.
+    /// The client of this id, as the tenant knows it; `from` is the address that asks, where that is known.
     ///
     /// # Errors
     /// `invalid_client`.
-    pub async fn client(&self, tenant: &Name, id: &str) -> Result<Client, OAuthError> {
+    pub async fn client(&self, tenant: &Name, id: &str, from: Option<IpAddr>) -> Result<Client, OAuthError> {
         if id.is_empty() || id.len() > 2048 {
             return Err(OAuthError::client());
         }
         if id.starts_with("https://") || (id.starts_with("http://") && self.options.allow_private) {
-            return self.document(id).await;
+            return self.document(tenant, id, from).await;
         }
         if let Some(rest) = id.strip_prefix(super::register::PREFIX) {
             return self.registered(id, rest).await;
@@ -112,6 +114,13 @@ impl OAuth {
         })
     }
 
+    /// What a client calls itself, as far as that is known without asking anybody; else its id.
+    pub async fn client_name(&self, tenant: &Name, id: &str) -> String {
+        let document = id.starts_with("https://") || id.starts_with("http://");
+        let known = if document { self.remembered(id) } else { self.client(tenant, id, None).await.ok() };
+        known.map_or_else(|| portcullis_model::text::shown(id, 100), |client| client.name)
+    }
+
     /// The client that sent this, proven as it has to be.
     ///
     /// # Errors
@@ -123,7 +132,7 @@ impl OAuth {
             (Some(id), _) | (None, Some(id)) => id,
             (None, None) => return Err(OAuthError::client()),
         };
-        let client = self.client(tenant, id).await?;
+        let client = self.client(tenant, id, presented.from).await?;
         let fine = match (&client.proof, &presented.secret, &presented.assertion) {
             (Proof::None, None, None) => true,
             // A public client that sends an empty secret means none.

@@ -2,12 +2,13 @@
 //! what lies there says who the client is. Fetched from public addresses only, bounded, without redirects.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use http::{HeaderValue, Method, StatusCode, header::ACCEPT};
-use portcullis_model::{Secret, text::deceives};
+use portcullis_model::{Name, Secret, text::deceives};
 use portcullis_outbound::{Reach, Request};
 use serde::Deserialize;
 use serde_json::Value;
@@ -29,8 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const FRESH: Duration = Duration::from_secs(300);
 /// How long one that is no good is not fetched again.
 const SORRY: Duration = Duration::from_secs(30);
-/// The most that are fetched at once; more wait, for as long as one may take.
-pub(super) const AT_ONCE: usize = 16;
 /// The most redirect URIs of one client.
 const MAX_URIS: usize = 32;
 
@@ -58,8 +57,8 @@ struct Document {
 }
 
 impl OAuth {
-    /// The client whose id is this URL.
-    pub(super) async fn document(&self, id: &str) -> Result<Client, OAuthError> {
+    /// The client whose id is this URL, named to this tenant by somebody at this address.
+    pub(super) async fn document(&self, tenant: &Name, id: &str, from: Option<IpAddr>) -> Result<Client, OAuthError> {
         if let Some(held) = self.documents.get(id) {
             let fresh = if held.client.is_some() { FRESH } else { SORRY };
             if held.at.elapsed() < fresh {
@@ -67,8 +66,8 @@ impl OAuth {
             }
         }
         // Strangers name these URLs, so how much we fetch for them is bounded. Whoever waited may find it fetched meanwhile.
-        let turn = tokio::time::timeout(PATIENCE, self.fetching.acquire()).await;
-        let Ok(Ok(_turn)) = turn else {
+        let turn = tokio::time::timeout(PATIENCE, self.fetching.wait(tenant, from)).await;
+        let Ok(Some(_turn)) = turn else {
             return Err(OAuthError::new("temporarily_unavailable", "try again in a moment"));
         };
         if let Some(held) = self.documents.get(id)
@@ -83,6 +82,11 @@ impl OAuth {
         let client = fetched.ok();
         self.documents.insert(id.to_owned(), Arc::new(Held { at: Instant::now(), client: client.clone() }));
         client.ok_or_else(OAuthError::client)
+    }
+
+    /// The client whose id is this URL, where its document was fetched lately.
+    pub(super) fn remembered(&self, id: &str) -> Option<Client> {
+        self.documents.get(id)?.client.clone()
     }
 
     async fn fetch(&self, id: &str) -> Result<Client, String> {

@@ -119,7 +119,7 @@ impl OAuth {
             scopes: &code.scopes,
             who: &code.who,
             groups: &code.groups,
-            signed_in_ms: code.issued_ms,
+            signed_in_ms: code.signed_in_ms,
             provider: code.provider.as_ref(),
             grant: Some(&id),
         };

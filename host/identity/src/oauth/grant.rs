@@ -6,7 +6,7 @@ use std::time::Duration;
 use portcullis_model::{Name, Secret, Subject};
 use serde::{Deserialize, Serialize};
 
-use super::{GRANT_LIFE, OAuth, OAuthError, Target};
+use super::{GRANT_LIFE, OAuth, OAuthError, Target, confirm::Said};
 use crate::{
     clock::{millis, now_ms},
     signin::{Who, digest, is_known, random_text},
@@ -37,6 +37,9 @@ pub(crate) struct Grant {
     /// When the person signed in, in milliseconds since 1970: whoever gets the name later is somebody else.
     #[serde(default)]
     signed_in_ms: u64,
+    /// When that provider last stood by who this is and the groups, in milliseconds since 1970; none where it was at sign-in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    said_ms: Option<u64>,
 }
 
 /// What a client gets.
@@ -84,6 +87,7 @@ impl OAuth {
             refresh: digest(LABEL, refresh.expose()),
             access: vec![issued.token.clone()],
             signed_in_ms: wanted.signed_in_ms,
+            said_ms: None,
         };
         self.grants.put(id, now_ms() + millis(GRANT_LIFE), &grant).await?;
         issued.refresh_token = Some(text(id, &refresh));
@@ -141,19 +145,22 @@ impl OAuth {
             }
             None => grant.scopes.clone(),
         };
+        let said = Said { groups: grant.groups.clone(), at_ms: grant.said_ms.unwrap_or(grant.signed_in_ms) };
+        let said = self.confirmed(&grant.target.tenant, &grant.who, grant.provider.as_ref(), said).await?;
         let fresh = random_text::<32>()?;
         let wanted = For {
             client,
             target: &grant.target,
             scopes: &scopes,
             who: &grant.who,
-            groups: &grant.groups,
+            groups: &said.groups,
             signed_in_ms: grant.signed_in_ms,
             provider: grant.provider.as_ref(),
             grant: Some(&id),
         };
         let mut issued = self.access(&wanted).await?;
         let mut next = grant.clone();
+        (next.groups, next.said_ms) = (said.groups.clone(), Some(said.at_ms));
         next.refresh = digest(LABEL, fresh.expose());
         next.access.push(issued.token.clone());
         let over = next.access.len().saturating_sub(MAX_ACCESS);

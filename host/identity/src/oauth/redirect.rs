@@ -1,6 +1,6 @@
 //! Where a client may have people sent back to: exactly where it said, but for the port of a loopback address.
 
-pub use portcullis_model::spec::oauth_client::{is_loopback, redirect_problem};
+pub use portcullis_model::{address::is_loopback, spec::oauth_client::redirect_problem};
 use url::Url;
 
 /// Whether a redirect URI is one of those that the client named. Compared as text; of a loopback address over http the port

@@ -88,6 +88,8 @@ pub(crate) struct Given {
     pub(crate) expires_ms: Option<u64>,
     pub(crate) refresh: Option<Secret>,
     pub(crate) groups: Vec<String>,
+    /// When the provider told them, in milliseconds since 1970.
+    pub(crate) groups_ms: u64,
     /// The `nonce` of the sign-in's ID token.
     pub(crate) nonce: String,
 }
@@ -104,6 +106,7 @@ pub(crate) struct Held {
     client_id: String,
     pub(crate) kind: LoginToken,
     pub(crate) groups: Vec<String>,
+    pub(crate) groups_ms: u64,
     pub(crate) nonce: String,
     issued_ms: u64,
     until_ms: u64,
@@ -261,6 +264,11 @@ impl KeptTokens {
         let renews = held.refresh.is_some();
         let until_ms = if renews { Some(held.until_ms) } else { held.token.expires_ms };
         (self.stands(&held) && (renews || !held.is_over(now_ms()))).then_some(Standing { until_ms, renews })
+    }
+
+    /// What is kept of somebody, if it may be used.
+    pub(crate) fn person_of(&self, whose: &Whose) -> Option<Arc<Person>> {
+        self.find(&whose.key()).filter(|person| self.stands(&person.held()))
     }
 
     fn find(&self, key: &str) -> Option<Arc<Person>> {
@@ -473,6 +481,7 @@ fn held(
         client_id,
         kind,
         groups: given.groups,
+        groups_ms: given.groups_ms,
         nonce: given.nonce,
         issued_ms,
         until_ms,

@@ -3,6 +3,7 @@
 //! What a browser has to bring back is in its own cookie, and state, nonce and PKCE verifier follow from that, so that nobody
 //! fills a table of ours by starting to sign in. ID tokens are verified by the same service as every other token of others.
 
+mod groups;
 mod renew;
 mod wire;
 
@@ -34,8 +35,6 @@ use crate::{
 
 /// How long somebody may take at their identity provider.
 pub const FLOW_LIFE: Duration = Duration::from_secs(600);
-/// The most groups of one person that are looked at.
-const MAX_GROUPS: usize = 500;
 /// Clock skew that ID tokens may have, in seconds.
 const LEEWAY: u32 = 60;
 
@@ -247,13 +246,13 @@ impl Oidc {
         Ok(Begun { url: url.into(), cookie: Secret::new(cookie) })
     }
 
-    /// A browser came back from a provider.
+    /// A browser came back from a tenant's provider.
     ///
     /// # Errors
     /// [`OidcError`].
     pub async fn finish(
         &self,
-        name: &Name,
+        (tenant, name): (&Name, &Name),
         redirect_uri: &str,
         cookie: Option<&str>,
         returned: &Returned,
@@ -264,7 +263,7 @@ impl Oidc {
         // Each provider has a place of its own to come back to, so that one can't pass another's answer off as its own.
         let now = now_ms();
         let latest = now.saturating_add(millis(FLOW_LIFE));
-        if !mine || flow.provider != *name || !(now + 1..=latest).contains(&flow.until_ms) {
+        if !mine || flow.tenant != *tenant || flow.provider != *name || !(now + 1..=latest).contains(&flow.until_ms) {
             return Err(OidcError::NotBegun);
         }
         let provider = self.provider(&flow.tenant, name)?;
@@ -297,7 +296,12 @@ impl Oidc {
         if !self.signin.flows.claim(&flow.state(), flow.until_ms, &()).await? {
             return Err(OidcError::NotBegun);
         }
-        let groups = provider.groups_claim.as_deref().map(|claim| groups(&jwt.claims, claim)).unwrap_or_default();
+        let asked = groups::Asked { parts: &self.parts, provider: &provider, metadata: &metadata };
+        let groups = asked.of(&jwt, tokens.access_token.as_ref()).await.unwrap_or_else(|why| {
+            // Less than may be theirs, never more.
+            tracing::warn!(provider = %name, why, "the identity provider does not tell somebody's groups");
+            Vec::new()
+        });
         let shown = ["name", "preferred_username", "email"].into_iter().find_map(text);
         let signed_in = SignedIn {
             tenant: flow.tenant.clone(),
@@ -361,7 +365,8 @@ impl Oidc {
         };
         let refresh = if wanted.refresh { tokens.refresh_token } else { None };
         let nonce = jwt.claims.get("nonce").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let given = Given { token, audiences, expires_ms, refresh, groups: signed_in.groups.clone(), nonce };
+        let (groups, groups_ms) = (signed_in.groups.clone(), now_ms());
+        let given = Given { token, audiences, expires_ms, refresh, groups, groups_ms, nonce };
         if let Err(error) = self.parts.kept.keep(whose, provider, given).await {
             tracing::warn!(provider = %name, %error, "the tokens of a sign-in could not be kept");
         }
@@ -384,14 +389,5 @@ fn chosen(wanted: LoginToken, jwt: &VerifiedJwt, tokens: &wire::Tokens) -> Optio
             let until = tokens.life_ms.map(|life| now_ms().saturating_add(life));
             Some((tokens.access_token.clone()?, Vec::new(), until))
         }
-    }
-}
-
-/// The groups that a claim names: a string, or a list of strings.
-fn groups(claims: &Value, claim: &str) -> Vec<String> {
-    match claims.get(claim) {
-        Some(Value::String(one)) => vec![one.clone()],
-        Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).take(MAX_GROUPS).map(str::to_owned).collect(),
-        _ => Vec::new(),
     }
 }

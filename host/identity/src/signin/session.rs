@@ -236,8 +236,12 @@ impl SignIn {
                 directory.principal(&record.tenant, &subject)?
             }
             Who::Identity { issuer, subject } => {
-                let principal = directory.external(&record.tenant, issuer, subject, record.groups.clone()).ok()?;
-                (is_person(&principal) && (record.anybody || is_known(&principal))).then_some(principal)?
+                let (tenant, provider) = (&record.tenant, record.provider.as_ref()?);
+                // What it said then, for as long as that counts, and whom it lets in today.
+                directory.counts(tenant, provider, issuer, record.created_ms, now_ms()).then_some(())?;
+                let anybody = record.anybody && directory.lets_in_anybody(tenant, provider);
+                let principal = directory.external(tenant, issuer, subject, record.groups.clone()).ok()?;
+                (is_person(&principal) && (anybody || is_known(&principal))).then_some(principal)?
             }
         };
         if principal.display_name.is_none() {

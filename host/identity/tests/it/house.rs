@@ -44,6 +44,7 @@ pub(crate) fn people() -> Vec<Resource> {
         ),
         resource("default", "Agent", "ci", r#"{"team":"blue"}"#),
         resource("default", "Role", "admin", r#"{"users":["alice"]}"#),
+        resource("default", "IdentityProvider", "corp", r#"{"issuer":"https://i","clientId":"c"}"#),
         resource("other", "User", "alice", "{}"),
     ]
 }

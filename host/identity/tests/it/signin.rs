@@ -15,7 +15,8 @@ async fn open(house: &House) -> Arc<SignIn> {
 }
 
 fn signed_in(who: Who) -> SignedIn {
-    SignedIn { tenant: name("default"), who, groups: Vec::new(), display_name: None, provider: None, anybody: false }
+    let provider = matches!(who, Who::Identity { .. }).then(|| name("corp"));
+    SignedIn { tenant: name("default"), who, groups: Vec::new(), display_name: None, provider, anybody: false }
 }
 
 fn text(secret: &portcullis_model::Secret) -> String {
@@ -96,6 +97,43 @@ async fn a_session_is_its_person_as_they_are_now() {
     assert!(signin.session(&bob).await.unwrap().is_none(), "another bob");
     let nobody = signin.open_session(signed_in(Who::User(name("eve")))).await;
     assert!(matches!(nobody, Err(SessionError::Nobody(_))));
+}
+
+#[tokio::test]
+async fn a_providers_word_counts_for_so_long_and_while_it_is_asked() {
+    let house = House::new().await;
+    let signin = open(&house).await;
+    let provide = |spec: &str| {
+        let mut people = people();
+        people.retain(|r| r.metadata.name.as_str() != "corp");
+        people.push(resource("default", "IdentityProvider", "corp", spec));
+        house.set_people(people);
+    };
+    let of = async |subject: &str, groups: &[&str], anybody| {
+        let who = Who::Identity { issuer: "https://i".to_owned(), subject: subject.to_owned() };
+        let groups = groups.iter().map(|g| (*g).to_owned()).collect();
+        let new = signin.open_session(SignedIn { groups, anybody, ..signed_in(who) }).await.unwrap();
+        text(&new.cookie)
+    };
+    let is_open = async |cookie: &str| signin.session(cookie).await.unwrap().is_some();
+    provide(r#"{"issuer":"https://i","clientId":"c","anybody":true}"#);
+    let (user, member, stranger) =
+        (of("1", &[], false).await, of("2", &["blues"], false).await, of("3", &[], true).await);
+    assert!(is_open(&user).await && is_open(&member).await && is_open(&stranger).await);
+    // It lets in fewer: at once.
+    provide(r#"{"issuer":"https://i","clientId":"c"}"#);
+    assert!(is_open(&user).await && is_open(&member).await && !is_open(&stranger).await);
+    // Nobody signs in by it any more, it is another one, or there is none.
+    for gone in [
+        r#"{"issuer":"https://i","clientId":"c","signIn":false}"#,
+        r#"{"issuer":"https://other","clientId":"c"}"#,
+        r#"{"issuer":"https://i","clientId":"c","maxSignInAge":"1ms"}"#,
+    ] {
+        provide(gone);
+        assert!(!is_open(&user).await && !is_open(&member).await, "{gone}");
+    }
+    provide(r#"{"issuer":"https://i","clientId":"c","maxSignInAge":"1h"}"#);
+    assert!(is_open(&user).await && is_open(&member).await);
 }
 
 #[tokio::test]

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use url::{Host, Url};
+use url::Url;
 
 use crate::{
     Problem,
+    address::is_loopback,
     spec::{CredentialMode, McpServer},
 };
 
@@ -336,13 +337,7 @@ impl PassthroughSettings {
 }
 
 fn endpoint(path: &str, url: &Url, problems: &mut Vec<Problem>) {
-    let loopback = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
-    };
-    if url.scheme() != "https" && !(url.scheme() == "http" && loopback) {
+    if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(url)) {
         problems.push(Problem::new(path, "must be https, or http at a loopback address"));
     }
     if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::{Problem, spec::SecretSource};
+use crate::{Problem, Span, spec::SecretSource};
 
 /// An OpenID Connect provider.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -34,6 +34,10 @@ pub struct IdentityProvider {
     /// The claim that holds somebody's groups, for `Team.spec.groups`. A string or a list of strings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub groups_claim: Option<String>,
+    /// How long a sign-in by it counts, with who it said somebody is and their groups. After that the pages ask for another one,
+    /// and what an MCP client got by it is renewed only where the provider stands by it (`loginTokens`).
+    #[serde(default = "a_day")]
+    pub max_sign_in_age: Span,
     /// Whether its identity assertions (ID-JAG) buy access tokens here.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub assertions: bool,
@@ -84,6 +88,8 @@ impl LoginToken {
     }
 }
 
+/// The shortest and the longest time that a sign-in may count.
+const SIGN_IN_AGES: (Span, Span) = (Span::seconds(1), Span::seconds(30 * 86_400));
 /// Parameters of the authorization request that are ours.
 const OURS: [&str; 13] = [
     "response_type",
@@ -106,6 +112,10 @@ const MAX_PARAMETER: usize = 512;
 
 fn yes() -> bool {
     true
+}
+
+fn a_day() -> Span {
+    Span::seconds(86_400)
 }
 
 fn usual_scopes() -> Vec<String> {
@@ -131,6 +141,9 @@ impl IdentityProvider {
             if !super::oauth_client::is_scope(scope) {
                 problems.push(Problem::new(format!("spec.scopes[{i}]"), "is no scope"));
             }
+        }
+        if self.max_sign_in_age < SIGN_IN_AGES.0 || self.max_sign_in_age > SIGN_IN_AGES.1 {
+            problems.push(Problem::new("spec.maxSignInAge", "has to be between 1s and 30d"));
         }
         if let Some(kept) = &self.login_tokens {
             if !self.sign_in {

@@ -9,6 +9,7 @@ use url::Url;
 
 use crate::{
     Bytes, Problem, Span,
+    address::is_loopback,
     spec::{CredentialMode, Field, exchange},
 };
 
@@ -49,9 +50,6 @@ pub struct McpServer {
 pub struct Remote {
     /// Its MCP endpoint. `https`, or `http` on loopback or where `allowInsecure` says so.
     pub url: Url,
-    /// Which transport it speaks.
-    #[serde(default)]
-    pub transport: Transport,
     /// Headers sent with every request. Not for secrets: those belong to a connection.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
@@ -61,15 +59,6 @@ pub struct Remote {
     /// Allows the name to resolve to loopback, private or link-local addresses.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_private: bool,
-}
-
-/// The transport of a remote server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Transport {
-    /// Streamable HTTP; the protocol revision is probed and remembered.
-    #[default]
-    StreamableHttp,
 }
 
 /// A child process that speaks MCP over standard input and output.
@@ -347,16 +336,10 @@ impl McpServer {
 
 impl Remote {
     fn check(&self, problems: &mut Vec<Problem>) {
-        let loopback = match self.url.host() {
-            Some(url::Host::Domain(name)) => name == "localhost",
-            Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-            Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-            None => false,
-        };
         let path = "spec.remote.url";
         match self.url.scheme() {
             "https" => {}
-            "http" if loopback || self.allow_insecure => {}
+            "http" if is_loopback(&self.url) || self.allow_insecure => {}
             "http" => problems.push(Problem::new(path, "must be https, or say allowInsecure: true")),
             _ => problems.push(Problem::new(path, "must be an https URL")),
         }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
 
-use crate::{Name, Problem, spec::SecretSource};
+use crate::{Name, Problem, address::is_loopback, spec::SecretSource};
 
 /// A client of our authorization server. Its client id is the resource's name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -77,16 +77,6 @@ pub fn redirect_problem(uri: &str) -> Result<(), &'static str> {
         "javascript" | "data" | "vbscript" | "file" | "blob" | "about" | "ftp" | "ws" | "wss" | "mailto" | "tel"
         | "view-source" => Err("has a scheme that nobody is sent back by"),
         _ => Ok(()),
-    }
-}
-
-/// Whether a URL names this machine, in one of the ways of RFC 8252 section 7.3.
-pub fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
     }
 }
 

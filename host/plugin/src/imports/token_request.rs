@@ -6,9 +6,9 @@ use http::{
     HeaderName, HeaderValue, Method,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
 };
-use portcullis_model::Secret;
+use portcullis_model::{Secret, address::is_loopback};
 use portcullis_outbound::Reach;
-use url::{Host as UrlHost, Url};
+use url::Url;
 use wasmtime::{Error, Result, component::Resource};
 
 use crate::{
@@ -66,13 +66,7 @@ impl State {
             return Err(denied(why));
         }
         let url = Url::parse(&request.endpoint).map_err(|_| denied("the token endpoint is no URL"))?;
-        let loopback = match url.host() {
-            Some(UrlHost::Domain(name)) => name == "localhost",
-            Some(UrlHost::Ipv4(ip)) => ip.is_loopback(),
-            Some(UrlHost::Ipv6(ip)) => ip.is_loopback(),
-            None => false,
-        };
-        if url.scheme() != "https" && !(url.scheme() == "http" && loopback) {
+        if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(&url)) {
             return Err(denied("a token endpoint is reached over https, or http at a loopback address"));
         }
         if !url.username().is_empty() || url.password().is_some() {

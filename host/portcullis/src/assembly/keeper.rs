@@ -12,9 +12,10 @@ use std::{
 use arc_swap::ArcSwap;
 use portcullis_console::files::FileDoor;
 use portcullis_credential::{ConnectionBook, SecretSources};
-use portcullis_gateway::{Condition, Gateways, Sources};
+use portcullis_gateway::{Condition, Gateways, Sources, explain::Wanted};
 use portcullis_model::{
     Door, Name, Resource, Spec,
+    explain::Explanation,
     spec::{SecretSource, Source},
 };
 use portcullis_orchestrator::Orchestrator;
@@ -101,6 +102,16 @@ impl Keeper {
         let fleet = self.registry.snapshot();
         let mut gateways = fleet.gateways(tenant);
         gateways.find(|g| g.spec.servers.iter().any(|s| s.server == *server)).map(|g| g.metadata.name.clone())
+    }
+
+    /// What a call would meet; none where there is no such gateway.
+    pub async fn explain(&self, wanted: Wanted) -> Option<Explanation> {
+        self.gateways.explain(wanted).await
+    }
+
+    /// Why a server could not be asked what it offers the last time that somebody did, if so.
+    pub fn unreachable(&self, tenant: &Name, server: &Name) -> Option<String> {
+        self.gateways.unreachable(tenant, server)
     }
 
     /// How many rounds there were; nothing is served before the first.

@@ -84,6 +84,7 @@ pub async fn open(settings: &Settings, issuer: String, parts: PeopleParts) -> Re
         allow_private: settings.allow_private_issuers,
         kept: Arc::clone(&kept),
     };
+    let oidc = Oidc::new(oidc, parts.signin);
     let options = OAuthOptions {
         issuer,
         registration: settings.client_registration,
@@ -102,9 +103,10 @@ pub async fn open(settings: &Settings, issuer: String, parts: PeopleParts) -> Re
         }),
         outbound: parts.outbound,
         secrets: parts.secrets,
+        oidc: Arc::clone(&oidc),
         metrics: parts.metrics,
     };
     let authorization =
         OAuth::open(store, options, oauth).await.context("the grants of OAuth clients can't be read")?;
-    Ok(People { oidc: Oidc::new(oidc, parts.signin), authorization, kept })
+    Ok(People { oidc, authorization, kept })
 }

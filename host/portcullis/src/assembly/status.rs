@@ -10,16 +10,17 @@ use std::{
 use portcullis_console::{
     api::{Condition, Finding, GatewayStatus, Grade},
     kubernetes::ClusterDoor,
-    server::View,
+    server::{Explain, View},
 };
 use portcullis_credential::{ConnectLink, PassedAudit, link::LIFETIME_MS};
-use portcullis_model::{Kind, Name, ResourceKey, Subject};
+use portcullis_gateway::explain::Wanted;
+use portcullis_model::{Kind, Name, ResourceKey, Subject, explain::Explanation};
 use portcullis_plugin::{BoxFuture, RevealAudit};
 use portcullis_protocol::seal::Sealer;
 use portcullis_telemetry::{Audit, AuditEvent};
 
 use super::keeper::Keeper;
-use crate::settings::Settings;
+use crate::{listener::Certificates, settings::Settings};
 
 /// Names of what keeps it from being ready.
 pub fn missing(keeper: &Keeper) -> Vec<String> {
@@ -41,6 +42,7 @@ pub struct Assembled {
     keeper: Arc<Keeper>,
     customs: Arc<ClusterDoor>,
     links: Arc<Sealer>,
+    certificates: Option<Certificates>,
 }
 
 impl Assembled {
@@ -51,6 +53,7 @@ impl Assembled {
         keeper: Arc<Keeper>,
         customs: Arc<ClusterDoor>,
         links: Arc<Sealer>,
+        certificates: Option<Certificates>,
     ) -> Self {
         let metrics = match settings.metrics_listen {
             Some(listen) => format!("http://{listen}/metrics"),
@@ -66,7 +69,7 @@ impl Assembled {
             data_dir: settings.data_dir.display().to_string(),
             ..GatewayStatus::default()
         };
-        Self { status, keeper, customs, links }
+        Self { status, keeper, customs, links, certificates }
     }
 }
 
@@ -104,6 +107,11 @@ impl View for Assembled {
         link.url(self.status.url.trim_end_matches('/'), &self.links).ok()
     }
 
+    fn explain(&self, wanted: Explain) -> Pin<Box<dyn Future<Output = Option<Explanation>> + Send + '_>> {
+        let Explain { tenant, gateway, tool, principal, arguments } = wanted;
+        Box::pin(self.keeper.explain(Wanted { tenant, gateway, tool, principal, arguments }))
+    }
+
     fn settle(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let keeper = Arc::clone(&self.keeper);
         Box::pin(async move { keeper.round().await })
@@ -136,6 +144,16 @@ impl View for Assembled {
                 found.push(not_ready(reason, trouble.problem.clone()));
             }
         }
+        let unreachable =
+            (key.kind == Kind::McpServer).then(|| self.keeper.unreachable(&key.tenant, &key.name)).flatten();
+        if let Some(why) = unreachable {
+            found.push(Condition {
+                kind: "Reachable".to_owned(),
+                status: false,
+                reason: "Unreachable".to_owned(),
+                message: why,
+            });
+        }
         if found.is_empty() {
             found.push(Condition {
                 kind: "Ready".to_owned(),
@@ -161,7 +179,13 @@ impl View for Assembled {
             message: t.problem.clone(),
             next: Some("Correct the component or its configuration; it is loaded again at once.".to_owned()),
         });
-        gateways.chain(plugins).chain(self.customs.findings()).collect()
+        let certificates = self.certificates.as_ref().and_then(Certificates::trouble).map(|why| Finding {
+            subject: "tls".to_owned(),
+            grade: Grade::Error,
+            message: format!("the changed certificate files can't be used, so those of before are: {why}"),
+            next: Some("Correct the file; it is read again within a second or two of the next connection.".to_owned()),
+        });
+        gateways.chain(plugins).chain(self.customs.findings()).chain(certificates).collect()
     }
 }
 

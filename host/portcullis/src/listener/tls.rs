@@ -40,6 +40,8 @@ struct Current {
     generation: u64,
     changed: Vec<Option<SystemTime>>,
     looked: Instant,
+    /// Why newer files are not in use.
+    trouble: Option<String>,
 }
 
 #[derive(Clone)]
@@ -79,7 +81,10 @@ impl TlsDoor {
     pub(super) fn open(files: Tls) -> Result<Self> {
         let changed = changed(&files);
         let loaded = load(&files)?;
-        Ok(Self { files, current: Mutex::new(Current { loaded, generation: 1, changed, looked: Instant::now() }) })
+        Ok(Self {
+            files,
+            current: Mutex::new(Current { loaded, generation: 1, changed, looked: Instant::now(), trouble: None }),
+        })
     }
 
     /// Shakes hands. Nothing where the client breaks off, or comes with a certificate that is not believed.
@@ -103,6 +108,12 @@ impl TlsDoor {
         Some((stream, Some(known)))
     }
 
+    /// Why newer files are not in use; none where there are none, or they are.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.now();
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).trouble.clone()
+    }
+
     /// What is in use, after a look at the files where the last one is a while ago. A bad file leaves what was in use.
     fn now(&self) -> (Loaded, u64) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,11 +127,16 @@ impl TlsDoor {
                         current.loaded = loaded;
                         current.generation += 1;
                         current.changed = now;
+                        current.trouble = None;
                     }
-                    Err(error) => tracing::error!(
-                        error = format!("{error:#}"),
-                        "the new certificates can't be used; the ones before stay"
-                    ),
+                    Err(error) => {
+                        let why = format!("{error:#}");
+                        // Once, however often it is looked at.
+                        if current.trouble.as_ref() != Some(&why) {
+                            tracing::error!(error = why, "the new certificates can't be used; the ones before stay");
+                        }
+                        current.trouble = Some(why);
+                    }
                 }
             }
         }

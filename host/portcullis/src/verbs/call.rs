@@ -1,6 +1,10 @@
 //! `call`: a tool, through a gateway, as an MCP client would.
 
-use std::{io::Read as _, path::PathBuf, process::ExitCode};
+use std::{
+    io::{Read as _, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::Args;
 use portcullis_console::api::TokenRequest;
@@ -14,6 +18,7 @@ use crate::{
     exit::{Exit, Failure},
     mcp::{self, Mcp, TOKEN_VARIABLE},
     output::{self, Format},
+    verbs::explain,
 };
 
 /// How long a token lives that is made for one command.
@@ -89,6 +94,9 @@ impl Call {
         let Some(tool) = &self.tool else {
             let tools = mcp.tools().await?;
             output::list(global.output, &tools, show_tools)?;
+            if tools.is_empty() && global.output == Format::Table {
+                self.explain_nothing(global).await;
+            }
             return Ok(ExitCode::SUCCESS);
         };
         let result = mcp.call(tool, &arguments(&self.arguments)?).await?;
@@ -101,6 +109,22 @@ impl Call {
             format => output::one(format, &result, |_| String::new())?,
         }
         Ok(if result["isError"] == Value::Bool(true) { ExitCode::from(Exit::Failure as u8) } else { ExitCode::SUCCESS })
+    }
+
+    /// Why there is no tool, as far as that is known; on standard error, since the list itself is empty.
+    async fn explain_nothing(&self, global: &Global) {
+        let told = match (global.client(), &self.owner) {
+            (Ok(client), Some(owner)) => explain::empty_list(&client, &self.gateway, Some(owner)).await,
+            _ => None,
+        };
+        let text = match told {
+            Some(told) => format!("There is no tool for {}:\n\n{told}", self.owner.as_deref().unwrap_or_default()),
+            None => format!(
+                "There is no tool. `portcullis explain {} --as OWNER` says why: no server, policies that hide all, or no account.\n",
+                self.gateway
+            ),
+        };
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }
 
     async fn token(&self, global: &Global) -> Result<Bearer, Failure> {

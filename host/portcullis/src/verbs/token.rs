@@ -45,12 +45,15 @@ struct Create {
     expires: Option<Span>,
 }
 
-/// List tokens, without their texts
+/// List the tokens that work, without their texts
 #[derive(Args)]
 struct List {
     /// Those of one owner
     #[arg(long, value_name = "OWNER")]
     owner: Option<String>,
+    /// Also those that were revoked or have expired, for as long as they are remembered (30 days)
+    #[arg(long)]
+    all: bool,
 }
 
 /// Revoke a token; the next call with it is refused
@@ -84,7 +87,9 @@ impl Token {
                 output::one(global.output, &token, created)
             }
             Verb::List(list) => {
-                let tokens = client.tokens(list.owner.as_deref()).await?;
+                let mut tokens = client.tokens(list.owner.as_deref()).await?;
+                // Every `call --as` leaves one that ended, and every client one an hour.
+                tokens.retain(|token| list.all || !matches!(token.state.as_str(), "revoked" | "expired"));
                 output::list(global.output, &tokens, show)
             }
             Verb::Revoke(revoke) => {
@@ -122,7 +127,11 @@ fn show(tokens: &[TokenItem]) -> String {
         vec![
             t.id.clone(),
             t.owner.clone(),
-            t.name.clone().unwrap_or_default(),
+            match (&t.name, &t.client) {
+                (Some(name), _) => name.clone(),
+                (None, Some(client)) => format!("signed in: {client}"),
+                (None, None) => String::new(),
+            },
             match gateways.is_empty() {
                 _ if t.admin => "(admin API)".to_owned(),
                 true => "all".to_owned(),

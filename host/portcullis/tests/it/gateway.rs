@@ -25,10 +25,15 @@ fn quickstart_serves_and_its_next_steps_work() {
     assert_eq!(json(&called.out)["structuredContent"]["words"], 2, "{}", called.err);
     let other = run_with(dir.path(), &["call", "default", "demo__notes_list", "--as", "user:me"], "");
     assert_eq!(other.code, 0, "{}", other.err);
-    let listed = json(&gateway.run(&["token", "list", "-o", "json"]).out);
-    let made: Vec<&Value> =
-        listed["items"].as_array().unwrap().iter().filter(|t| t["name"] == "portcullis call --as").collect();
-    assert!(made.iter().all(|t| t["state"] == "revoked"), "{made:?}");
+    let made = |more: &[&str]| {
+        let args = [&["token", "list", "-o", "json"], more].concat();
+        let mut listed = json(&gateway.run(&args).out)["items"].as_array().unwrap().clone();
+        listed.retain(|t| t["name"] == "portcullis call --as");
+        listed
+    };
+    assert!(made(&[]).is_empty(), "what has ended is in nobody's way");
+    let ended = made(&["--all"]);
+    assert!(!ended.is_empty() && ended.iter().all(|t| t["state"] == "revoked"), "{ended:?}");
 
     let address = url.trim_start_matches("http://").trim_end_matches("/mcp/default");
     assert_eq!(get(address, "/healthz"), (200, "ok\n".to_owned()));

@@ -30,6 +30,7 @@ fn the_first_page_names_every_verb_and_exit_code() {
       crds         Print the kinds as Kubernetes custom resource definitions
       restart      Restart a server that runs here
       doctor       Look for what is not as it should be
+      explain      Say what a call would meet: policies, account, server; the call is not made
       store        Look after the store
       demo-server  Be a small MCP server on standard input and output
 

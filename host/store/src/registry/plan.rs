@@ -80,7 +80,7 @@ impl Plan {
             plan.put(fleet, &next, key)?;
         }
         for key in &gone {
-            plan.remove(fleet, &next, key);
+            plan.remove(fleet, &next, key)?;
         }
         Ok(plan)
     }
@@ -102,7 +102,7 @@ impl Plan {
         let mut next = fleet.clone();
         next.remove(key);
         let mut plan = Self { writes: Vec::new(), applied: Vec::new() };
-        plan.remove(fleet, &next, key);
+        plan.remove(fleet, &next, key)?;
         Ok(plan)
     }
 
@@ -129,7 +129,7 @@ impl Plan {
         Ok(())
     }
 
-    fn remove(&mut self, fleet: &Fleet, next: &Fleet, key: &ResourceKey) {
+    fn remove(&mut self, fleet: &Fleet, next: &Fleet, key: &ResourceKey) -> Result<(), RegistryError> {
         self.writes.push(Write::Delete { key: keys::resource(key), expect: expect(fleet.get(key)) });
         if key.kind == Kind::Connection {
             // A later connection of that name must not come with somebody else's secrets or tokens.
@@ -138,9 +138,33 @@ impl Plan {
         // Nor may a later owner of that name. What the manifest says stays: it is the operator's.
         for connection in next.connections(&key.tenant).filter(|c| owns(key, &c.spec.owner)) {
             self.forget(&key.tenant, &connection.metadata.name);
+            self.empty(fleet, connection.resource)?;
         }
         let warnings = checks::left_dangling(next, key);
         self.applied.push(Applied { key: key.clone(), change: Outcome::Deleted, revision: None, warnings });
+        Ok(())
+    }
+
+    /// Takes the values out of a connection that its owner gave them for: one that no file holds, and for which no operator said where
+    /// its secrets lie. Such values may be an account of theirs, if no secret.
+    fn empty(&mut self, fleet: &Fleet, connection: &Resource) -> Result<(), RegistryError> {
+        let by_operator = connection.metadata.door.as_ref().is_some_and(Door::reads_again);
+        let Spec::Connection(spec) = &connection.spec else { return Ok(()) };
+        if by_operator || !spec.secrets.is_empty() || spec.values.is_empty() {
+            return Ok(());
+        }
+        let key = connection.key();
+        let mut emptied = connection.clone();
+        emptied.metadata.revision = None;
+        if let Spec::Connection(spec) = &mut emptied.spec {
+            spec.values.clear();
+        }
+        let value = serde_json::to_vec(&emptied).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        let place = keys::resource(&key);
+        // Bound to its server in the same write, perhaps.
+        self.writes.retain(|write| !matches!(write, Write::Put { key, .. } if *key == place));
+        self.writes.push(Write::Put { key: place, value: value.into(), expect: expect(fleet.get(&key)) });
+        Ok(())
     }
 
     /// Deletes what is kept beside a connection: its sealed secrets, its tokens, and who used it.

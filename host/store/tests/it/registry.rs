@@ -27,6 +27,7 @@ on_each_store!(
     a_connection_that_waits_for_its_server_is_bound_when_it_comes,
     secrets_come_and_go_with_their_connection,
     what_was_sealed_for_somebody_goes_with_them,
+    values_go_with_whoever_gave_them,
     what_comes_in_one_write_is_of_one_age,
     one_identity_is_one_user,
     what_another_process_writes_is_noticed,
@@ -313,6 +314,26 @@ async fn what_was_sealed_for_somebody_goes_with_them(house: &House) {
     registry.sync_door(&|door| *door == file("bob"), Vec::new(), false).await.unwrap();
     assert_eq!(left().await, "");
     assert_eq!(registry.list(None, Some(Kind::Connection)).len(), names.len(), "what the manifests say stays");
+}
+
+async fn values_go_with_whoever_gave_them(house: &House) {
+    let registry = registry(house).await;
+    let of = |name: &str, secrets: Value| {
+        let spec = json!({"server": "github", "owner": {"user": "alice"}, "ownerOnly": true,
+            "values": {"site": "https://alice.example"}, "secrets": secrets});
+        resource("Connection", name, spec)
+    };
+    let values = |name: &str| match &registry.get(&key(Kind::Connection, name)).unwrap().spec {
+        Spec::Connection(spec) => spec.values.len(),
+        _ => 0,
+    };
+    let alice = || resource("User", "alice", json!({}));
+    registry.apply(vec![alice(), of("given", json!({}))], Door::Api, false).await.unwrap();
+    registry.apply(vec![of("placed", json!({"token": {"env": "TOKEN"}}))], Door::Api, false).await.unwrap();
+    registry.sync_door(&|door| *door == file("c"), vec![(file("c"), of("filed", json!({})))], false).await.unwrap();
+    registry.delete(&key(Kind::User, "alice"), &Door::Api).await.unwrap();
+    registry.apply(vec![alice()], Door::Api, false).await.unwrap();
+    assert_eq!((values("given"), values("placed"), values("filed")), (0, 1, 1), "an operator's own words stay");
 }
 
 async fn what_comes_in_one_write_is_of_one_age(house: &House) {

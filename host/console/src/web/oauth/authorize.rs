@@ -1,9 +1,12 @@
 //! The authorization endpoint: somebody signs in, reads who asks for what, and says yes or no.
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
-    extract::{RawQuery, State},
+    extract::{ConnectInfo, RawQuery, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Redirect, Response},
 };
@@ -27,15 +30,20 @@ use super::super::{
 const MAX_QUERY: usize = 8 << 10;
 
 /// `GET /oauth/authorize`.
-pub(super) async fn show(State(web): State<Web>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+pub(super) async fn show(
+    State(web): State<Web>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
     let query = query.unwrap_or_default();
-    let wish = match read(&web, &query).await {
+    let wish = match read(&web, &query, web.entrance.client_address(peer, &headers)).await {
         Ok(wish) => wish,
         Err(response) => return *response,
     };
     let visitor = match session::find(&web, &headers).await {
         Ok(Some(visitor)) => visitor,
-        Ok(None) if wish.silent => return back(web.authorization.denied(&wish, "login_required")),
+        Ok(None) if wish.silent => return untold(&web, &wish, None, "login_required"),
         Ok(None) => return Redirect::to(&signin_url(Some(&format!("/oauth/authorize?{query}")))).into_response(),
         Err(response) => return response,
     };
@@ -48,7 +56,7 @@ pub(super) async fn show(State(web): State<Web>, RawQuery(query): RawQuery, head
     }
     match web.authorization.has_consented(&wish, &person).await {
         Ok(true) => agreed(&web, &wish, &visitor, &person).await,
-        Ok(false) if wish.silent => back(web.authorization.denied(&wish, "consent_required")),
+        Ok(false) if wish.silent => untold(&web, &wish, Some(&visitor), "consent_required"),
         Ok(false) => {
             let page = layout::page("Let a program in?", Some(&visitor), question(&web, &wish, &visitor, &query));
             page.sends_to(&source(&wish.redirect_uri)).into_response()
@@ -58,9 +66,15 @@ pub(super) async fn show(State(web): State<Web>, RawQuery(query): RawQuery, head
 }
 
 /// `POST /oauth/authorize`: the answer.
-pub(super) async fn decide(State(web): State<Web>, form: SignedForm) -> Response {
+pub(super) async fn decide(
+    State(web): State<Web>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    form: SignedForm,
+) -> Response {
     let visitor = &form.visitor;
-    let wish = match read(&web, form.fields.get("request").unwrap_or_default()).await {
+    let from = web.entrance.client_address(peer, &headers);
+    let wish = match read(&web, form.fields.get("request").unwrap_or_default(), from).await {
         Ok(wish) => wish,
         Err(response) => return *response,
     };
@@ -93,13 +107,22 @@ async fn agreed(web: &Web, wish: &Wish, visitor: &Visitor, person: &Consenting) 
     }
 }
 
-async fn read(web: &Web, query: &str) -> Result<Wish, Box<Response>> {
+/// A client that wanted nobody to be asked, where somebody has to be: told so, or the person is.
+fn untold(web: &Web, wish: &Wish, visitor: Option<&Visitor>, code: &'static str) -> Response {
+    if web.authorization.may_tell(wish) {
+        return back(web.authorization.denied(wish, code));
+    }
+    let description = "this program wanted to come in without asking you; start again from the program".into();
+    here(visitor, &OAuthError { code, description })
+}
+
+async fn read(web: &Web, query: &str, from: IpAddr) -> Result<Wish, Box<Response>> {
     let refused = |error: OAuthError| {
         web.metrics.oauth("authorize", "refused");
         Box::new(here(None, &error))
     };
     let asked = asked(query).map_err(refused)?;
-    match web.authorization.wish(&asked).await {
+    match web.authorization.wish(&asked, from).await {
         Ok(wish) => Ok(wish),
         Err(Refusal::Here(error)) => Err(refused(error)),
         Err(Refusal::Back(url)) => {
@@ -147,6 +170,7 @@ fn consenting(visitor: &Visitor) -> Consenting {
         who: visitor.who.clone(),
         groups: visitor.principal.groups.clone(),
         provider: visitor.provider.clone(),
+        signed_in_ms: visitor.signed_in_ms,
     }
 }
 

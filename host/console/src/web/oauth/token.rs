@@ -1,6 +1,9 @@
 //! The endpoints that clients call by themselves: tokens, revocation (RFC 7009), registration (RFC 7591).
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     Json,
@@ -47,7 +50,7 @@ pub(super) async fn token(
         return refused(&OAuthError { code: "slow_down", description: "too many failures from this address".into() });
     }
     let answered = async {
-        let (fields, presented) = form(request).await?;
+        let (fields, presented) = form(request, address).await?;
         let asked = Asked {
             grant_type: one(&fields, "grant_type")?,
             code: one(&fields, "code")?.map(Secret::new),
@@ -110,7 +113,7 @@ pub(super) async fn revoke(
         return refused(&OAuthError { code: "slow_down", description: "too many failures from this address".into() });
     }
     let answered = async {
-        let (fields, presented) = form(request).await?;
+        let (fields, presented) = form(request, address).await?;
         let shown = one(&fields, "token")?.map(Secret::new).ok_or_else(|| wrong("token is missing"))?;
         web.authorization.revoke_shown(&presented, &shown).await
     };
@@ -182,7 +185,8 @@ async fn body(request: Request) -> Result<Bytes, OAuthError> {
 }
 
 /// The form, and what the client says about itself in it or in its header; in one place only.
-async fn form(request: Request) -> Result<(Fields, Presented), OAuthError> {
+async fn form(request: Request, from: IpAddr) -> Result<(Fields, Presented), OAuthError> {
+    let from = Some(from);
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         return Err(wrong("send application/x-www-form-urlencoded"));
@@ -197,10 +201,10 @@ async fn form(request: Request) -> Result<(Fields, Presented), OAuthError> {
         return Err(wrong("client_assertion_type is not served"));
     }
     let presented = match basic {
-        None => Presented { id, secret, assertion },
+        None => Presented { id, secret, assertion, from },
         Some(_) if secret.is_some() || assertion.is_some() => return Err(wrong("the client proves itself twice")),
         Some((named, _)) if id.as_ref().is_some_and(|id| *id != named) => return Err(wrong("two client ids")),
-        Some((named, secret)) => Presented { id: Some(named), secret: Some(secret), assertion: None },
+        Some((named, secret)) => Presented { id: Some(named), secret: Some(secret), assertion: None, from },
     };
     Ok((fields, presented))
 }

@@ -20,6 +20,7 @@ struct Written<'a> {
     client_id: &'a str,
     kind: LoginToken,
     groups: &'a [String],
+    groups_ms: u64,
     nonce: &'a str,
     issued_ms: u64,
     until_ms: u64,
@@ -38,6 +39,8 @@ struct Read {
     client_id: String,
     kind: LoginToken,
     groups: Vec<String>,
+    /// None in records of before this was kept: told with the token.
+    groups_ms: Option<u64>,
     nonce: String,
     issued_ms: u64,
     until_ms: u64,
@@ -52,6 +55,7 @@ pub(super) fn read(plain: &Secret, revision: Revision) -> Option<Held> {
         expires_ms: read.expires_ms,
         refresh: read.refresh.map(Secret::new),
         groups: read.groups,
+        groups_ms: read.groups_ms.unwrap_or(read.issued_ms),
         nonce: read.nonce,
     };
     let made = held(read.whose, read.sign_in, given, (read.client_id, read.kind), (read.issued_ms, read.until_ms));
@@ -78,6 +82,7 @@ pub(super) fn write(held: &Held) -> Option<Secret> {
         client_id: &held.client_id,
         kind: held.kind,
         groups: &held.groups,
+        groups_ms: held.groups_ms,
         nonce: &held.nonce,
         issued_ms: held.issued_ms,
         until_ms: held.until_ms,
@@ -108,6 +113,7 @@ mod tests {
             expires_ms: Some(10_000),
             refresh: Some(Secret::new("refresh")),
             groups: vec!["g".into()],
+            groups_ms: 5,
             nonce: "n".into(),
         };
         let make = |token: &str, sign_in: &str| {

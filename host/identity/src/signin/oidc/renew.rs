@@ -6,13 +6,17 @@ use portcullis_model::{CallerToken, spec::LoginToken};
 use serde_json::Value;
 
 use super::{
-    Oidc, chosen,
+    Oidc, chosen, groups,
     wire::{NoTokens, TokenEndpoint},
 };
 use crate::{
     clock::now_ms,
-    signin::kept::{Given, Held, Person, RETRY},
+    signin::kept::{Given, Held, Person, RETRY, Whose},
 };
+
+/// What a provider said so short a time ago is not asked again, in milliseconds: several clients of one person renew their access
+/// at about the same time.
+const JUST_SAID_MS: u64 = 60_000;
 
 /// Why there is no token just now, though there may be one in a moment. The sentence is for operators.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,10 +52,53 @@ impl Oidc {
             // Nothing renews it: it holds until its end.
             return Ok((!held.is_over(now_ms())).then(|| Arc::clone(&held.token)));
         }
-        if failed.as_ref().is_some_and(|(at, _)| at.elapsed() < RETRY) {
-            return unrenewed(failed.as_ref().map_or("", |(_, why)| why.as_str()));
+        self.renew(&person, &held, &mut failed).await.or_else(|Unrenewed(why)| unrenewed(&why))
+    }
+
+    /// Somebody's groups, asked of their provider with what is kept of their sign-in, and when it said so (milliseconds since 1970);
+    /// none where nothing is kept that it could be asked with, or it takes the sign-in for ended.
+    ///
+    /// # Errors
+    /// Why it has no answer just now.
+    pub(crate) async fn reread(&self, whose: &Whose) -> Result<Option<(Vec<String>, u64)>, Unrenewed> {
+        let Some(person) = self.parts.kept.person_of(whose) else { return Ok(None) };
+        let mut failed = person.flight.lock().await;
+        let held = person.held();
+        if held.refresh.is_none() {
+            return Ok(None);
         }
-        match self.renewed(&person, &held).await {
+        if !self.just_said(&held) {
+            if self.renew(&person, &held, &mut failed).await?.is_none() {
+                return Ok(None);
+            }
+            if person.held().groups_ms == held.groups_ms {
+                return Err(Unrenewed("it does not tell their groups".to_owned()));
+            }
+        }
+        let held = person.held();
+        Ok(Some((held.groups.clone(), held.groups_ms)))
+    }
+
+    /// Whether the groups that are kept were told so short a time ago that nobody needs to ask again.
+    fn just_said(&self, held: &Held) -> bool {
+        let (whose, now) = (&held.whose, now_ms());
+        let directory = self.signin.directories.load();
+        now.saturating_sub(held.groups_ms) < JUST_SAID_MS
+            && directory.counts(&whose.tenant, &whose.provider, &whose.issuer, held.groups_ms, now)
+    }
+
+    /// Renews what is kept of a person, on whose turn (`failed`, when that failed last) the caller is. None where it is over.
+    async fn renew(
+        &self,
+        person: &Arc<Person>,
+        held: &Arc<Held>,
+        failed: &mut Option<(Instant, String)>,
+    ) -> Result<Option<Arc<CallerToken>>, Unrenewed> {
+        let kept = &self.parts.kept;
+        if let Some((_, why)) = failed.as_ref().filter(|(at, _)| at.elapsed() < RETRY) {
+            return Err(Unrenewed(why.clone()));
+        }
+        match self.renewed(person, held).await {
             Ok(token) => {
                 *failed = None;
                 kept.metrics().oauth_renewal("renewed");
@@ -60,16 +107,17 @@ impl Oidc {
             Err(NoTokens::Over) => {
                 kept.metrics().oauth_renewal("refused");
                 tracing::info!(provider = %held.whose.provider, "a kept sign-in is over at its provider and is dropped");
-                let dropped = kept.drop_one(&held.whose).await;
-                dropped.map_err(|e| Unrenewed(e.to_string()))?;
+                if let Err(error) = kept.drop_one(&held.whose).await {
+                    // Memory has it no more, and after a start the provider says the same again.
+                    tracing::error!(%error, "what was kept of a sign-in could not be removed from the store");
+                }
                 Ok(None)
             }
             Err(NoTokens::Failed(why)) => {
                 kept.metrics().oauth_renewal("failed");
                 tracing::warn!(provider = %held.whose.provider, why, "a kept sign-in could not be renewed; tried again");
-                let answer = unrenewed(&why);
-                *failed = Some((Instant::now(), why));
-                answer
+                *failed = Some((Instant::now(), why.clone()));
+                Err(Unrenewed(why))
             }
         }
     }
@@ -82,7 +130,8 @@ impl Oidc {
         let endpoint =
             TokenEndpoint { parts: &self.parts, tenant: &whose.tenant, provider: &provider, metadata: &metadata };
         let mut tokens = endpoint.renew(refresh).await?;
-        let (token, audiences, expires_ms) = match (held.kind, tokens.id_token.take()) {
+        let asked = groups::Asked { parts: &self.parts, provider: &provider, metadata: &metadata };
+        let (token, audiences, expires_ms, groups) = match (held.kind, tokens.id_token.take()) {
             (LoginToken::IdToken, None) => {
                 // It may give none (OpenID Connect Core 1.0 section 12.2), and then nothing stands for the person any more.
                 tracing::warn!(provider = %whose.provider, "the identity provider renews no ID tokens: keep its access token");
@@ -96,19 +145,32 @@ impl Oidc {
                 {
                     return Err(NoTokens::Failed("its new ID token is of another person or sign-in".to_owned()));
                 }
+                let groups = asked.of(&jwt, tokens.access_token.as_ref()).await;
                 tokens.id_token = Some(id_token);
-                chosen(kind, &jwt, &tokens).ok_or_else(|| NoTokens::Failed("it gave no token to keep".to_owned()))?
+                let chosen = chosen(kind, &jwt, &tokens);
+                let (token, audiences, until) =
+                    chosen.ok_or_else(|| NoTokens::Failed("it gave no token to keep".to_owned()))?;
+                (token, audiences, until, groups)
             }
             (LoginToken::AccessToken, None) => {
                 let token = tokens.access_token.take();
                 let token = token.ok_or_else(|| NoTokens::Failed("it gave no access token".to_owned()))?;
-                (token, Vec::new(), tokens.life_ms.map(|life| now_ms().saturating_add(life)))
+                let groups = asked.by_token(&whose.subject, &token).await;
+                (token, Vec::new(), tokens.life_ms.map(|life| now_ms().saturating_add(life)), groups)
             }
         };
         // RFC 6749 section 6: without a new one the old one holds.
         let refresh = tokens.refresh_token.or_else(|| held.refresh.clone());
-        let (groups, nonce) = (held.groups.clone(), held.nonce.clone());
-        let given = Given { token, audiences, expires_ms, refresh, groups, nonce };
+        // The old refresh token is used up, so what came is kept also where the groups can't be told.
+        let (groups, groups_ms) = match groups {
+            Ok(groups) => (groups, now_ms()),
+            Err(why) => {
+                tracing::warn!(provider = %whose.provider, why, "the identity provider does not tell somebody's groups");
+                (held.groups.clone(), held.groups_ms)
+            }
+        };
+        let nonce = held.nonce.clone();
+        let given = Given { token, audiences, expires_ms, refresh, groups, groups_ms, nonce };
         self.parts.kept.renew(person, held, given).await.map_err(|e| NoTokens::Failed(e.to_string()))
     }
 }

@@ -30,6 +30,8 @@ const MOST: usize = 256;
 pub(super) struct Metadata {
     pub(super) authorization_endpoint: Url,
     token_endpoint: Url,
+    /// Where it tells who an access token is of.
+    pub(super) userinfo_endpoint: Option<Url>,
     basic: bool,
     /// Whether it says who it is when it sends people back (RFC 9207).
     pub(super) says_iss: bool,
@@ -49,6 +51,8 @@ struct Raw {
     issuer: String,
     authorization_endpoint: String,
     token_endpoint: String,
+    #[serde(default)]
+    userinfo_endpoint: Option<String>,
     #[serde(default)]
     token_endpoint_auth_methods_supported: Option<Vec<String>>,
     #[serde(default)]
@@ -125,6 +129,7 @@ async fn fetch(parts: &OidcParts, issuer: &str) -> Result<Metadata, String> {
     Ok(Metadata {
         authorization_endpoint: endpoint(&raw.authorization_endpoint)?,
         token_endpoint: endpoint(&raw.token_endpoint)?,
+        userinfo_endpoint: raw.userinfo_endpoint.as_deref().map(endpoint).transpose()?,
         // Basic is what is supported where nothing is said.
         basic: methods.is_none_or(|m| m.iter().any(|m| m == "client_secret_basic")),
         says_iss: raw.authorization_response_iss_parameter_supported,
@@ -225,6 +230,22 @@ impl TokenEndpoint<'_> {
             life_ms: seconds.map(|s| s.saturating_mul(1000)),
         })
     }
+}
+
+/// What a provider says about whoever an access token is of (OpenID Connect Core 1.0 section 5.3).
+///
+/// # Errors
+/// Why it says nothing that can be used, for operators.
+pub(super) async fn userinfo(parts: &OidcParts, endpoint: &Url, token: &Secret) -> Result<Value, String> {
+    let mut bearer = HeaderValue::try_from(format!("Bearer {}", String::from_utf8_lossy(token.expose())))
+        .map_err(|_| "its access token fits no header".to_owned())?;
+    bearer.set_sensitive(true);
+    let headers = vec![(header::ACCEPT, HeaderValue::from_static("application/json")), (header::AUTHORIZATION, bearer)];
+    let (status, body) = send(parts, Method::GET, endpoint.clone(), headers, Secret::new("")).await?;
+    if status != StatusCode::OK {
+        return Err(format!("it answered with status {}", status.as_u16()));
+    }
+    serde_json::from_slice(&body).map_err(|_| "its answer can't be read".to_owned())
 }
 
 fn basic(pair: &str) -> Result<(HeaderName, HeaderValue), String> {

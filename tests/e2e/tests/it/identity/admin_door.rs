@@ -95,6 +95,8 @@ fn table(echo: &Echo) -> Vec<(&'static str, &'static str, Option<Value>, &'stati
     vec![
         ("GET", "/v1/status", None, "..yy..."),
         ("GET", "/v1/doctor", None, "..yy..."),
+        ("POST", "/v1/explain", Some(json!({"gateway": "main", "tool": "vault__whoami"})), "yyyyyyy"),
+        ("POST", "/v1/explain", Some(json!({"gateway": "main", "as": "user:bob"})), "..yy..."),
         ("GET", "/v1/resources", None, "yyyyyyy"),
         ("GET", "/v1/resources/servers/vault", None, "yyyyyyy"),
         ("GET", "/v1/resources/servers/vault/describe", None, "yyyyyyy"),
@@ -307,7 +309,7 @@ async fn tokens_are_many_named_scoped_expiring_and_revoked_at_once() {
     assert_eq!(found(&short["id"])["state"], "expired");
     assert_eq!(found(&main["id"])["gateways"], json!(["main"]));
     assert_eq!(found(&main["id"])["name"], "main only");
-    let by_cli = house.product.ask(&["token", "list", "--owner", "user:alice"], "").unwrap().to_string();
+    let by_cli = house.product.ask(&["token", "list", "--owner", "user:alice", "--all"], "").unwrap().to_string();
     for token in [&laptop, &main, &short] {
         assert!(!listed.contains(&text(token)) && !by_cli.contains(&text(token)));
         assert!(by_cli.contains(token["id"].as_str().unwrap()), "{by_cli}");
@@ -380,5 +382,23 @@ async fn whoever_guesses_tokens_has_to_wait() {
     assert!(limited);
     // Whoever has one that works is let in all the same.
     assert_eq!(house.ask(&alice, "GET", "/v1/resources", None).await.status, 200);
+    house.product.stop().await;
+}
+
+#[tokio::test]
+async fn where_secrets_lie_is_for_operators() {
+    let house = house().await;
+    let (ada, olga, alice) =
+        (house.key("user:ada", "default"), house.key("user:olga", "default"), house.key("user:alice", "default"));
+    let placed = json!({"server": "vault", "owner": {"user": "alice"}, "ownerOnly": true,
+        "secrets": {"token": {"env": "A_VARIABLE_OF_OPERATORS"}}});
+    let made = house.ask(&ada, "POST", "/v1/apply", Some(&apply(&[resource("Connection", "placed", placed)]))).await;
+    assert_eq!(made.status, 200, "{}", made.text());
+    for path in ["/v1/resources/connections/placed", "/v1/resources/connections/placed/describe", "/v1/resources"] {
+        let theirs = house.ask(&alice, "GET", path, None).await.text();
+        assert!(theirs.contains("placed") && !theirs.contains("A_VARIABLE"), "{path}: {theirs}");
+        let operators = house.ask(&olga, "GET", path, None).await.text();
+        assert!(operators.contains("A_VARIABLE_OF_OPERATORS"), "{path}: {operators}");
+    }
     house.product.stop().await;
 }

@@ -17,10 +17,10 @@ const SERVER: &str = "https://server.example/mcp";
 const SECRET: &str = "exchange-secret";
 
 /// What is set up around one provider that people sign in by and that swaps their tokens.
-struct House {
-    idp: Running,
+pub(super) struct House {
+    pub(super) idp: Running,
     _others: Vec<Running>,
-    product: Product,
+    pub(super) product: Product,
     resources: Vec<Value>,
 }
 
@@ -39,7 +39,7 @@ fn exchanged(name: &str, url: &str, settings: Value) -> Value {
 }
 
 impl House {
-    async fn build(login_tokens: Value) -> Self {
+    pub(super) async fn build(login_tokens: Value) -> Self {
         let environment = [("EXCHANGE_SECRET", SECRET), ("AS_SECRET", "as-secret")];
         let product = Product::start_with(&[], &environment, json!({"allowPrivateIssuers": true})).await.unwrap();
         let idp = Running::signing_in(&product.page("/signin/callback/corp")).await.unwrap();
@@ -90,13 +90,21 @@ impl House {
     }
 
     fn provide(&self, login_tokens: Option<Value>) {
+        self.provide_with(login_tokens, json!({}), &[]);
+    }
+
+    /// The provider with more in its `spec`, and more resources.
+    pub(super) fn provide_with(&self, login_tokens: Option<Value>, spec: Value, resources: &[Value]) {
         let mut all = self.resources.clone();
-        all.push(provider(&self.idp.url, login_tokens));
+        let mut provider = provider(&self.idp.url, login_tokens);
+        provider["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        all.push(provider);
+        all.extend(resources.iter().cloned());
         self.product.write("resources.yaml", &all).unwrap();
     }
 
     /// A browser in which somebody has signed in at the provider.
-    async fn sign_in(&self, browser: &mut Browser, login: &str) {
+    pub(super) async fn sign_in(&self, browser: &mut Browser, login: &str) {
         browser.stops.clear();
         browser.go(&self.product.page("/signin/with/corp?next=/healthz")).await.unwrap();
         // The provider knows its own session, and asks nobody again.

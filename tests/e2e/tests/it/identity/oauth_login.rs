@@ -242,9 +242,11 @@ async fn a_replayed_code_or_refresh_token_ends_everything_that_it_gave() {
 
 #[tokio::test]
 async fn what_is_wrong_is_told_to_nobody_but_the_right_one() {
-    let product = product(&[], json!({})).await;
+    let known = resource("OAuthClient", "known", json!({"redirectUris": [BACK]}));
+    let product = product(&[known], json!({})).await;
     let mut browser = signed_in(&product).await;
     let hand = Hand::register(&product.page(""), &product.url("main")).await.unwrap();
+    let known = Hand::new(&product.page(""), "known", &product.url("main"));
     // Here, and not at the address that was asked for.
     let here = [
         ("redirect_uri", "https://evil.example/callback"),
@@ -267,18 +269,34 @@ async fn what_is_wrong_is_told_to_nobody_but_the_right_one() {
             "{name}={value}: {ended}"
         );
     }
-    // At the client, with `iss`, once it is known to be the client.
+    // At the client, with `iss`, once it is known to be the client, and an operator knows it: who registers itself could ask wrongly on
+    // purpose, and have us send people wherever it likes.
     let back = [
         ("code_challenge_method", "plain", "invalid_request"),
         ("code_challenge", "", "invalid_request"),
         ("response_type", "token", "unsupported_response_type"),
+        ("prompt", "none", "consent_required"),
     ];
     for (name, value, error) in back {
         let ended = consent(&mut browser, &hand.authorize(&[(name, value)])).await.unwrap();
+        assert!(
+            ended.starts_with(&product.page("/oauth/authorize")) && browser.status == 400,
+            "{name}={value}: {ended}"
+        );
+        assert!(browser.html.contains(error), "{}", browser.html);
+        let ended = consent(&mut browser, &known.authorize(&[(name, value)])).await.unwrap();
         assert_eq!(parameter(&ended, "error").as_deref(), Some(error), "{name}={value}: {ended}");
         assert_eq!(parameter(&ended, "state").as_deref(), Some("st&te"));
         assert_eq!(parameter(&ended, "iss"), Some(product.page("")));
     }
+    let mut stranger = Browser::new();
+    let ended = consent(&mut stranger, &hand.authorize(&[("prompt", "none")])).await.unwrap();
+    assert!(
+        ended.starts_with(&product.page("/oauth/authorize")) && stranger.html.contains("login_required"),
+        "{ended}"
+    );
+    let ended = consent(&mut stranger, &known.authorize(&[("prompt", "none")])).await.unwrap();
+    assert_eq!(parameter(&ended, "error").as_deref(), Some("login_required"), "{ended}");
     // The port of a loopback address may differ, and nothing else.
     browser.stops = vec!["http://127.0.0.1:5000/callback".to_owned()];
     browser.go(&hand.authorize(&[("redirect_uri", "http://127.0.0.1:5000/callback")])).await.unwrap();

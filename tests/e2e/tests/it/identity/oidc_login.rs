@@ -95,9 +95,22 @@ async fn people_sign_in_at_their_provider_and_are_who_it_says() {
     thief.stops = vec![issuer.clone()];
     thief.go(&product.page("/signin/with/corp")).await.unwrap();
     assert_eq!(thief.send("GET", &back, "").await.unwrap().status, 403);
-    let other = back.replace("/callback/corp", "/callback/other");
     let flow = session_cookie(&mut browser, &product);
-    assert_eq!(browser.send("GET", &other, "").await.unwrap().status, 403, "another provider's place");
+    for place in ["/signin/callback/other", "/t/acme/signin/callback/corp"] {
+        let other = back.replace("/signin/callback/corp", place);
+        assert_eq!(browser.send("GET", &other, "").await.unwrap().status, 403, "another provider's place: {place}");
+        browser.put_cookie(&back, "portcullis-flow", &flow);
+    }
+    // Another tenant's provider of the same name comes back to a place of its own.
+    let mut of_acme = idp(&issuer, json!({}));
+    of_acme["metadata"]["namespace"] = json!("acme");
+    product.write("acme.yaml", &[of_acme]).unwrap();
+    let to = eventually("acme's provider is there", async || {
+        let away = Browser::new().send("GET", &product.page("/signin/with/corp?tenant=acme"), "").await.unwrap();
+        away.headers.get("location").map(|to| to.to_str().unwrap().to_owned())
+    })
+    .await;
+    assert_eq!(parameter(&to, "redirect_uri"), Some(product.page("/t/acme/signin/callback/corp")));
     browser.put_cookie(&back, "portcullis-flow", &flow);
     let mixed = format!("{back}&iss=https%3A%2F%2Fevil.example");
     let mixed = mixed.replace(&format!("&iss={}", urlencode(&issuer)), "");

@@ -1,0 +1,60 @@
+//! Whether an identity provider still stands by what it said when somebody signed in: asked whenever a client renews what it got by
+//! that sign-in, so that whoever leaves a group, or the company, does not keep what they had until the grant ends.
+//!
+//! Where something is kept of the sign-in that the provider can be asked with, its word is read again. Where not, or where it has no
+//! answer, what it said then counts for `IdentityProvider.spec.maxSignInAge`; after that the person signs in again.
+
+use portcullis_model::Name;
+
+use super::{OAuth, OAuthError};
+use crate::{
+    clock::now_ms,
+    signin::{Who, kept::Whose},
+};
+
+/// What a provider said of somebody, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) groups: Vec<String>,
+    /// In milliseconds since 1970.
+    pub(super) at_ms: u64,
+}
+
+impl OAuth {
+    /// What counts of what a provider said. People who signed in without one, and clients that brought an assertion, are not asked
+    /// about: their `who` is looked up anew anyway.
+    ///
+    /// # Errors
+    /// `invalid_grant` where the person has to sign in again; `temporarily_unavailable` where only the provider's silence is in
+    /// the way.
+    pub(super) async fn confirmed(
+        &self,
+        tenant: &Name,
+        who: &Who,
+        provider: Option<&Name>,
+        said: Said,
+    ) -> Result<Said, OAuthError> {
+        let (Who::Identity { issuer, subject }, Some(provider)) = (who, provider) else { return Ok(said) };
+        let whose = Whose {
+            tenant: tenant.clone(),
+            provider: provider.clone(),
+            issuer: issuer.clone(),
+            subject: subject.clone(),
+        };
+        let silent = match self.parts.oidc.reread(&whose).await {
+            Ok(Some((groups, at_ms))) => return Ok(Said { groups, at_ms }),
+            Ok(None) => false,
+            // Why is in the log already.
+            Err(_) => true,
+        };
+        if self.parts.directories.load().counts(tenant, provider, issuer, said.at_ms, now_ms()) {
+            return Ok(said);
+        }
+        tracing::info!(%tenant, %provider, silent, "a client's access is not renewed: the sign-in that it is of is too old");
+        Err(if silent {
+            OAuthError::new("temporarily_unavailable", "try again in a moment")
+        } else {
+            OAuthError::grant()
+        })
+    }
+}
