@@ -342,7 +342,8 @@ spec: {server: github, owner: {user: alice}, ownerOnly: true, secrets: {token: {
     assert!(told("IdentityProvider/corp", "PORTCULLIS_TEST_NEVER_SET is not set", "restart"), "{findings:?}");
     assert!(told("Connection/filed", "/nowhere/at/all", "Put the file there"), "{findings:?}");
     // What the resource takes from elsewhere is not sealed here for nothing.
-    let wanted = ConnectRequest { name: Some(name("filed")), ..connect("hunter2") };
+    let mut wanted = connect("hunter2");
+    wanted.name = Some(name("filed"));
     assert_eq!(refused(house.client.connect(&wanted).await.unwrap_err()).code, "kept-elsewhere");
 }
 
