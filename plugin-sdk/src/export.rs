@@ -1,15 +1,81 @@
 //! The macro that makes a component of a plugin.
 
-/// Exports a type's hooks: `export!(Mine: ToolCall, ListFilter);`, once per plugin. Each hook named must be implemented.
-/// Emits nothing but a check of that outside of WebAssembly, so that a plugin's tests build natively.
+/// Makes a component of a plugin, once per plugin: names its hooks, its configuration, and what it wants to be granted.
+///
+/// ```
+/// # use portcullis_sdk::{Caller, Error, Resolution, Resolver, Schema, Target, export};
+/// # struct Broker;
+/// # impl Resolver for Broker {
+/// #     fn resolve(_: Caller<'_>, _: Target<'_>, _: Resolution<'_>) -> Result<(), Error> {
+/// #         Ok(())
+/// #     }
+/// # }
+/// #[derive(serde::Deserialize, Schema)]
+/// struct Config {
+///     url: String,
+/// }
+///
+/// export!(Broker: Resolver; config: Config; wants: {
+///     http: "asks the broker for a token",
+///     secrets "broker-key": "proves to the broker who asks",
+/// });
+/// ```
+///
+/// Each hook named must be implemented. `config` and `wants` may be left out. A plugin that has `wants` can be granted nothing else
+/// than what stands there, under the names that a `Plugin` resource gives to `grants`; the text in front of the colon, where there is
+/// one, says which secret, origin, issuer or role. Name, version and description are those of the crate. All of it stands in the
+/// component as sections (`portcullis:manifest`, `portcullis:config-schema`); `portcullis plugin inspect` shows them.
+///
+/// Outside of WebAssembly this emits nothing but checks, so that a plugin's tests build natively.
 #[macro_export]
 macro_rules! export {
-    ($plugin:ty: $($hook:ident),+ $(,)?) => {
+    (
+        $plugin:ty: $($hook:ident),+ $(,)?
+        $(; config: $config:ty)?
+        $(; wants: { $($grant:ident $($what:literal)? : $reason:literal),* $(,)? })?
+        $(;)?
+    ) => {
         const _: () = {
             $(const _: fn() = || {
                 fn implements<T: $crate::$hook>() {}
                 implements::<$plugin>();
             };)+
+        };
+        #[allow(unsafe_code, dead_code, reason = "the sections stand in the component only")]
+        const _: () = {
+            use $crate::__json::Piece;
+            const MANIFEST: &[Piece] = &[
+                Piece::Raw("{\"manifest\":1,\"name\":"),
+                Piece::Text(env!("CARGO_PKG_NAME")),
+                Piece::Raw(",\"version\":"),
+                Piece::Text(env!("CARGO_PKG_VERSION")),
+                Piece::Raw(",\"description\":"),
+                Piece::Text(env!("CARGO_PKG_DESCRIPTION")),
+                Piece::Raw(",\"wit\":"),
+                Piece::Text($crate::WIT_VERSION),
+                Piece::Raw(",\"sdk\":"),
+                Piece::Text($crate::__json::SDK),
+                $(
+                    Piece::Raw(",\"wants\":["),
+                    Piece::List(&[$(Piece::All(&[
+                        Piece::Raw("{\"grant\":"),
+                        Piece::Text($crate::__json::grant(stringify!($grant))),
+                        $(Piece::Raw(",\"what\":"), Piece::Text($what),)?
+                        Piece::Raw(",\"reason\":"),
+                        Piece::Text($reason),
+                        Piece::Raw("}"),
+                    ])),*]),
+                    Piece::Raw("]"),
+                )?
+                Piece::Raw("}"),
+            ];
+            #[cfg_attr(target_arch = "wasm32", used, unsafe(link_section = "portcullis:manifest"))]
+            static SECTION: [u8; $crate::__json::length(MANIFEST)] = $crate::__json::render(MANIFEST);
+            $(
+                const SCHEMA: &[Piece] = <$config as $crate::Schema>::PIECES;
+                #[cfg_attr(target_arch = "wasm32", used, unsafe(link_section = "portcullis:config-schema"))]
+                static SCHEMA_SECTION: [u8; $crate::__json::length(SCHEMA)] = $crate::__json::render(SCHEMA);
+            )?
         };
         #[cfg(target_arch = "wasm32")]
         #[allow(unsafe_code, missing_docs, reason = "generated exports")]

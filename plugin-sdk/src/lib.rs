@@ -47,8 +47,8 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-// The bindings name the crate from inside as a plugin does from outside.
-#[cfg(target_arch = "wasm32")]
+// The bindings and derives name the crate from inside as a plugin does from outside.
+#[allow(unused_extern_crates, reason = "natively only derives in tests do")]
 extern crate self as portcullis_sdk;
 
 mod auth;
@@ -58,9 +58,11 @@ mod error;
 mod export;
 mod host;
 pub mod http;
+mod json;
 mod list;
 mod policy;
 mod request;
+mod schema;
 mod token_request;
 
 #[cfg(target_arch = "wasm32")]
@@ -88,8 +90,19 @@ pub use error::{Denial, Error};
 pub use host::{ConfigCell, Level, Part, Secret, Setup, config, log, reveal, secret};
 pub use list::{Entries, Entry, List, ListFilter, ListKind};
 pub use policy::{Decision, PromptGet, ResourceRead, ServerRequest, ToolCall, ToolOutcome, ToolResult};
+pub use portcullis_sdk_macros::Schema;
 pub use request::{Prompt, PromptPurpose, Question, Read, ReadPurpose};
+pub use schema::{Schema, schema_of};
 pub use token_request::{TokenAnswer, TokenError, TokenRequest};
+
+/// The version of the contract (`wit/`) that this SDK speaks.
+pub const WIT_VERSION: &str = "0.1.0";
+
+/// What [`export!`] and the derive of [`Schema`] expand to. Not for plugins.
+#[doc(hidden)]
+pub mod __json {
+    pub use crate::json::{Piece, SDK, grant, length, render};
+}
 
 /// What [`export!`] expands to. Not for plugins.
 #[cfg(target_arch = "wasm32")]

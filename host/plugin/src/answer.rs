@@ -225,6 +225,23 @@ pub struct Hooks {
 }
 
 impl Hooks {
+    /// The interfaces that it serves, without `portcullis:` and versions.
+    pub fn names(&self) -> Vec<&'static str> {
+        let all = [
+            (self.provider, "auth/provider"),
+            (self.resolver, "credential/resolver"),
+            (self.refresher, "credential/refresher"),
+            (self.on_rejected, "credential/on-rejected"),
+            (self.tool_call, "policy/tool-call"),
+            (self.tool_result, "policy/tool-result"),
+            (self.resource_read, "policy/resource-read"),
+            (self.prompt_get, "policy/prompt-get"),
+            (self.server_request, "policy/server-request"),
+            (self.list_filter, "policy/list-filter"),
+        ];
+        all.into_iter().filter_map(|(serves, name)| serves.then_some(name)).collect()
+    }
+
     /// Whether it serves any hook of a policy.
     pub fn policy(&self) -> bool {
         self.tool_call

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use portcullis_manifest::{Declared, Manifest, Schema};
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::{Component as Compiled, ComponentExportIndex, types::ComponentItem};
 
@@ -123,6 +124,7 @@ pub struct Component {
     pub(crate) source: Option<Arc<[u8]>>,
     hooks: Hooks,
     imports: Vec<Import>,
+    declared: Declared,
 }
 
 /// An imported interface with the functions that are used.
@@ -153,6 +155,21 @@ impl Component {
         self.imports.iter().map(|i| i.name.as_str())
     }
 
+    /// The imported interfaces, with versions, each with the functions that are used.
+    pub fn imported(&self) -> impl Iterator<Item = (&str, &[String])> {
+        self.imports.iter().map(|i| (i.name.as_str(), i.functions.as_slice()))
+    }
+
+    /// What it says of itself, where it does. Nothing of it is proven.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.declared.manifest.as_ref()
+    }
+
+    /// What its configuration looks like, where it says so.
+    pub fn schema(&self) -> Option<&Schema> {
+        self.declared.schema.as_ref()
+    }
+
     /// Whether its calls may have to wait for others: it imports a function that does.
     pub fn suspends(&self) -> bool {
         let waits = [
@@ -170,6 +187,11 @@ impl Component {
             .find(|i| bare(&i.name) == interface && i.functions.iter().any(|f| f == function))
             .map(|i| i.name.as_str())
     }
+}
+
+/// What a component's configuration looks like, where it says so; read from its bytes alone.
+pub fn schema_of(wasm: &[u8]) -> Option<Schema> {
+    portcullis_manifest::read(wasm).ok()?.schema
 }
 
 /// Whether the name of that export occurs; where it is none after all, nothing is lost but a little time.
@@ -206,6 +228,7 @@ impl Host {
 
     fn compile_now(&self, wasm: Arc<[u8]>) -> Result<Arc<Component>, LoadError> {
         survey(&wasm)?;
+        let declared = portcullis_manifest::read(&wasm)?;
         let digest: String = Sha256::digest(&wasm).iter().map(|b| format!("{b:02x}")).collect();
         let open = if may_get_ready(&wasm) { prepare::opened(&wasm) } else { None };
         let compiled = match &open {
@@ -231,7 +254,7 @@ impl Host {
                 [RESOLVER, PROVIDER, TOOL_CALL, TOOL_RESULT, RESOURCE_READ, PROMPT_GET, SERVER_REQUEST, LIST_FILTER];
             return Err(LoadError::NoHook(all.map(|(interface, _)| format!("{interface}@{VERSION}")).join(", ")));
         }
-        Ok(Arc::new(Component { digest, compiled, source: open.map(|_| wasm), hooks, imports }))
+        Ok(Arc::new(Component { digest, compiled, source: open.map(|_| wasm), hooks, imports, declared }))
     }
 
     /// Native code of a component, from the cache by this key or compiled now.

@@ -21,6 +21,12 @@ pub enum LoadError {
         "a precompiled component (.cwasm) is native code and not accepted; give the .wasm component it was made of"
     )]
     Precompiled,
+    /// What it says of itself makes no sense.
+    #[error(transparent)]
+    Declared(#[from] portcullis_manifest::DeclaredError),
+    /// Its configuration does not fit the schema that it carries.
+    #[error("{}", .0.iter().map(|c| format!("config{}{c}", if c.path.is_empty() { ": " } else { "." })).collect::<Vec<_>>().join("; "))]
+    Config(Vec<portcullis_manifest::Complaint>),
     /// More of something than is compiled.
     #[error("the component has more than {max} {what}")]
     TooMany {

@@ -18,6 +18,7 @@ mod host;
 mod imports;
 pub mod manager;
 mod meter;
+mod needs;
 mod passthrough;
 mod plugin;
 mod prepare;
@@ -33,7 +34,7 @@ pub use answer::{
 };
 pub use calls::Earlier;
 pub use compile::{COMPILE, CompileLimits, Compiler, compile_main};
-pub use component::Component;
+pub use component::{Component, schema_of};
 pub use distribution::signature_of;
 pub use error::{LoadError, PluginError, PluginFailure};
 pub use facts::{
@@ -42,11 +43,13 @@ pub use facts::{
     carries_credential,
 };
 pub use host::{Host, HostOptions};
+// What a component says of itself is read where it is compiled.
 pub use passthrough::Passed;
 pub use plugin::{GrantedSecret, LoadPlan, Plugin};
+pub use portcullis_manifest::{Complaint, Manifest, Schema, Want};
 pub use secrets::{Allowed, Guarded, MAX_SECRET_BYTES, OriginPattern};
 pub use services::{
     Assertion, Assertions, BoxFuture, ConnectionFacts, Connections, Jwt, JwtError, JwtRules, Outbound, OutboundError,
-    OutboundRequest, OutboundResponse, RevealAudit, SecretReader, Services, TokenFacts, TokenLookupError, Tokens,
-    VerifiedJwt,
+    OutboundRequest, OutboundResponse, RevealAudit, SecretReader, Services, Still, TokenFacts, TokenLookupError,
+    Tokens, VerifiedJwt,
 };

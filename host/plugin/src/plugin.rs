@@ -229,8 +229,12 @@ fn check(plan: &LoadPlan, metrics: &Metrics) -> Result<Fixed, LoadError> {
         let allowed = Allowed::granted(&secret.origins).map_err(|o| not_an_origin(&o))?;
         secrets.insert(name.clone(), Guarded::secret(secret.value.clone(), allowed, name.clone()));
     }
-    serde_json::from_str::<serde::de::IgnoredAny>(&plan.config)
+    let config: serde_json::Value = serde_json::from_str(&plan.config)
         .map_err(|e| LoadError::Invalid(format!("the configuration is no JSON: {e}")))?;
+    let complaints = component.schema().map(|schema| schema.check(&config)).unwrap_or_default();
+    if !complaints.is_empty() {
+        return Err(LoadError::Config(complaints));
+    }
     Ok(Fixed {
         name: plan.name.clone(),
         tenant: plan.tenant.clone(),

@@ -26,6 +26,17 @@ pub struct Services {
     pub audit: Option<Arc<dyn RevealAudit>>,
     /// What signs assertions of clients of token endpoints.
     pub assertions: Option<Arc<dyn Assertions>>,
+    /// A wall clock that stands still and randomness that repeats itself, where plugins are tried out. Never where they serve.
+    pub still: Option<Still>,
+}
+
+/// What a plugin that is tried out takes for the time and for chance, so that it answers the same each time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Still {
+    /// The time, in milliseconds since 1970.
+    pub now_ms: u64,
+    /// Where its random numbers begin.
+    pub seed: u64,
 }
 
 /// Signs assertions by which a client proves to a token endpoint who it is (RFC 7523 section 2.2).

@@ -161,6 +161,8 @@ pub(crate) struct State {
     pub(crate) limiter: Limiter,
     stdio: Vec<u8>,
     log_lines: u32,
+    /// How many random numbers were drawn, where those repeat.
+    pub(crate) drawn: u64,
 }
 
 impl State {
@@ -176,6 +178,7 @@ impl State {
             limiter,
             stdio: Vec::new(),
             log_lines: 0,
+            drawn: 0,
         }
     }
 

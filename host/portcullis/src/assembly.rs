@@ -4,6 +4,7 @@ mod entrance;
 mod health;
 mod keeper;
 mod people;
+mod schemas;
 mod session_key;
 mod status;
 
@@ -95,6 +96,7 @@ impl Assembly {
         let secrets = Secrets::new(Arc::clone(&store), Arc::clone(&vault));
         secrets.verify().await.context("the vault can't open what is sealed in the store")?;
         let registry = Registry::open(Arc::clone(&store)).await.context("the resources can't be read")?;
+        registry.also_asks(Arc::new(schemas::Schemas::new()));
 
         // Also where nothing is watched yet: components of plugins are, and what files brought that are no longer named goes.
         let options = FileOptions::new(settings.resources.clone());
@@ -164,6 +166,7 @@ impl Assembly {
             secrets: Some(Arc::clone(&sources) as _),
             audit: Some(Arc::new(status::Reveals(Arc::clone(&audit))) as _),
             assertions: Some(Arc::new(ClientAssertions) as _),
+            still: None,
         };
         let components = settings.data_dir.join("components");
         let packages = Packages::open(&settings.plugins, &components, Arc::clone(&outbound), Arc::clone(&metrics))

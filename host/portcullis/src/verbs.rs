@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod explain;
 pub mod get;
 pub mod logs;
+pub mod plugin;
 pub mod quickstart;
 pub mod restart;
 pub mod serve;

@@ -21,7 +21,7 @@ pub use futures_util::future::BoxFuture;
 pub use lease::{Lease, Leases};
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use record::{Change, Expect, Record, Revision, StoreError, Write};
-pub use registry::{Fleet, Registry};
+pub use registry::{Fleet, Judge, Registry};
 pub use sled::{SledOptions, SledStore};
 pub use watch::Watch;
 

@@ -9,7 +9,7 @@ mod plan;
 
 use std::{
     convert::Infallible,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
 };
 
 use arc_swap::ArcSwap;
@@ -90,6 +90,12 @@ pub enum RegistryError {
     Store(#[from] StoreError),
 }
 
+/// Knows more about resources than they say themselves, such as what a plugin's component says of its configuration.
+pub trait Judge: Send + Sync {
+    /// Problems that refuse a resource, where the fleet would be as it is here. May read a file, and does nothing that takes longer.
+    fn problems(&self, fleet: &Fleet, resource: &Resource) -> Vec<Problem>;
+}
+
 /// All resources of all tenants.
 pub struct Registry {
     store: Arc<dyn Store>,
@@ -99,6 +105,8 @@ pub struct Registry {
     writing: Mutex<()>,
     /// Those who bring the snapshot up to date take turns.
     refreshing: std::sync::Mutex<()>,
+    /// Who else is asked about what comes in.
+    judge: OnceLock<Arc<dyn Judge>>,
     /// Dropped with the registry: then whoever follows the store for it lets the store go.
     _follower: oneshot::Sender<Infallible>,
 }
@@ -118,6 +126,7 @@ impl Registry {
             fleet: ArcSwap::from_pointee(fleet),
             writing: Mutex::new(()),
             refreshing: std::sync::Mutex::new(()),
+            judge: OnceLock::new(),
             _follower: follower,
         });
         let (weak, store) = (Arc::downgrade(&registry), Arc::clone(&registry.store));
@@ -129,6 +138,15 @@ impl Registry {
             }
         });
         Ok(registry)
+    }
+
+    /// Asks somebody else too about each resource that comes in from now on. The first one stays.
+    pub fn also_asks(&self, judge: Arc<dyn Judge>) {
+        let _ = self.judge.set(judge);
+    }
+
+    fn judge(&self) -> Option<&dyn Judge> {
+        self.judge.get().map(|judge| &**judge)
     }
 
     /// The store underneath.
@@ -179,7 +197,7 @@ impl Registry {
         also: Vec<Write>,
     ) -> Result<Vec<Applied>, RegistryError> {
         let set: Vec<_> = set.into_iter().map(|resource| (door.clone(), resource)).collect();
-        self.commit(dry_run, &also, |fleet| Plan::apply(fleet, &set, None)).await
+        self.commit(dry_run, &also, |fleet| Plan::apply(fleet, &set, None, self.judge())).await
     }
 
     /// Makes the resources of some doors exactly `set`: what those doors brought and no longer hold is deleted. `scope` says
@@ -194,7 +212,7 @@ impl Registry {
         set: Vec<(Door, Resource)>,
         dry_run: bool,
     ) -> Result<Vec<Applied>, RegistryError> {
-        self.commit(dry_run, &[], |fleet| Plan::apply(fleet, &set, Some(scope))).await
+        self.commit(dry_run, &[], |fleet| Plan::apply(fleet, &set, Some(scope), self.judge())).await
     }
 
     /// Deletes a resource: with a connection its sealed secrets and tokens, with a user, a team or an agent those of their

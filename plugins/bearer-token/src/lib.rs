@@ -37,7 +37,9 @@ impl Provider for BearerToken {
     }
 }
 
-export!(BearerToken: Provider);
+export!(BearerToken: Provider; wants: {
+    tokens: "finds out whose a token of this gateway is",
+});
 
 #[cfg(test)]
 mod tests {

@@ -18,7 +18,9 @@ impl Resolver for CallTime {
     }
 }
 
-export!(CallTime: Resolver);
+export!(CallTime: Resolver; wants: {
+    connections: "chooses among those that the caller may run under",
+});
 
 #[cfg(test)]
 mod tests;

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use portcullis_sdk::Schema;
 use serde::Deserialize;
 
 /// The plugin's configuration.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Schema)]
 #[serde(rename_all = "camelCase", try_from = "Written")]
 pub(crate) struct Config {
     pub(crate) issuer: String,
@@ -15,7 +16,7 @@ pub(crate) struct Config {
     pub(crate) require_issuer: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Schema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Written {
     /// Under which name `User`, `Agent` and `Team` resources speak of these certificates; one of the granted issuers.

@@ -66,7 +66,9 @@ impl Name {
     }
 }
 
-export!(ClientCertificate: Provider);
+export!(ClientCertificate: Provider; config: Config; wants: {
+    issuers: "says who the owners of certificates are, under the issuer in its configuration",
+});
 
 #[cfg(test)]
 mod tests;

@@ -241,7 +241,11 @@ fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
-export!(IdpExchange: Resolver, Refresher, OnRejected);
+export!(IdpExchange: Resolver, Refresher, OnRejected; wants: {
+    callerToken: "hands the caller's token to the token endpoint",
+    http: "asks the token endpoint that the assignment names",
+    secrets: "proves to the token endpoint who asks",
+});
 
 #[cfg(test)]
 mod tests;

@@ -2,23 +2,24 @@
 
 use std::collections::BTreeMap;
 
+use portcullis_sdk::Schema;
 use serde::Deserialize;
 
 /// The plugin's configuration.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Schema)]
 #[serde(try_from = "Written")]
 pub(crate) struct Config {
     pub(crate) issuers: Vec<Issuer>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Schema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Written {
     issuers: Vec<Issuer>,
 }
 
 /// One issuer.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Schema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Issuer {
     /// Exactly as in the tokens' `iss`.
@@ -30,6 +31,7 @@ pub(crate) struct Issuer {
     /// RS256, ES256 and EdDSA where empty.
     #[serde(default)]
     pub(crate) algorithms: Vec<String>,
+    #[schema(maximum = 300)]
     pub(crate) leeway_seconds: Option<u32>,
     /// The `typ` header that tokens must have, such as `at+jwt`.
     pub(crate) token_type: Option<String>,
@@ -41,7 +43,7 @@ pub(crate) struct Issuer {
 }
 
 /// Which claims say what. A claim is a JSON Pointer, or a name where it has no leading slash.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Schema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Claims {
     /// Who it is; `sub` where absent.
@@ -57,7 +59,7 @@ pub(crate) struct Claims {
 }
 
 /// A claim whose values give roles. Each role has to be among the plugin's granted ones.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Schema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Roles {
     /// The claim: a text or a list of texts.

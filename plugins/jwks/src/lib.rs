@@ -134,7 +134,10 @@ fn holds(found: &serde_json::Value, wanted: &serde_json::Value) -> bool {
     same(found, wanted) || found.as_array().is_some_and(|many| many.iter().any(|one| same(one, wanted)))
 }
 
-export!(Jwks: Provider);
+export!(Jwks: Provider; config: Config; wants: {
+    issuers: "verifies tokens of the issuers in its configuration and says who their people are",
+    roles: "gives the roles that claims.roles maps to",
+});
 
 #[cfg(test)]
 mod tests;

@@ -84,7 +84,10 @@ fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
-export!(Passthrough: Resolver);
+export!(Passthrough: Resolver; wants: {
+    callerToken: "looks at the caller's token",
+    passthrough: "passes it on to the server",
+});
 
 #[cfg(test)]
 mod tests {

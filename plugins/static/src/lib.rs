@@ -30,7 +30,9 @@ impl Resolver for Static {
     }
 }
 
-export!(Static: Resolver);
+export!(Static: Resolver; wants: {
+    connections: "looks whether the connection that the assignment names is there for this caller",
+});
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! The inert part of WASI 0.2: what a standard library brings along, with nothing behind it. Empty environment, closed
 //! input, output to a small log buffer, clocks, randomness. What would wait traps: nothing here blocks or needs a runtime.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use wasmtime::{Error, Result, component::Resource};
 
@@ -107,7 +107,10 @@ impl monotonic_clock::Host for State {
 
 impl wall_clock::Host for State {
     fn now(&mut self) -> Result<wall_clock::Datetime> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = match self.fixed.services.still {
+            Some(still) => Duration::from_millis(still.now_ms),
+            None => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+        };
         Ok(wall_clock::Datetime { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() })
     }
     fn resolution(&mut self) -> Result<wall_clock::Datetime> {
@@ -115,38 +118,54 @@ impl wall_clock::Host for State {
     }
 }
 
-fn bytes(len: u64) -> Result<Vec<u8>> {
-    if len > MAX_RANDOM {
-        return Err(Error::msg("more random bytes at once than allowed"));
+impl State {
+    fn draw_bytes(&mut self, len: u64) -> Result<Vec<u8>> {
+        if len > MAX_RANDOM {
+            return Err(Error::msg("more random bytes at once than allowed"));
+        }
+        let mut bytes = vec![0; len as usize];
+        if self.fixed.services.still.is_some() {
+            for chunk in bytes.chunks_mut(8) {
+                chunk.copy_from_slice(&self.draw()?.to_le_bytes()[..chunk.len()]);
+            }
+            return Ok(bytes);
+        }
+        getrandom::fill(&mut bytes).map_err(|e| Error::msg(e.to_string()))?;
+        Ok(bytes)
     }
-    let mut bytes = vec![0; len as usize];
-    getrandom::fill(&mut bytes).map_err(|e| Error::msg(e.to_string()))?;
-    Ok(bytes)
-}
 
-fn number() -> Result<u64> {
-    getrandom::u64().map_err(|e| Error::msg(e.to_string()))
+    fn draw(&mut self) -> Result<u64> {
+        let Some(still) = self.fixed.services.still else {
+            return getrandom::u64().map_err(|e| Error::msg(e.to_string()));
+        };
+        // SplitMix64 (Steele, Lea and Flood, 2014): repeatable, for plugins that are tried out.
+        self.drawn += 1;
+        let mut z = still.seed.wrapping_add(self.drawn.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Ok(z ^ (z >> 31))
+    }
 }
 
 impl random::Host for State {
     fn get_random_bytes(&mut self, len: u64) -> Result<Vec<u8>> {
-        bytes(len)
+        self.draw_bytes(len)
     }
     fn get_random_u64(&mut self) -> Result<u64> {
-        number()
+        self.draw()
     }
 }
 impl insecure::Host for State {
     fn get_insecure_random_bytes(&mut self, len: u64) -> Result<Vec<u8>> {
-        bytes(len)
+        self.draw_bytes(len)
     }
     fn get_insecure_random_u64(&mut self) -> Result<u64> {
-        number()
+        self.draw()
     }
 }
 impl insecure_seed::Host for State {
     fn insecure_seed(&mut self) -> Result<(u64, u64)> {
-        Ok((number()?, number()?))
+        Ok((self.draw()?, self.draw()?))
     }
 }
 

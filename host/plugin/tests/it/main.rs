@@ -3,6 +3,7 @@
 
 mod built;
 mod built_ins;
+mod declared;
 mod guests;
 mod hostile;
 mod load_under_calls;

@@ -7,7 +7,7 @@ use std::{
 
 use portcullis_model::{Door, Kind, Name, Problem, Resource, ResourceKey, Spec, spec::Owner};
 
-use super::{Applied, Fleet, Outcome, Refusal, RegistryError, checks, expect};
+use super::{Applied, Fleet, Judge, Outcome, Refusal, RegistryError, checks, expect};
 use crate::{Expect, Revision, StoreError, Write, keys};
 
 /// Speaks for a door.
@@ -25,6 +25,7 @@ impl Plan {
         fleet: &Fleet,
         set: &[(Door, Resource)],
         scope: Option<Scope<'_>>,
+        judge: Option<&dyn Judge>,
     ) -> Result<Self, RegistryError> {
         // One moment for all: what comes in one write is of one age.
         let now = now_ms();
@@ -58,7 +59,8 @@ impl Plan {
         }
         for (key, position) in &places {
             if let Some(resource) = next.get(key) {
-                let problems = checks::problems(&next, resource);
+                let mut problems = checks::problems(&next, resource);
+                problems.extend(judge.into_iter().flat_map(|judge| judge.problems(&next, resource)));
                 if !problems.is_empty() {
                     refusals.entry(*position).or_default().extend(problems);
                 }

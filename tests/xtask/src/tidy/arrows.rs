@@ -7,14 +7,17 @@ use super::Findings;
 use crate::shell::cargo;
 
 /// Each crate of the host, and which others it may use. Arrows point down, and each is here because it has a reason.
-const HOUSE: [(&str, &[&str]); 15] = [
+const HOUSE: [(&str, &[&str]); 18] = [
     ("model", &[]),
+    ("manifest", &[]),
     ("telemetry", &["model"]),
     ("outbound", &["model"]),
     ("store", &["model", "telemetry"]),
     ("protocol", &["model"]),
     ("package", &["model", "telemetry", "outbound"]),
-    ("plugin", &["model", "telemetry", "outbound", "package"]),
+    ("plugin", &["model", "telemetry", "outbound", "package", "manifest"]),
+    ("testing", &["model", "plugin"]),
+    ("authoring", &[]),
     ("cluster", &["model", "telemetry"]),
     ("upstream", &["model", "telemetry", "protocol", "outbound"]),
     ("identity", &["model", "telemetry", "outbound", "store", "protocol", "plugin"]),
@@ -54,6 +57,8 @@ const HOUSE: [(&str, &[&str]); 15] = [
             "gateway",
             "console",
             "plugins",
+            "testing",
+            "authoring",
         ],
     ),
 ];
@@ -75,7 +80,7 @@ const ALONE: [(&str, &[&str]); 9] = [
 const OUTSIDE: [&str; 10] =
     ["tokio", "tokio-postgres", "hyper", "hyper-util", "reqwest", "rustix", "libc", "tempfile", "notify", "sled"];
 /// The crates without I/O.
-const WITHOUT_IO: [&str; 2] = ["model", "protocol"];
+const WITHOUT_IO: [&str; 3] = ["manifest", "model", "protocol"];
 
 #[derive(Deserialize)]
 struct Metadata {
@@ -153,7 +158,9 @@ fn judge(package: &Package, found: &mut Findings) {
             Room::Guest if ours.is_some_and(|o| !["sdk", "plugin-kit"].contains(&o)) => {
                 found.fault(format!("{short} is a guest, so it may not depend on {theirs}"))
             }
-            Room::Sdk | Room::Bundle if ours.is_some() => found.fault(format!("{short} may not depend on {theirs}")),
+            Room::Sdk | Room::Bundle if ours.is_some_and(|o| o != "sdk-macros") => {
+                found.fault(format!("{short} may not depend on {theirs}"))
+            }
             Room::Guest | Room::Sdk | Room::Bundle | Room::Tests => {}
         }
     }

@@ -1,0 +1,126 @@
+//! Holds configurations of plugins against the schemas that their components carry, when a resource comes in: whoever applies it is
+//! told which path is wrong, before anything is written. What is not known then (a component that can't be read yet) is told when the
+//! plugin is loaded.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use portcullis_model::{
+    Door, Name, Problem, Resource, ResourceKey, Spec,
+    spec::{Plugin, PluginUse, Source},
+};
+use portcullis_plugin::{Schema, schema_of};
+use portcullis_store::{Fleet, Judge};
+use serde_json::{Value, json};
+
+/// The most bytes of a component that is read for this; the plugin host's own limit.
+const MAX_BYTES: u64 = 16 << 20;
+/// The most files whose schema is remembered.
+const MAX_KNOWN: usize = 256;
+
+/// A file as it was when it was read.
+type Seen = (u64, Option<SystemTime>);
+
+/// Knows what components say of their configuration.
+#[derive(Default)]
+pub struct Schemas {
+    built_in: HashMap<&'static str, Option<Arc<Schema>>>,
+    files: Mutex<HashMap<PathBuf, (Seen, Option<Arc<Schema>>)>>,
+}
+
+impl Schemas {
+    /// One that knows the built-in plugins.
+    pub fn new() -> Self {
+        let built_in = portcullis_plugins::built_ins();
+        let of = |one: &portcullis_plugins::BuiltIn| (one.name, schema_of(one.wasm).map(Arc::new));
+        Self { built_in: built_in.iter().map(of).collect(), files: Mutex::default() }
+    }
+
+    /// The schema of the plugin that a name stands for, and the configuration that it has where a place says none.
+    fn of(&self, fleet: &Fleet, tenant: &Name, name: &str) -> Option<(Arc<Schema>, Option<Value>)> {
+        let key = name.parse().ok().map(|name| ResourceKey {
+            tenant: tenant.clone(),
+            kind: portcullis_model::Kind::Plugin,
+            name,
+        });
+        match key.and_then(|key| fleet.get(&key)).map(|resource| (&resource.spec, resource)) {
+            Some((Spec::Plugin(plugin), resource)) => Some((self.of_source(plugin, resource)?, plugin.config.clone())),
+            _ => Some((self.built_in.get(name)?.clone()?, None)),
+        }
+    }
+
+    fn of_source(&self, plugin: &Plugin, resource: &Resource) -> Option<Arc<Schema>> {
+        match &plugin.source {
+            Source::BuiltIn(name) => self.built_in.get(name.as_str())?.clone(),
+            Source::File { path, .. } => {
+                let base = match &resource.metadata.door {
+                    Some(Door::File(file)) => Path::new(file).parent(),
+                    _ => None,
+                };
+                self.of_file(&base.map_or_else(|| PathBuf::from(path), |base| base.join(path)))
+            }
+        }
+    }
+
+    fn of_file(&self, path: &Path) -> Option<Arc<Schema>> {
+        let meta = fs::metadata(path).ok().filter(|meta| meta.is_file() && meta.len() <= MAX_BYTES)?;
+        let seen = (meta.len(), meta.modified().ok());
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((before, schema)) = files.get(path)
+            && *before == seen
+        {
+            return schema.clone();
+        }
+        let schema = schema_of(&fs::read(path).ok()?).map(Arc::new);
+        if files.len() >= MAX_KNOWN {
+            files.clear();
+        }
+        files.insert(path.to_owned(), (seen, schema.clone()));
+        schema
+    }
+
+    fn place(&self, fleet: &Fleet, tenant: &Name, path: &str, used: &PluginUse, problems: &mut Vec<Problem>) {
+        let Some((schema, own)) = self.of(fleet, tenant, &used.plugin) else { return };
+        match (&used.config, own) {
+            (Some(here), _) => complain(&schema, here, path, problems),
+            // The plugin's own is told at the plugin.
+            (None, Some(_)) => {}
+            (None, None) => complain(&schema, &json!({}), path, problems),
+        }
+    }
+}
+
+fn complain(schema: &Schema, config: &Value, path: &str, problems: &mut Vec<Problem>) {
+    problems.extend(schema.check(config).into_iter().map(|complaint| {
+        let path = if complaint.path.is_empty() { path.to_owned() } else { format!("{path}.{}", complaint.path) };
+        Problem::new(path, complaint.message)
+    }));
+}
+
+impl Judge for Schemas {
+    fn problems(&self, fleet: &Fleet, resource: &Resource) -> Vec<Problem> {
+        let tenant = &resource.metadata.namespace;
+        let mut problems = Vec::new();
+        match &resource.spec {
+            Spec::Plugin(plugin) => {
+                if let (Some(config), Some(schema)) = (&plugin.config, self.of_source(plugin, resource)) {
+                    complain(&schema, config, "spec.config", &mut problems);
+                }
+            }
+            Spec::Gateway(gateway) => {
+                for (list, uses) in [("auth", &gateway.auth), ("policies", &gateway.policies)] {
+                    for (at, used) in uses.iter().enumerate() {
+                        self.place(fleet, tenant, &format!("spec.{list}[{at}].config"), used, &mut problems);
+                    }
+                }
+            }
+            _ => {}
+        }
+        problems
+    }
+}

@@ -1,0 +1,71 @@
+//! `plugin`: what authors of plugins and those who look after them do, a file for each.
+
+mod inspect;
+mod project;
+mod tried;
+
+use std::{path::Path, process::ExitCode, sync::Arc};
+
+use clap::{Args, Subcommand};
+use portcullis_plugin::{Component, Host, HostOptions, LoadError};
+
+use crate::{
+    cli::Global,
+    exit::{Exit, Failure},
+};
+
+/// Write, try out and look at plugins
+///
+/// Nothing here asks the gateway. `docs/plugins/guide.md` goes from nothing to a plugin that serves.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  portcullis plugin new token-broker
+  portcullis plugin test --path token-broker")]
+pub struct Plugin {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    New(project::New),
+    Build(project::Build),
+    Test(tried::Test),
+    Bench(tried::Bench),
+    Inspect(inspect::Inspect),
+    Vendor(project::Vendor),
+}
+
+impl Plugin {
+    pub async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
+        match self.verb {
+            Verb::Test(verb) => return verb.run(global).await,
+            Verb::New(verb) => verb.run()?,
+            Verb::Vendor(verb) => verb.run()?,
+            Verb::Build(verb) => verb.run(global).await?,
+            Verb::Bench(verb) => verb.run(global).await?,
+            Verb::Inspect(verb) => verb.run(global).await?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The bytes of a component's file.
+fn component(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| {
+        let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failure };
+        Failure::new(exit, "unreadable", format!("{}: {error}", path.display()))
+    })
+}
+
+/// A host of this command's own, and a component compiled by it as a gateway would.
+async fn compile(wasm: Vec<u8>) -> Result<(Arc<Host>, Arc<Component>), Failure> {
+    let host = Host::new(HostOptions { pool_instances: 32, ..HostOptions::default() }).map_err(|e| refused(&e))?;
+    let component = host.compile(Arc::from(wasm)).await.map_err(|e| refused(&e))?;
+    Ok((host, component))
+}
+
+fn refused(error: &LoadError) -> Failure {
+    Failure::new(Exit::Refused, "refused", error.to_string())
+}
