@@ -4,5 +4,6 @@
 mod cluster;
 mod fixtures;
 mod identity;
+mod plugins;
 mod protocol;
 mod spine;

@@ -1,0 +1,3 @@
+//! Plugins of other people, from nothing to serving.
+
+mod guide;
