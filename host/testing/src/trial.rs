@@ -147,6 +147,15 @@ impl Trial {
         Ok(Self { plugin, house, case: case.clone(), principal })
     }
 
+    /// The same plugin, asked by somebody else.
+    ///
+    /// # Errors
+    /// Where the case's caller makes no sense.
+    pub(crate) fn asked_by(&self, case: &Case) -> Result<Self, InvalidCase> {
+        let (plugin, house) = (Arc::clone(&self.plugin), Arc::clone(&self.house));
+        Ok(Self { plugin, house, case: case.clone(), principal: Arc::new(principal(case)?) })
+    }
+
     /// The plugin.
     pub fn plugin(&self) -> &Arc<Plugin> {
         &self.plugin

@@ -56,6 +56,8 @@ impl Schemas {
 
     fn of_source(&self, plugin: &Plugin, resource: &Resource) -> Option<Arc<Schema>> {
         match &plugin.source {
+            // What a registry holds is fetched when the plugin is loaded.
+            Source::Oci(_) => None,
             Source::BuiltIn(name) => self.built_in.get(name.as_str())?.clone(),
             Source::File { path, .. } => {
                 let base = match &resource.metadata.door {

@@ -20,7 +20,12 @@ fn a_component_is_shown_without_being_run() {
     fs::write(dir.path().join("none.wasm"), "no component").unwrap();
     let seen = run(dir.path(), &["plugin", "inspect", "jwks.wasm"]);
     assert_eq!(seen.code, 0, "{}", seen.err);
-    for line in ["portcullis-plugin-jwks 0.1.0", "hooks: auth/provider", "grants that its imports need: issuers: [..]", "\"audience\""] {
+    for line in [
+        "portcullis-plugin-jwks 0.1.0",
+        "hooks: auth/provider",
+        "grants that its imports need: issuers: [..]",
+        "\"audience\"",
+    ] {
         assert!(seen.out.contains(line), "{line} in {}", seen.out);
     }
     let json = run(dir.path(), &["plugin", "inspect", "jwks.wasm", "-o", "json"]);

@@ -39,23 +39,34 @@ fn a_configuration_that_does_not_fit_is_refused_by_its_path_before_anything_is_w
     let head = "apiVersion: portcullis.dev/v1alpha1\n";
     let own = |config: &str| {
         let path = component.display();
-        format!("{head}kind: Plugin\nmetadata: {{name: own}}\nspec: {{source: {{file: {{path: '{path}'}}}}, config: {config}}}\n")
+        format!(
+            "{head}kind: Plugin\nmetadata: {{name: own}}\nspec: {{source: {{file: {{path: '{path}'}}}}, config: {config}}}\n"
+        )
     };
     let place = |name: &str, config: &str| {
-        format!("{head}kind: Gateway\nmetadata: {{name: {name}}}\nspec: {{auth: [{{plugin: bearer-token}}, {{plugin: {name}{config}}}]}}\n")
+        format!(
+            "{head}kind: Gateway\nmetadata: {{name: {name}}}\nspec: {{auth: [{{plugin: bearer-token}}, {{plugin: {name}{config}}}]}}\n"
+        )
     };
     for (set, problem) in [
         (own("{issuer: 7}"), "spec.config.issuer: must be a text, not a number"),
-        (place("client-certificate", ", config: {issuer: a, grups: []}"), "spec.auth[1].config.grups: is unknown; there is"),
+        (
+            place("client-certificate", ", config: {issuer: a, grups: []}"),
+            "spec.auth[1].config.grups: is unknown; there is",
+        ),
         (place("client-certificate", ""), "spec.auth[1].config.issuer: is missing"),
         // The plugin is not there yet: what it says is not known, unless it comes along.
-        (format!("{}---\n{}", own("{issuer: a}"), place("own", ", config: []")), "spec.auth[1].config: must be an object"),
+        (
+            format!("{}---\n{}", own("{issuer: a}"), place("own", ", config: []")),
+            "spec.auth[1].config: must be an object",
+        ),
     ] {
         let refused = run_with(dir.path(), &["apply", "-f", "-"], &set);
         assert_eq!(refused.code, 4, "{set}: {}", refused.out);
         assert!(refused.err.contains(problem), "{problem} in {}", refused.err);
     }
     assert_eq!(gateway.run(&["get", "plugins"]).out, "nothing there yet\n");
-    let taken = run_with(dir.path(), &["apply", "-f", "-"], &format!("{}---\n{}", own("{issuer: a}"), place("own", "")));
+    let taken =
+        run_with(dir.path(), &["apply", "-f", "-"], &format!("{}---\n{}", own("{issuer: a}"), place("own", "")));
     assert_eq!(taken.code, 0, "{}", taken.err);
 }

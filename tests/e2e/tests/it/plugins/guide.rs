@@ -37,7 +37,11 @@ fn steps(guide: &str) -> Vec<Step> {
                 match (line.strip_prefix("$ "), steps.last_mut()) {
                     (Some(command), _) if how == " background" => steps.push(Step::Background(command.to_owned())),
                     (Some(command), _) => {
-                        steps.push(Step::Run { command: command.to_owned(), shows: Vec::new(), fails: how == " fails" });
+                        steps.push(Step::Run {
+                            command: command.to_owned(),
+                            shows: Vec::new(),
+                            fails: how == " fails",
+                        });
                     }
                     (None, Some(Step::Run { shows, .. })) => shows.push(line.to_owned()),
                     (None, _) => panic!("the guide shows \"{line}\" before any command"),
@@ -54,7 +58,10 @@ struct Running(Child);
 impl Drop for Running {
     fn drop(&mut self) {
         for pid in portcullis_e2e::process::descendants(self.0.id()) {
-            let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(pid as i32).unwrap(), rustix::process::Signal::TERM);
+            let _ = rustix::process::kill_process(
+                rustix::process::Pid::from_raw(pid as i32).unwrap(),
+                rustix::process::Signal::TERM,
+            );
         }
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -111,12 +118,14 @@ impl Reader {
         let until = Instant::now() + Duration::from_secs(30);
         loop {
             let output = self.shell(command).output().unwrap();
-            let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            let said =
+                format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
             let missing: Vec<_> = shows.iter().filter(|line| !said.contains(line.as_str())).collect();
             if output.status.success() != fails && missing.is_empty() {
                 return;
             }
-            let unreachable = output.status.code() == Some(5) || (command.contains(" call ") && !output.status.success());
+            let unreachable =
+                output.status.code() == Some(5) || (command.contains(" call ") && !output.status.success());
             assert!(
                 unreachable && Instant::now() < until,
                 "`{command}` ended with {:?} and does not show {missing:?}:\n{said}",
@@ -167,10 +176,15 @@ fn every_template_is_sound_as_it_comes() {
         let mut reader = Reader::new();
         reader.run(&format!("portcullis plugin new sample-{template} --template {template}"), &[], false);
         reader.enter(&format!("sample-{template}"));
-        let shows = ["ok      component: asks for the grants that it needs".to_owned(), " of 3 recorded cases".to_owned()];
+        let shows =
+            ["ok      component: asks for the grants that it needs".to_owned(), " of 3 recorded cases".to_owned()];
         reader.run("portcullis plugin test", &shows, false);
         reader.run("portcullis plugin bench --calls 90", &["FRESH US".to_owned()], false);
         // What its resources say is what a gateway takes.
-        reader.run("portcullis plugin inspect target/wasm32-wasip2/release/*.wasm -o json", &["configSchema".to_owned()], false);
+        reader.run(
+            "portcullis plugin inspect target/wasm32-wasip2/release/*.wasm -o json",
+            &["configSchema".to_owned()],
+            false,
+        );
     }
 }
