@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use portcullis_model::spec::Grants;
+use portcullis_model::spec::{Grants, Limits};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -16,6 +16,8 @@ pub struct Case {
     pub config: Option<Value>,
     /// What it is granted; where left out, what it asks for, as far as the case holds answers.
     pub grants: Option<Grants>,
+    /// How much a call may use; what is usual where left out. Time is not measured here: it may have 50 milliseconds of the processor.
+    pub limits: Option<Limits>,
     /// The time, in milliseconds since 1970; 2026-01-01T00:00:00Z where left out.
     pub now_ms: Option<u64>,
     /// Where its random numbers begin.

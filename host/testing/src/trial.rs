@@ -129,7 +129,11 @@ impl Trial {
             secrets: case.secrets.iter().map(secret).collect(),
             grants,
             // A machine where somebody works may be busy: time is measured by `cost`, not here.
-            limits: Limits { cpu: Span::millis(50), wall: Span::seconds(10), ..Limits::default() },
+            limits: Limits {
+                cpu: Span::millis(50),
+                wall: Span::seconds(10),
+                ..case.limits.clone().unwrap_or_default()
+            },
             isolation,
             services: Services {
                 tokens: Some(house.clone()),

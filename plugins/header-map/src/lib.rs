@@ -103,7 +103,9 @@ fn checked(name: &str, value: String) -> Result<String, Error> {
     Ok(value)
 }
 
-export!(HeaderMap: Resolver);
+export!(HeaderMap: Resolver; wants: {
+    connections: "chooses among those that the caller may run under, as `under` says",
+});
 
 #[cfg(test)]
 mod tests;

@@ -67,7 +67,7 @@ fn judge(call: Call<'_>, side: Side, json: impl Fn() -> Vec<u8>) -> Result<Decis
     })
 }
 
-export!(Redact: Setup, ToolCall, ToolResult);
+export!(Redact: Setup, ToolCall, ToolResult; wants: {});
 
 #[cfg(test)]
 mod tests;
