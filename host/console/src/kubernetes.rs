@@ -17,7 +17,7 @@ use std::{
 use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
 use portcullis_cluster::{Cluster, Event, Namespace};
 use portcullis_model::Kind;
-use portcullis_store::Registry;
+use portcullis_store::{Lease, Leases, Registry};
 use portcullis_telemetry::Metrics;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
@@ -30,6 +30,8 @@ const SETTLE: Duration = Duration::from_millis(100);
 const SETTLE_MOST: Duration = Duration::from_secs(1);
 /// How long a start waits until what there is was taken.
 const FIRST: Duration = Duration::from_secs(10);
+/// How long a gateway that follows custom resources may be silent before another one does.
+const LEASE: Duration = Duration::from_secs(15);
 /// How soon what the cluster did not take is tried again, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
@@ -84,14 +86,66 @@ impl std::fmt::Debug for ClusterDoor {
 /// What happened to the objects of a kind in a namespace.
 type Happened = (Namespace, Kind, Event);
 
+/// Follows the custom resources; where other gateways share the store, one of them at a time does.
 async fn run(shared: Arc<Shared>) {
+    let store = Arc::clone(shared.registry.store());
+    if !store.is_shared() {
+        return rounds(&shared).await;
+    }
+    // What a cluster brought that is none of ours is another gateway's business.
+    if shared.cluster.as_ref().is_none_or(|cluster| cluster.options().resources.is_empty()) {
+        shared.rounds.send_modify(|rounds| *rounds += 1);
+        return;
+    }
+    let mut holder = [0; 16];
+    if let Err(error) = getrandom::fill(&mut holder) {
+        tracing::error!(%error, "no randomness: custom resources are not followed");
+        return;
+    }
+    let leases = Leases::new(store, &holder.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    let mut patience = Duration::ZERO;
+    loop {
+        match leases.take("custom-resources", LEASE, patience).await {
+            Ok(Some(lease)) => {
+                tracing::info!("this gateway follows the custom resources");
+                tokio::select! {
+                    () = rounds(&shared) => return,
+                    () = keep(lease) => tracing::warn!("another gateway follows the custom resources now"),
+                }
+                shared.findings.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            }
+            // Somebody else does: what they take is in the store.
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "the lease of the custom resources can't be had"),
+        }
+        shared.rounds.send_modify(|rounds| *rounds += 1);
+        patience = LEASE * 2;
+        tokio::time::sleep(AGAIN.0).await;
+    }
+}
+
+/// Prolongs a lease until it is lost.
+async fn keep(mut lease: Lease) {
+    loop {
+        tokio::time::sleep(LEASE / 3).await;
+        match lease.prolong().await {
+            Ok(true) => {}
+            Ok(false) => return,
+            // It holds for the rest of its time.
+            Err(_) if lease.left() > LEASE / 3 => {}
+            Err(_) => return,
+        }
+    }
+}
+
+async fn rounds(shared: &Arc<Shared>) {
     let places: Vec<Namespace> = shared.cluster.as_ref().map_or_else(Vec::new, |c| c.options().resources.clone());
     let mut world = World::of(&places);
-    let mut events = follow(&shared, &places);
+    let mut events = follow(shared, &places);
     let mut changes = shared.registry.watch();
     // Nothing to hear of: what was brought by namespaces that are no longer named goes, and that is all.
     if places.is_empty() {
-        sync::round(&shared, &mut world).await;
+        sync::round(shared, &mut world).await;
         return;
     }
     let mut wait = AGAIN.0;
@@ -105,8 +159,8 @@ async fn run(shared: Arc<Shared>) {
         };
         tokio::select! {
             Some((place, kind, event)) = events.next() => {
-                world.take(&shared, &place, kind, event);
-                settle(&shared, &mut events, &mut world).await;
+                world.take(shared, &place, kind, event);
+                settle(shared, &mut events, &mut world).await;
                 wait = AGAIN.0;
             }
             // What stood in the way of a refused one may be gone.
@@ -114,7 +168,7 @@ async fn run(shared: Arc<Shared>) {
             () = retry => {}
         }
         changes.mark_unchanged();
-        let failing = sync::round(&shared, &mut world).await;
+        let failing = sync::round(shared, &mut world).await;
         *shared.findings.lock().unwrap_or_else(PoisonError::into_inner) = world.findings();
         if failing {
             again = Some(Instant::now() + wait);

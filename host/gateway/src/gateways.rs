@@ -26,6 +26,7 @@ use crate::{
     catalogue::{self, Catalogue, Entry, Fetched, Key, Kind},
     connecting::{self, Connecting},
     conversation::pool::Pool,
+    currency::Currency,
     held::Held,
     in_flight::InFlight,
     offer::Facts,
@@ -62,6 +63,8 @@ pub struct Parts {
     pub base_url: String,
     /// Whose credential.
     pub credentials: Arc<Resolver>,
+    /// Whether what is served is up to date.
+    pub currency: Currency,
 }
 
 /// All gateways.
@@ -74,6 +77,7 @@ pub struct Gateways {
     pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) credentials: Arc<Resolver>,
+    pub(crate) currency: Currency,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) reads: Arc<Reads>,
     /// Who made which task.
@@ -117,6 +121,7 @@ impl Gateways {
             upstreams: parts.upstreams,
             authenticator: parts.authenticator,
             credentials: parts.credentials,
+            currency: parts.currency,
             catalogue: Arc::default(),
             reads: Arc::default(),
             made: Arc::default(),

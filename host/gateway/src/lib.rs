@@ -33,6 +33,7 @@ mod asked;
 mod call;
 mod catalogue;
 mod conversation;
+mod currency;
 mod elicit_url;
 mod enrich;
 mod failure;
@@ -66,4 +67,5 @@ mod view;
 
 pub use accept::Settings;
 pub use compile::{Condition, Sources, places};
+pub use currency::Currency;
 pub use gateways::{Gateways, Parts};

@@ -195,6 +195,9 @@ where
         take_key(&mut parts.headers, name);
     }
 
+    // What was revoked elsewhere has to be known before anybody is let in.
+    gateways.currency.check().await?;
+
     // 3 authenticate. Before the body is read: it says nothing about the caller, and strangers get no memory of ours.
     let presented = Presented {
         tenant: &view.tenant,

@@ -6,6 +6,7 @@ mod keeper;
 mod people;
 mod schemas;
 mod session_key;
+mod state;
 mod status;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -23,7 +24,7 @@ use portcullis_credential::{
     CACHE_ENTRIES, ConnectionBook, Grants, KeySource, Resolver, SecretServices, SecretSources, Secrets, UpstreamOAuth,
     Vault,
 };
-use portcullis_gateway::{Gateways, Parts};
+use portcullis_gateway::{Currency, Gateways, Parts};
 use portcullis_identity::{
     AdminDoor, AuthOptions, Authenticator, ClientAssertions, Directories, Failures, JwtOptions, JwtService,
     LimitOptions, SignIn, TokenOptions, TokenService,
@@ -34,7 +35,7 @@ use portcullis_plugin::{
     Compiler, Host, HostOptions, Services,
     manager::{BuiltIn, Manager},
 };
-use portcullis_store::{Registry, SledOptions, SledStore, Store};
+use portcullis_store::{Registry, Revision};
 use portcullis_telemetry::{Audit, Metrics, audit::AuditOptions};
 use portcullis_upstream::{Options as UpstreamOptions, Upstreams};
 use tokio_util::sync::CancellationToken;
@@ -63,6 +64,7 @@ pub struct Assembly {
     admin_listener: Option<Listener>,
     address: SocketAddr,
     lanes: Arc<Lanes>,
+    first: bool,
 }
 
 /// How long requests to the admin listener may take to end; whoever follows a log is cut off then.
@@ -83,11 +85,10 @@ impl Assembly {
         let count =
             settings.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
         let lanes = Arc::new(Lanes::start(count).context("no threads for calls")?);
-        let state = settings.data_dir.join("state");
-        let store: Arc<dyn Store> =
-            tokio::task::spawn_blocking(move || SledStore::open(&state, SledOptions::default()))
-                .await?
-                .context("the store can't be opened")?;
+        let store = state::open(&settings, &metrics).await?;
+        // Of several that begin at once on an empty database, the first to write is the first.
+        let first = store.revision() == Revision(0);
+        let currency = Currency::new(Arc::clone(&store), state::stale_for(&settings));
         let audit = Audit::open(AuditOptions::new(settings.data_dir.join("audit")), Arc::clone(&metrics))
             .context("the audit stream can't be opened")?;
         let vault = Arc::new(Vault::open(&key_source(&settings)).context("the vault can't be opened")?);
@@ -233,6 +234,7 @@ impl Assembly {
                 Arc::new(status::Passing(Arc::clone(&audit))),
                 Arc::new(Renewing(Arc::clone(&oidc))),
             ),
+            currency: currency.clone(),
         });
         gateways.reached_at(&settings.base_url(address));
         let keeper = Keeper::new(
@@ -244,8 +246,9 @@ impl Assembly {
             orchestrator.clone(),
         );
 
+        let watched = health::Watched { keeper: Arc::clone(&keeper), currency: currency.clone() };
         let health =
-            health::router(Arc::clone(&keeper), Arc::clone(&metrics), door.clone(), settings.metrics_listen.is_none());
+            health::router(watched.clone(), Arc::clone(&metrics), door.clone(), settings.metrics_listen.is_none());
         let admin = Admin {
             registry: Arc::clone(&registry),
             directories: Arc::clone(&directories),
@@ -262,7 +265,7 @@ impl Assembly {
             view: Arc::new(Assembled::new(
                 &settings,
                 address,
-                Arc::clone(&keeper),
+                watched.clone(),
                 customs,
                 links,
                 data.certificates(),
@@ -293,14 +296,14 @@ impl Assembly {
         let metrics_listener = match settings.metrics_listen {
             None => None,
             Some(listen) => {
-                let router: Router = health::router(Arc::clone(&keeper), Arc::clone(&metrics), door.clone(), true);
+                let router: Router = health::router(watched, Arc::clone(&metrics), door.clone(), true);
                 let room = Room { most: 64, most_of_one: 64, trusted: Vec::new() };
                 let served = Served { gateways: None, router };
                 Some(Listener::bind(listen, None, room, Arc::clone(&metrics)).await?.serving(served))
             }
         };
         let socket = AdminSocket::bind(&settings.socket_path())?;
-        let admin_listener = admin_listener(&settings, &admin, &metrics).await?;
+        let admin_listener = admin_listener(&settings, &admin, &metrics, currency).await?;
         Ok(Self {
             settings,
             metrics,
@@ -315,12 +318,18 @@ impl Assembly {
             admin_listener,
             address,
             lanes,
+            first,
         })
     }
 
     /// Where clients connect: the URL without a slash at its end.
     pub fn url(&self) -> String {
         self.settings.base_url(self.address)
+    }
+
+    /// Whether nothing was kept in the store before.
+    pub fn is_first(&self) -> bool {
+        self.first
     }
 
     /// Loads plugins and compiles gateways once, so that the first request finds them.
@@ -371,12 +380,17 @@ impl Assembly {
 }
 
 /// The admin API over TCP, where the operator asks for it.
-async fn admin_listener(settings: &Settings, admin: &Admin, metrics: &Arc<Metrics>) -> Result<Option<Listener>> {
+async fn admin_listener(
+    settings: &Settings,
+    admin: &Admin,
+    metrics: &Arc<Metrics>,
+    currency: Currency,
+) -> Result<Option<Listener>> {
     let Some(listen) = settings.admin_listen else { return Ok(None) };
     // A person tries a few tokens, a guesser many.
     let limit = LimitOptions { burst: 20, every: Duration::from_secs(5), addresses: 65_536 };
     let door = AdminDoor::new(Arc::clone(&admin.tokens), Arc::clone(&admin.directories), &limit);
-    let router = http_router(admin.clone(), Arc::new(door));
+    let router = state::asking(http_router(admin.clone(), Arc::new(door)), currency);
     let room = Room { most: 256, most_of_one: 64, trusted: Vec::new() };
     let listener = Listener::bind(listen, settings.tls.as_ref(), room, Arc::clone(metrics)).await?;
     tracing::info!(address = %listener.address()?, "the admin API is served to callers with tokens");

@@ -145,12 +145,12 @@ fn perform(global: &Global, verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Restart(v) => done(client(v.run(global))),
         Verb::Doctor(v) => client(v.run(global)),
         Verb::Explain(v) => client(v.run(global)),
-        Verb::Store(v) => done(client(v.run(global))),
+        Verb::Store(v) => v.run(global),
     }
 }
 
 /// Runs a client's future. One thread is enough to wait for one answer.
-fn client<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+pub fn client<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }
 

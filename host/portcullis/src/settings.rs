@@ -1,5 +1,7 @@
 //! Server settings: what `portcullis serve --config FILE` reads. `docs/configuration.md` explains each.
 
+mod store;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -13,6 +15,8 @@ use portcullis_model::{Bytes, Span};
 use portcullis_package::PackageSettings;
 use serde::Deserialize;
 use url::Url;
+
+pub use store::{Database, Password};
 
 /// Everything that is not a resource. Read once, at start.
 #[derive(Clone, Debug, Deserialize)]
@@ -37,8 +41,10 @@ pub struct Settings {
     pub allowed_hosts: Vec<String>,
     /// Origins of web pages that may send requests.
     pub allowed_origins: Vec<String>,
-    /// Where state is kept.
+    /// Where state is kept, and what belongs to this machine alone.
     pub data_dir: PathBuf,
+    /// The database that keeps state in place of `dataDir`, so that several gateways share it.
+    pub store: Option<Database>,
     /// The admin socket; `admin.sock` in `dataDir` where left out.
     pub socket: Option<PathBuf>,
     /// Files and directories of resources, watched.
@@ -147,6 +153,7 @@ impl Default for Settings {
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             data_dir: PathBuf::from("portcullis-data"),
+            store: None,
             socket: None,
             resources: Vec::new(),
             sealing_key: None,
@@ -201,6 +208,9 @@ impl Settings {
             *path = base.join(&*path);
         }
         settings.plugins.start_from(base);
+        if let Some(store) = &mut settings.store {
+            store.start_from(base);
+        }
         if let Some(vault) = &mut settings.vault {
             vault.start_from(base);
         }
@@ -219,6 +229,13 @@ impl Settings {
             || self.answer_within.get() > Duration::from_secs(24 * 60 * 60)
         {
             bail!("answerWithin: between 1s and 1d");
+        }
+        if let Some(store) = &self.store {
+            store.check()?;
+            // A key that each made for itself would open nothing of the others' (security decision 5).
+            if self.sealing_key.is_none() {
+                bail!("store: gateways that share one need the same sealing key: name it in sealingKey");
+            }
         }
         if let Some(url) = &self.public_url {
             let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~/".contains(&b);

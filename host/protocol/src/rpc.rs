@@ -276,7 +276,7 @@ pub fn http_status(fault: &Fault) -> StatusCode {
         "message-too-large" => StatusCode::PAYLOAD_TOO_LARGE,
         "unsupported-media-type" => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "rate-limited" | "too-many-requests" => StatusCode::TOO_MANY_REQUESTS,
-        "overloaded" | "draining" | "not-ready" | "no-space" => StatusCode::SERVICE_UNAVAILABLE,
+        "overloaded" | "draining" | "not-ready" | "no-space" | "store-unreachable" => StatusCode::SERVICE_UNAVAILABLE,
         "timeout" | "server-timeout" => StatusCode::GATEWAY_TIMEOUT,
         _ => match fault.side {
             Side::Caller => StatusCode::BAD_REQUEST,

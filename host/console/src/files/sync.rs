@@ -130,8 +130,14 @@ async fn take(
         let kept: BTreeSet<String> =
             files.iter().filter(|(_, s)| !s.errors.is_empty()).map(|(f, _)| f.clone()).collect();
         let unseen: Vec<PathBuf> = blind.keys().cloned().collect();
+        // Where others share the store, files that are not ours may be theirs; what ours brought and no longer hold goes.
+        let ours = shared.registry.store().is_shared().then(|| shared.options.paths.clone());
         let scope = move |door: &Door| match door {
-            Door::File(file) => !kept.contains(file) && !unseen.iter().any(|p| Path::new(file).starts_with(p)),
+            Door::File(file) => {
+                let file_path = Path::new(file);
+                let is_ours = ours.as_ref().is_none_or(|paths| paths.iter().any(|p| file_path.starts_with(p)));
+                is_ours && !kept.contains(file) && !unseen.iter().any(|p| file_path.starts_with(p))
+            }
             Door::Api | Door::Kubernetes(_) | Door::BuiltIn => false,
         };
         let mut set: Vec<(Door, Resource)> = Vec::new();

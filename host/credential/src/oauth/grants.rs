@@ -7,7 +7,7 @@ use std::{
 
 use portcullis_model::{Name, Secret, spec::SecretSource};
 use portcullis_outbound::Client;
-use portcullis_store::{Change, Expect, Record, Registry, Revision, StoreError, Write, keys, scan_all};
+use portcullis_store::{Change, Expect, Leases, Record, Registry, Revision, StoreError, Write, keys, scan_all};
 use portcullis_telemetry::{Audit, Metrics};
 use tokio::runtime::Handle;
 
@@ -16,6 +16,7 @@ use super::{
     error::OAuthError,
     grant::{Grant, Renewal},
     key::ClientKey,
+    pending::random,
     record::Held,
     revoke::TakingBack,
     web::Web,
@@ -62,6 +63,8 @@ pub struct Grants {
     metrics: Arc<Metrics>,
     pub(super) audit: Arc<Audit>,
     pub(super) taking_back: TakingBack,
+    /// Where other gateways share the store: one of them renews a connection's tokens at a time.
+    pub(super) leases: Option<Leases>,
     runtime: Handle,
     all: RwLock<HashMap<(Name, Name), Arc<Grant>>>,
     pub(super) me: Weak<Self>,
@@ -81,6 +84,8 @@ impl Grants {
     ) -> Result<Arc<Self>, OAuthError> {
         let key = ClientKey::open(&secrets).await?;
         let from = secrets.store().revision();
+        let store = secrets.store();
+        let leases = if store.is_shared() { Some(Leases::new(Arc::clone(store), &random()?)) } else { None };
         let grants = Arc::new_cyclic(|me| Self {
             registry,
             secrets: secrets.clone(),
@@ -90,6 +95,7 @@ impl Grants {
             metrics,
             audit,
             taking_back: TakingBack::default(),
+            leases,
             runtime: Handle::current(),
             all: RwLock::default(),
             me: me.clone(),

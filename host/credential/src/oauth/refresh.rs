@@ -5,7 +5,7 @@
 //! the old ones. The access token goes on until its end, since it was renewed ahead of time; then the old refresh token is
 //! tried. Authorization servers with a grace period take it; others refuse, and the owner is asked to connect again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use portcullis_model::spec::{McpServer, Remote, SecretSource};
 use portcullis_store::{Expect, StoreError, registry::server_origin};
@@ -19,6 +19,10 @@ use super::{
 };
 use crate::resolver::now_ms;
 
+/// How long one gateway may take to renew: longer than the authorization server may take to answer.
+const LEASE: Duration = Duration::from_secs(20);
+/// How long another one waits for it: until it has ended, or its lease has, where it died.
+const WAIT: Duration = Duration::from_secs(25);
 /// How often a write is tried again where another writer was faster.
 const ATTEMPTS: usize = 4;
 
@@ -33,6 +37,27 @@ impl Grants {
                 Err(ended) => return ended,
             }
         }
+        // Two that renew at once would use one refresh token twice, which authorization servers take for a theft (RFC 9700 section
+        // 4.14.2).
+        let lease = match &self.leases {
+            None => None,
+            Some(leases) => {
+                let name = format!("renew/{}/{}", grant.tenant, grant.connection);
+                match leases.take(&name, LEASE, WAIT).await {
+                    Ok(Some(lease)) => Some(lease),
+                    Ok(None) => return self.failed(grant, "another gateway is renewing it", None),
+                    Err(error) => return self.failed(grant, &error.to_string(), None),
+                }
+            }
+        };
+        let renewal = Box::pin(self.renew_alone(grant, &before, forced)).await;
+        if let Some(lease) = lease {
+            lease.release().await;
+        }
+        renewal
+    }
+
+    async fn renew_alone(&self, grant: &Arc<Grant>, before: &Held, forced: bool) -> Renewal {
         // Another replica may have been faster, or somebody has just connected.
         match self.stored(grant).await {
             Ok(None) => return Renewal::Gone,

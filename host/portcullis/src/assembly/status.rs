@@ -19,18 +19,19 @@ use portcullis_plugin::{BoxFuture, RevealAudit};
 use portcullis_protocol::seal::Sealer;
 use portcullis_telemetry::{Audit, AuditEvent};
 
-use super::keeper::Keeper;
+use super::health::Watched;
 use crate::{listener::Certificates, settings::Settings};
 
 /// Names of what keeps it from being ready.
-pub fn missing(keeper: &Keeper) -> Vec<String> {
+pub fn missing(Watched { keeper, currency }: &Watched) -> Vec<String> {
+    let store = currency.trouble().map(|_| "the store can't be reached".to_owned());
     if keeper.rounds() == 0 {
-        return vec!["gateways are not compiled yet".to_owned()];
+        return store.into_iter().chain(["gateways are not compiled yet".to_owned()]).collect();
     }
     let shortcomings = keeper.shortcomings();
     let gateways = shortcomings.conditions.iter().filter(|c| c.fatal).map(|c| c.key.to_string());
     let plugins = shortcomings.troubles.iter().filter(|t| !t.previous).map(|t| format!("Plugin/{}", t.place.plugin));
-    let mut missing: Vec<String> = gateways.chain(plugins).collect();
+    let mut missing: Vec<String> = gateways.chain(plugins).chain(store).collect();
     missing.sort();
     missing.dedup();
     missing
@@ -39,7 +40,7 @@ pub fn missing(keeper: &Keeper) -> Vec<String> {
 /// The assembled gateway, as the admin API sees it.
 pub struct Assembled {
     status: GatewayStatus,
-    keeper: Arc<Keeper>,
+    watched: Watched,
     customs: Arc<ClusterDoor>,
     links: Arc<Sealer>,
     certificates: Option<Certificates>,
@@ -50,7 +51,7 @@ impl Assembled {
     pub fn new(
         settings: &Settings,
         address: SocketAddr,
-        keeper: Arc<Keeper>,
+        watched: Watched,
         customs: Arc<ClusterDoor>,
         links: Arc<Sealer>,
         certificates: Option<Certificates>,
@@ -66,10 +67,10 @@ impl Assembled {
             url: settings.base_url(address),
             local_url: local_url(settings, address),
             metrics_url: Some(metrics),
-            data_dir: settings.data_dir.display().to_string(),
+            data_dir: super::state::place(settings),
             ..GatewayStatus::default()
         };
-        Self { status, keeper, customs, links, certificates }
+        Self { status, watched, customs, links, certificates }
     }
 }
 
@@ -101,7 +102,7 @@ impl View for Assembled {
             wanted: wanted.clone(),
             connection: connection.cloned(),
             // No call came by a gateway; any that has the server would do as a place to go on.
-            gateway: self.keeper.gateway_with(tenant, server).unwrap_or_else(|| server.clone()),
+            gateway: self.watched.keeper.gateway_with(tenant, server).unwrap_or_else(|| server.clone()),
             expires_ms: now_ms().saturating_add(LIFETIME_MS),
         };
         link.url(self.status.url.trim_end_matches('/'), &self.links).ok()
@@ -109,20 +110,20 @@ impl View for Assembled {
 
     fn explain(&self, wanted: Explain) -> Pin<Box<dyn Future<Output = Option<Explanation>> + Send + '_>> {
         let Explain { tenant, gateway, tool, principal, arguments } = wanted;
-        Box::pin(self.keeper.explain(Wanted { tenant, gateway, tool, principal, arguments }))
+        Box::pin(self.watched.keeper.explain(Wanted { tenant, gateway, tool, principal, arguments }))
     }
 
     fn settle(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let keeper = Arc::clone(&self.keeper);
+        let keeper = Arc::clone(&self.watched.keeper);
         Box::pin(async move { keeper.round().await })
     }
 
     fn status(&self) -> GatewayStatus {
-        GatewayStatus { missing: missing(&self.keeper), ..self.status.clone() }
+        GatewayStatus { missing: missing(&self.watched), ..self.status.clone() }
     }
 
     fn conditions(&self, key: &ResourceKey) -> Vec<Condition> {
-        let shortcomings = self.keeper.shortcomings();
+        let shortcomings = self.watched.keeper.shortcomings();
         let mut found: Vec<Condition> = Vec::new();
         let not_ready = |reason: &str, message: String| Condition {
             kind: "Ready".to_owned(),
@@ -157,7 +158,7 @@ impl View for Assembled {
         if found.is_empty() {
             found.push(Condition {
                 kind: "Ready".to_owned(),
-                status: self.keeper.rounds() > 0,
+                status: self.watched.keeper.rounds() > 0,
                 reason: "AsWritten".to_owned(),
                 message: String::new(),
             });
@@ -166,7 +167,7 @@ impl View for Assembled {
     }
 
     fn findings(&self) -> Vec<Finding> {
-        let shortcomings = self.keeper.shortcomings();
+        let shortcomings = self.watched.keeper.shortcomings();
         let gateways = shortcomings.conditions.iter().map(|c| Finding {
             subject: c.key.to_string(),
             grade: if c.fatal { Grade::Error } else { Grade::Warning },
@@ -185,7 +186,15 @@ impl View for Assembled {
             message: format!("the changed certificate files can't be used, so those of before are: {why}"),
             next: Some("Correct the file; it is read again within a second or two of the next connection.".to_owned()),
         });
-        gateways.chain(plugins).chain(self.customs.findings()).chain(certificates).collect()
+        let store = self.watched.currency.trouble().map(|why| Finding {
+            subject: "store".to_owned(),
+            grade: Grade::Error,
+            message: format!("can't be reached: {why}"),
+            next: Some(
+                "Nothing can be changed until it is there again; calls go on for a while (store.staleFor).".to_owned(),
+            ),
+        });
+        gateways.chain(plugins).chain(self.customs.findings()).chain(certificates).chain(store).collect()
     }
 }
 

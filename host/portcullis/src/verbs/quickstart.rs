@@ -68,9 +68,9 @@ impl Quickstart {
         write_resources(&file, &program)?;
         let command = command(&program, &settings)?;
         let option = token_option(&settings)?;
-        serve::run(settings, global.tenant.clone(), move |client, url| {
+        serve::run(settings, global.tenant.clone(), move |client, started| {
             Box::pin(async move {
-                let url = format!("{url}/mcp/default");
+                let url = format!("{}/mcp/default", started.url);
                 let token = token(&client, &url, &data_dir).await?;
                 output::text(&texts::welcome(&texts::Welcome {
                     url: &url,

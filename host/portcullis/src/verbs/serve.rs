@@ -47,11 +47,12 @@ impl Serve {
             None => personal(home::data_dir()?)?,
         };
         let settings = Settings { socket: global.socket.clone().or(settings.socket.clone()), ..settings };
-        let first = !settings.data_dir.join("state").exists();
         let (data_dir, tenant) = (settings.data_dir.clone(), global.tenant.clone());
-        run(settings, tenant, move |client, _| {
+        run(settings, tenant, move |client, started| {
             Box::pin(async move {
-                if first && let Err(failure) = first_token(&client, &data_dir).await {
+                if started.first
+                    && let Err(failure) = first_token(&client, &data_dir).await
+                {
                     tracing::warn!(
                         reason = failure.error.message,
                         "no first token was made; use `portcullis token create`"
@@ -77,6 +78,14 @@ pub fn personal(data_dir: PathBuf) -> Result<Settings, Failure> {
 /// Threads for what happens behind calls: servers and plugins that start, lists that are fetched, the admin door.
 const BEHIND: usize = 2;
 
+/// What a gateway is that has just started.
+pub struct Started {
+    /// Where clients connect: the URL without a slash at its end.
+    pub url: String,
+    /// Whether nothing was kept in its store before.
+    pub first: bool,
+}
+
 /// What is done once the gateway serves.
 type After = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
 
@@ -84,7 +93,7 @@ type After = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
 ///
 /// # Errors
 /// Where it can't start, or `after` fails.
-pub fn run(settings: Settings, tenant: Name, after: impl FnOnce(Client, String) -> After) -> Result<(), Failure> {
+pub fn run(settings: Settings, tenant: Name, after: impl FnOnce(Client, Started) -> After) -> Result<(), Failure> {
     let settings = absolute(settings)?;
     let format: logs::Format =
         settings.log.format.parse().map_err(|e: String| Failure::new(Exit::Usage, "invalid-settings", e))?;
@@ -104,7 +113,8 @@ pub fn run(settings: Settings, tenant: Name, after: impl FnOnce(Client, String) 
             opened = Box::pin(Assembly::open(settings)) => opened.map_err(failed)?,
             () = stop.cancelled() => return Ok(()),
         };
-        let after = after(Client::new(socket, tenant), assembly.url());
+        let started = Started { url: assembly.url(), first: assembly.is_first() };
+        let after = after(Client::new(socket, tenant), started);
         let stopping = stop.clone();
         let served = Box::pin(assembly.serve(stop.clone()));
         let (served, after) = tokio::join!(served, async move {

@@ -6,4 +6,5 @@ mod fixtures;
 mod identity;
 mod plugins;
 mod protocol;
+mod replicas;
 mod spine;

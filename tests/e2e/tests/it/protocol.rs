@@ -4,7 +4,7 @@ mod asked;
 mod bounds;
 mod equal;
 mod gone;
-mod held;
+pub mod held;
 mod offered;
 mod old;
 mod pages;
