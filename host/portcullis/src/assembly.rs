@@ -262,14 +262,7 @@ impl Assembly {
             files,
             audit: Arc::clone(&audit),
             metrics: Arc::clone(&metrics),
-            view: Arc::new(Assembled::new(
-                &settings,
-                address,
-                watched.clone(),
-                customs,
-                links,
-                data.certificates(),
-            )),
+            view: Arc::new(Assembled::new(&settings, address, watched.clone(), customs, links, data.certificates())),
         };
         let pages = Web::new(WebParts {
             admin: admin.clone(),

@@ -146,7 +146,7 @@ impl View for Assembled {
             }
         }
         let unreachable =
-            (key.kind == Kind::McpServer).then(|| self.keeper.unreachable(&key.tenant, &key.name)).flatten();
+            (key.kind == Kind::McpServer).then(|| self.watched.keeper.unreachable(&key.tenant, &key.name)).flatten();
         if let Some(why) = unreachable {
             found.push(Condition {
                 kind: "Reachable".to_owned(),
