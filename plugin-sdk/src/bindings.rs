@@ -18,6 +18,9 @@ pub(crate) mod imports {
                 import portcullis:host/reveal@0.1.0;
                 import portcullis:host/http@0.1.0;
                 import portcullis:host/token-request@0.1.0;
+                import portcullis:host/state@0.1.0;
+                import portcullis:host/signing@0.1.0;
+                import portcullis:host/metrics@0.1.0;
                 import portcullis:credential/target@0.1.0;
                 import portcullis:credential/connections@0.1.0;
                 import portcullis:credential/resolution@0.1.0;
@@ -27,10 +30,12 @@ pub(crate) mod imports {
                 import portcullis:auth/tokens@0.1.0;
                 import portcullis:auth/jwt@0.1.0;
                 import portcullis:auth/identity@0.1.0;
+                import portcullis:auth/resource-metadata@0.1.0;
                 import portcullis:policy/decision@0.1.0;
                 import portcullis:policy/results@0.1.0;
                 import portcullis:policy/requests@0.1.0;
                 import portcullis:policy/lists@0.1.0;
+                import portcullis:policy/sessions@0.1.0;
             }
         "#,
         world: "portcullis:sdk/imports",
@@ -88,6 +93,16 @@ hook!(list_filter, "portcullis:policy/hook-list-filter", ["wit/types", "wit/poli
     "portcullis:types/context@0.1.0": crate::bindings::imports::portcullis::types::context,
     "portcullis:types/error@0.1.0": crate::bindings::imports::portcullis::types::error,
     "portcullis:policy/lists@0.1.0": crate::bindings::imports::portcullis::policy::lists,
+});
+hook!(session, "portcullis:policy/hook-session", ["wit/types", "wit/policy"], "export_session", {
+    "portcullis:types/context@0.1.0": crate::bindings::imports::portcullis::types::context,
+    "portcullis:types/error@0.1.0": crate::bindings::imports::portcullis::types::error,
+    "portcullis:policy/decision@0.1.0": crate::bindings::imports::portcullis::policy::decision,
+    "portcullis:policy/sessions@0.1.0": crate::bindings::imports::portcullis::policy::sessions,
+});
+hook!(described, "portcullis:auth/hook-described", ["wit/types", "wit/host", "wit/auth"], "export_described", {
+    "portcullis:types/error@0.1.0": crate::bindings::imports::portcullis::types::error,
+    "portcullis:auth/resource-metadata@0.1.0": crate::bindings::imports::portcullis::auth::resource_metadata,
 });
 hook!(setup, "portcullis:types/hook-setup", ["wit/types"], "export_setup", {
     "portcullis:types/error@0.1.0": crate::bindings::imports::portcullis::types::error,

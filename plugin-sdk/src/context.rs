@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
-use crate::{Error, raw};
+use crate::{Error, Patch, patch::done, raw};
 
 /// A value of a claim or an attribute.
 #[derive(Clone, Debug, PartialEq)]
@@ -218,5 +218,14 @@ impl Call<'_> {
     /// Sets an attribute that later hooks of this call see and the audit record carries. At most 16, 1 KiB each.
     pub fn annotate(self, key: &str, value: &Value) {
         self.0.annotate(key, &raw::lower_value(value));
+    }
+
+    /// Changes the arguments by a JSON Patch: all of its operations, or none. From then on the getters show what it left, and so does
+    /// what happens next, where the hook answers [`Decision::Allow`](crate::Decision::Allow).
+    ///
+    /// # Errors
+    /// [`Error::Other`] where an operation does not fit.
+    pub fn patch(self, patch: &Patch) -> Result<(), Error> {
+        done(self.0.patch(&patch.to_json()))
     }
 }

@@ -108,6 +108,12 @@ macro_rules! __export_hook {
     (Setup, $export:ident) => {
         $crate::__private::setup::export_setup!($export with_types_in $crate::__private::setup);
     };
+    (SessionOpen, $export:ident) => {
+        $crate::__private::session::export_session!($export with_types_in $crate::__private::session);
+    };
+    (Described, $export:ident) => {
+        $crate::__private::described::export_described!($export with_types_in $crate::__private::described);
+    };
     (ListFilter, $export:ident) => {
         $crate::__private::list_filter::export_list_filter!($export with_types_in $crate::__private::list_filter);
     };

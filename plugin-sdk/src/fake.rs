@@ -17,8 +17,11 @@ mod credential;
 mod host;
 mod http;
 mod list;
+mod patch;
 pub(crate) mod raw;
 mod request;
+mod session;
+mod state;
 mod token;
 
 pub use auth::{Certificate, Identity, Request, SignedToken};
@@ -28,4 +31,5 @@ pub use host::{Host, Installed, Secret};
 pub use http::{Response, Sent};
 pub use list::List;
 pub use request::{Prompt, Question, Read};
+pub use session::{Metadata, Session};
 pub use token::{CallerToken, Earlier, TokenSent};

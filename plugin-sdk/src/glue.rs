@@ -3,10 +3,11 @@
 use std::marker::PhantomData;
 
 use crate::{
-    Call, Caller, Decision, Denial, Earlier, Error, Identity, List, ListFilter, NextStep, OnRejected, Outcome, Prompt,
-    PromptGet, Provider, Question, Read, Refresher, Request, Resolution, Resolver, ResourceRead, ServerRequest, Setup,
-    Target, ToolCall, ToolOutcome, ToolResult,
+    Call, Caller, Decision, Denial, Described, Earlier, Error, Identity, List, ListFilter, Metadata, NextStep,
+    OnRejected, Outcome, Prompt, PromptGet, Provider, Question, Read, Refresher, Request, Resolution, Resolver,
+    ResourceRead, ServerRequest, Session, SessionOpen, Setup, Target, ToolCall, ToolOutcome, ToolResult,
     bindings::{
+        described::exports::portcullis::auth::described,
         imports::portcullis::{auth, credential, policy, types},
         list_filter::exports::portcullis::policy::list_filter,
         on_rejected::exports::portcullis::credential::on_rejected,
@@ -16,6 +17,7 @@ use crate::{
         resolver::exports::portcullis::credential::resolver,
         resource_read::exports::portcullis::policy::resource_read,
         server_request::exports::portcullis::policy::server_request,
+        session::exports::portcullis::policy::session,
         setup::exports::portcullis::types::setup,
         tool_call::exports::portcullis::policy::tool_call,
         tool_result::exports::portcullis::policy::tool_result,
@@ -78,6 +80,21 @@ impl<T: ListFilter> list_filter::Guest for Adapter<T> {
         listing: &policy::lists::Listing,
     ) -> Result<Vec<u32>, types::error::Error> {
         T::filter(Caller(caller), List(listing)).map_err(error)
+    }
+}
+
+impl<T: SessionOpen> session::Guest for Adapter<T> {
+    fn open(
+        caller: &types::context::Caller,
+        session: &policy::sessions::Session,
+    ) -> Result<policy::decision::Decision, types::error::Error> {
+        T::open(Caller(caller), Session(session)).map(decision).map_err(error)
+    }
+}
+
+impl<T: Described> described::Guest for Adapter<T> {
+    fn describe(into: &auth::resource_metadata::Metadata) -> Result<(), types::error::Error> {
+        T::describe(Metadata(into)).map_err(error)
     }
 }
 

@@ -124,6 +124,12 @@ impl Secret {
         Self(self.0.form_encoded())
     }
 
+    /// The secret in lower-case hex.
+    #[must_use]
+    pub fn hex(&self) -> Self {
+        Self(self.0.hex())
+    }
+
     /// Texts and secrets, one after another.
     pub fn concat(parts: &[Part<'_>]) -> Self {
         Self(raw::Secret::concat(&raw::lower_parts(parts)))

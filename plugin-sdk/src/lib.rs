@@ -54,15 +54,21 @@ extern crate self as portcullis_sdk;
 mod auth;
 mod context;
 mod credential;
+mod described;
 mod error;
 mod export;
 mod host;
 pub mod http;
 mod json;
 mod list;
+pub mod metrics;
+mod patch;
 mod policy;
 mod request;
 mod schema;
+mod session;
+mod signing;
+mod state;
 mod token_request;
 
 #[cfg(target_arch = "wasm32")]
@@ -86,13 +92,18 @@ pub use credential::{
     CallerToken, Connection, Earlier, Listing, NextStep, OnRejected, Owner, Refresher, Resolution, Resolver, Target,
     TokenKind, caller_token, connections,
 };
+pub use described::{Described, Metadata};
 pub use error::{Denial, Error};
 pub use host::{ConfigCell, Level, Part, Secret, Setup, config, log, reveal, secret};
 pub use list::{Entries, Entry, List, ListFilter, ListKind};
+pub use patch::Patch;
 pub use policy::{Decision, PromptGet, ResourceRead, ServerRequest, ToolCall, ToolOutcome, ToolResult};
 pub use portcullis_sdk_macros::Schema;
 pub use request::{Prompt, PromptPurpose, Question, Read, ReadPurpose};
 pub use schema::{Schema, schema_of};
+pub use session::{Occasion, Session, SessionOpen};
+pub use signing::{Jwt, SigningError, hmac_sha256};
+pub use state::{State, StateEntry, StateError, SwapError};
 pub use token_request::{TokenAnswer, TokenError, TokenRequest};
 
 /// The version of the contract (`wit/`) that this SDK speaks.
@@ -112,8 +123,8 @@ pub mod __private {
 
     pub use crate::{
         bindings::{
-            list_filter, on_rejected, prompt_get, provider, refresher, resolver, resource_read, server_request, setup,
-            tool_call, tool_result,
+            described, list_filter, on_rejected, prompt_get, provider, refresher, resolver, resource_read,
+            server_request, session, setup, tool_call, tool_result,
         },
         glue::Adapter,
     };

@@ -1,6 +1,8 @@
 //! Hooks that decide whether something may happen.
 
-use crate::{Call, Caller, Denial, Error, Prompt, Question, Read, raw};
+use serde::de::DeserializeOwned;
+
+use crate::{Call, Caller, Denial, Error, Patch, Prompt, Question, Read, patch::done, raw};
 
 /// What a policy decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +52,28 @@ impl ToolOutcome<'_> {
     /// The length of the result object in bytes, without copying it.
     pub fn content_size(self) -> u64 {
         self.0.content_size()
+    }
+
+    /// One value of the result by JSON Pointer (RFC 6901), as JSON text; none where it points at nothing.
+    pub fn value(self, pointer: &str) -> Option<String> {
+        self.0.value(pointer)
+    }
+
+    /// One value of the result by JSON Pointer; none where it points at nothing.
+    ///
+    /// # Errors
+    /// [`Error::Other`] where the value does not fit the type.
+    pub fn value_as<T: DeserializeOwned>(self, pointer: &str) -> Result<Option<T>, Error> {
+        self.value(pointer).map(|json| serde_json::from_str(&json)).transpose().map_err(Error::from)
+    }
+
+    /// Changes the result by a JSON Patch: all of its operations, or none. From then on the getters show what it left, and so does
+    /// what happens next, where the hook answers [`Decision::Allow`](crate::Decision::Allow).
+    ///
+    /// # Errors
+    /// [`Error::Other`] where an operation does not fit.
+    pub fn patch(self, patch: &Patch) -> Result<(), Error> {
+        done(self.0.patch(&patch.to_json()))
     }
 }
 

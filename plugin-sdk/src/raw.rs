@@ -6,6 +6,7 @@ pub(crate) use crate::bindings::imports::portcullis::{
         identity::Identity,
         jwt::{Rules, Verified},
         request::{Certificate, Request},
+        resource_metadata::Metadata,
         tokens::Token,
     },
     credential::{
@@ -15,17 +16,20 @@ pub(crate) use crate::bindings::imports::portcullis::{
     host::{
         http::Response,
         secrets::Secret,
+        signing::Token as SigningToken,
+        state::Bucket,
         token_request::{Answer as TokenAnswer, Request as TokenRequest},
     },
     policy::{
         lists::Listing as List,
         requests::{Prompt, Question, Read},
         results::Outcome,
+        sessions::Session,
     },
     types::context::{Call, Caller},
 };
 use crate::{
-    Error, JwtError, Level, LookupError, Part, TokenError, Value,
+    Error, JwtError, Level, LookupError, Part, SigningError, StateEntry, StateError, SwapError, TokenError, Value,
     bindings::imports::portcullis::{auth, credential, host, policy, types},
     http,
 };
@@ -130,6 +134,79 @@ pub(crate) fn send(request: http::Request<'_>) -> Result<Response, http::HttpErr
         E::TooLarge => http::HttpError::TooLarge,
         E::Other(why) => http::HttpError::Other(why),
     })
+}
+
+pub(crate) fn open_state() -> Bucket {
+    host::state::open()
+}
+
+fn entry(entry: host::state::Entry) -> StateEntry {
+    StateEntry { value: entry.value, version: entry.version }
+}
+
+fn state_error(error: host::state::StateError) -> StateError {
+    use host::state::StateError as E;
+    match error {
+        E::Quota => StateError::Quota,
+        E::TooLarge => StateError::TooLarge,
+        E::Unavailable(why) => StateError::Unavailable(why),
+        E::Other(why) => StateError::Other(why),
+    }
+}
+
+pub(crate) fn state_get(bucket: &Bucket, key: &str) -> Result<Option<StateEntry>, StateError> {
+    bucket.get(key).map(|found| found.map(entry)).map_err(state_error)
+}
+
+pub(crate) fn state_set(bucket: &Bucket, key: &str, value: &[u8], ttl_ms: Option<u64>) -> Result<u64, StateError> {
+    bucket.set(key, value, ttl_ms).map_err(state_error)
+}
+
+pub(crate) fn state_delete(bucket: &Bucket, key: &str) -> Result<(), StateError> {
+    bucket.delete(key).map_err(state_error)
+}
+
+pub(crate) fn state_swap(
+    bucket: &Bucket,
+    key: &str,
+    version: Option<u64>,
+    value: &[u8],
+    ttl_ms: Option<u64>,
+) -> Result<u64, SwapError> {
+    bucket.swap(key, version, value, ttl_ms).map_err(|error| match error {
+        host::state::SwapError::Stale(there) => SwapError::Stale(there.map(entry)),
+        host::state::SwapError::Failed(why) => SwapError::Failed(state_error(why)),
+    })
+}
+
+fn signing_error(error: host::signing::SigningError) -> SigningError {
+    use host::signing::SigningError as E;
+    match error {
+        E::Denied(why) => SigningError::Denied(why),
+        E::Key(why) => SigningError::Key(why),
+        E::Claims(why) => SigningError::Claims(why),
+        E::Other(why) => SigningError::Other(why),
+    }
+}
+
+pub(crate) fn sign(token: &SigningToken, key: &Secret) -> Result<Secret, SigningError> {
+    token.sign(key).map_err(signing_error)
+}
+
+pub(crate) fn hmac_sha256(key: &Secret, message: &[u8]) -> Result<Secret, SigningError> {
+    host::signing::hmac_sha256(key, message).map_err(signing_error)
+}
+
+fn lower_labels(labels: &[(&str, &str)]) -> Vec<(String, String)> {
+    labels.iter().map(|(label, value)| ((*label).to_owned(), (*value).to_owned())).collect()
+}
+
+pub(crate) fn count(name: &str, labels: &[(&str, &str)], add: u64) {
+    host::metrics::count(name, &lower_labels(labels), add);
+}
+
+pub(crate) fn observe(name: &str, labels: &[(&str, &str)], value: f64) {
+    host::metrics::observe(name, &lower_labels(labels), value);
 }
 
 pub(crate) fn caller_token() -> Option<CallerToken> {

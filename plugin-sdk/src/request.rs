@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Value, raw};
+use crate::{Error, Patch, Value, patch::done, raw};
 
 /// Why a client asks for a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +145,15 @@ impl Prompt<'_> {
     pub fn annotate(self, key: &str, value: &Value) {
         self.0.annotate(key, &raw::lower_value(value));
     }
+
+    /// Changes the arguments by a JSON Patch: all of its operations, or none. From then on the getters show what it left, and so does
+    /// what happens next, where the hook answers [`Decision::Allow`](crate::Decision::Allow).
+    ///
+    /// # Errors
+    /// [`Error::Other`] where an operation does not fit.
+    pub fn patch(self, patch: &Patch) -> Result<(), Error> {
+        done(self.0.patch(&patch.to_json()))
+    }
 }
 
 /// What a server wants of a client: input of a person, a model's words, or the client's roots. Lent for one hook.
@@ -208,5 +217,14 @@ impl Question<'_> {
     /// Sets an attribute that later hooks of this request see and the audit record carries. At most 16, 1 KiB each.
     pub fn annotate(self, key: &str, value: &Value) {
         self.0.annotate(key, &raw::lower_value(value));
+    }
+
+    /// Changes the params by a JSON Patch: all of its operations, or none. From then on the getters show what it left, and so does
+    /// what happens next, where the hook answers [`Decision::Allow`](crate::Decision::Allow).
+    ///
+    /// # Errors
+    /// [`Error::Other`] where an operation does not fit.
+    pub fn patch(self, patch: &Patch) -> Result<(), Error> {
+        done(self.0.patch(&patch.to_json()))
     }
 }

@@ -6,6 +6,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::HeaderMap;
 use portcullis_model::Principal;
+use portcullis_plugin::Attributes;
 use portcullis_protocol::{Era, Message, Version, session::Binding};
 
 use crate::view::View;
@@ -61,6 +62,8 @@ pub struct Received {
     pub started: Instant,
     /// Whether the client comes back from a page that it was asked to open.
     pub returns: bool,
+    /// What the policies that it meets tell each other.
+    pub attributes: Attributes,
 }
 
 impl Received {
@@ -76,6 +79,7 @@ impl Received {
             request_id: &self.request_id,
             started: self.started,
             returns: self.returns,
+            attributes: &self.attributes,
         }
     }
 }
@@ -100,6 +104,8 @@ pub struct Asked<'a> {
     pub started: Instant,
     /// Whether the client comes back from a page that it was asked to open.
     pub returns: bool,
+    /// What the policies that it meets tell each other.
+    pub attributes: &'a Attributes,
 }
 
 impl Asked<'_> {

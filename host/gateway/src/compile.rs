@@ -30,6 +30,7 @@ use crate::{
     targets,
     uris::Labels,
     view::{Assigned, Policy, Reach, Shared, Snapshot, View},
+    visits::Visits,
 };
 
 /// Tools of one server whose metrics are kept at hand.
@@ -245,6 +246,7 @@ impl Gateways {
             api_key: gateway.api_key_header.as_deref().and_then(|name| name.parse().ok()).filter(|n| *n != API_KEY),
             anonymous: gateway.anonymous,
             policies,
+            visits: Visits::default(),
             broken,
             rate,
             servers,

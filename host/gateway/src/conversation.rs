@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use portcullis_model::Principal;
+use portcullis_plugin::Attributes;
 
 use crate::{
     asked::{Asked, Received},
@@ -42,6 +43,8 @@ pub struct Who {
     pub headers: Arc<HeaderMap>,
     /// The request's id in logs.
     pub request_id: Arc<str>,
+    /// What the policies that the request meets tell each other.
+    pub attributes: Attributes,
 }
 
 impl Who {
@@ -52,6 +55,7 @@ impl Who {
             principal: Arc::clone(asked.principal),
             headers: Arc::clone(asked.headers),
             request_id: Arc::clone(asked.request_id),
+            attributes: asked.attributes.clone(),
         }
     }
 }
@@ -63,6 +67,7 @@ impl From<&Received> for Who {
             principal: Arc::clone(&received.principal),
             headers: Arc::clone(&received.headers),
             request_id: Arc::clone(&received.request_id),
+            attributes: received.attributes.clone(),
         }
     }
 }

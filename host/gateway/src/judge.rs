@@ -11,8 +11,7 @@ use std::{
 use bytes::Bytes;
 use portcullis_model::{Fault, Principal, Side, spec::Failure};
 use portcullis_plugin::{
-    Attributes, Decision, Item, ListKind, PluginFailure, PromptFacts, PromptPurpose, ReadFacts, ReadPurpose,
-    RequestFacts,
+    Decision, Item, ListKind, PluginFailure, PromptFacts, PromptPurpose, ReadFacts, ReadPurpose, RequestFacts,
 };
 
 use crate::{
@@ -23,6 +22,10 @@ use crate::{
     view::{Policy, View},
 };
 
+/// The code of a refusal that a person could lift.
+pub const APPROVAL: &str = "approval-required";
+/// How the audit calls such a decision.
+pub const REQUIRE_APPROVAL: &str = "require-approval";
 /// How long the policies may take over a list.
 const LIST_TIME: Duration = Duration::from_secs(10);
 
@@ -33,7 +36,7 @@ pub fn request_facts(asked: &Asked<'_>, deadline: Instant) -> RequestFacts {
         request_id: Arc::clone(asked.request_id),
         headers: Arc::clone(asked.headers),
         deadline,
-        attributes: Attributes::default(),
+        attributes: asked.attributes.clone(),
     }
 }
 
@@ -145,8 +148,8 @@ pub fn meaning_for(
             Err(Fault::new(Side::Policy, "denied", message).next("Ask your operator if you need this"))
         }
         Ok(Decision::RequireApproval(what)) => {
-            Err(Fault::new(Side::Policy, "approval-required", format!("this call needs an approval: {what}"))
-                .next("Ask your operator"))
+            Err(Fault::new(Side::Policy, APPROVAL, format!("this call needs an approval: {what}"))
+                .next("Ask your operator: nobody can approve single calls yet, so the rule has to change"))
         }
         Err(error) => match failure::meaning(&error) {
             Some(refusal) => Err(refusal),
@@ -198,7 +201,7 @@ pub async fn read_by(
         request_id: Arc::clone(&who.request_id),
         headers: Arc::clone(&who.headers),
         deadline,
-        attributes: Attributes::default(),
+        attributes: who.attributes.clone(),
     };
     let facts = ReadFacts { server: server.clone(), uri: Arc::from(uri), exposed_uri: Arc::from(exposed), purpose };
     for policy in &who.view.policies {

@@ -64,6 +64,7 @@ mod tasks;
 mod template;
 mod uris;
 mod view;
+mod visits;
 
 pub use accept::Settings;
 pub use compile::{Condition, Sources, places};

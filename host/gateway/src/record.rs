@@ -8,10 +8,11 @@ use std::{
 
 use portcullis_credential::Carried;
 use portcullis_model::{Fault, Side};
+use portcullis_plugin::Attributes;
 use portcullis_telemetry::{Audit, AuditEvent, CallMetrics, Metrics, Outcome};
 use portcullis_upstream::{Message, MessageKind, UpstreamError};
 
-use crate::{asked::Asked, gateways::Gateways, naming, relayed::What, view::Assigned};
+use crate::{asked::Asked, gateways::Gateways, judge, naming, relayed::What, view::Assigned};
 
 /// The most bytes of a name or URI on record.
 const MOST_NAME: usize = 512;
@@ -32,6 +33,8 @@ pub struct Record {
     passed: Option<Option<String>>,
     /// What the policies said, once all of them were asked.
     decision: Option<&'static str>,
+    /// What policies note of it.
+    attributes: Attributes,
 }
 
 impl Record {
@@ -107,6 +110,7 @@ impl Record {
             borrowed: false,
             passed: None,
             decision: None,
+            attributes: asked.attributes.clone(),
         }
     }
 
@@ -198,7 +202,7 @@ impl Record {
     }
 
     async fn denied(&mut self, reason: &'static str, outcome: Outcome) {
-        self.decision = Some("deny");
+        self.decision = Some(if reason == judge::APPROVAL { judge::REQUIRE_APPROVAL } else { "deny" });
         self.write_durable(reason, outcome).await;
     }
 
@@ -225,6 +229,8 @@ impl Record {
         event.decision = self.decision.map(Cow::Borrowed);
         event.reason = reason.map(Cow::Borrowed);
         event.outcome = Some(Cow::Borrowed(outcome.as_str()));
+        let noted = self.attributes.all();
+        event.attributes = (!noted.is_empty()).then(|| noted.into_iter().collect());
         event.duration_us = Some(u64::try_from(total.as_micros()).unwrap_or(u64::MAX));
         Some(event)
     }
@@ -243,7 +249,7 @@ pub fn unrecorded() -> Fault {
 }
 
 /// The method, without an allocation for those that there are.
-fn method(asked: &str) -> Cow<'static, str> {
+pub fn method(asked: &str) -> Cow<'static, str> {
     const KNOWN: [&str; 4] = ["tools/call", "resources/read", "prompts/get", "completion/complete"];
     match KNOWN.into_iter().find(|known| *known == asked) {
         Some(known) => Cow::Borrowed(known),

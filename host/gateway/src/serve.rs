@@ -15,7 +15,7 @@ use http::{
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use portcullis_identity::Presented;
 use portcullis_model::{DEFAULT_TENANT, Fault, Side};
-use portcullis_plugin::ClientCertificate;
+use portcullis_plugin::{Attributes, ClientCertificate};
 use portcullis_protocol::{Era, Kind, Message, ParseLimits, headers, parse, rpc};
 use portcullis_telemetry::{Metrics, RequestId};
 use tokio::sync::OwnedSemaphorePermit;
@@ -32,6 +32,7 @@ use crate::{
     legacy, list, offer, scopes,
     session::{get, old, wishes},
     subscriptions::listen,
+    visits,
 };
 
 /// The most bytes of a refused request that are let come.
@@ -283,7 +284,17 @@ where
         }
         let (client, live) = old::client(gateways, &view, &principal, uri.query()).map_err(fault)?;
         let (body, request_id) = (body.clone(), Arc::clone(request_id));
-        let received = Received { view, principal, client, body, headers: sent, request_id, started, returns: false };
+        let received = Received {
+            view,
+            principal,
+            client,
+            body,
+            headers: sent,
+            request_id,
+            started,
+            returns: false,
+            attributes: Attributes::default(),
+        };
         if message.kind != Kind::Request {
             // Never kept waiting by what is under way: it may be what cancels that, or what that waits for.
             return Ok(dispatch(gateways, &received, &message).await);
@@ -307,6 +318,7 @@ where
         request_id: Arc::clone(request_id),
         started,
         returns: false,
+        attributes: Attributes::default(),
     };
     let response = dispatch(gateways, &received, &message).await;
     if get::prefers_events(&received.headers) && answer::is_whole(&response) {
@@ -331,6 +343,10 @@ async fn old_answer(gateways: &Arc<Gateways>, received: &Received, room: Option<
 
 async fn dispatch(gateways: &Arc<Gateways>, received: &Received, message: &Message<'_>) -> Response {
     let asked = &received.asked(message);
+    if let Err(fault) = visits::admit(gateways, asked).await {
+        gateways.metrics.refused(&fault);
+        return answer::http_fault(Some(asked.id()), &fault, asked.request_id);
+    }
     match (asked.message.kind, asked.message.method(), asked.client.era) {
         (Kind::Notification, _, Era::Legacy) => legacy::notified(gateways, asked),
         (Kind::Response, _, Era::Legacy) => legacy::answered(gateways, asked),

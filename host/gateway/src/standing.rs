@@ -10,7 +10,7 @@ use std::{
 
 use portcullis_credential::Carried;
 use portcullis_model::{Fault, Name};
-use portcullis_plugin::ReadPurpose;
+use portcullis_plugin::{Attributes, ReadPurpose};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{conversation::Who, gateways::Gateways, judge, view::Assigned};
@@ -124,7 +124,9 @@ impl Rests {
         let Some(principal) = gateways.authenticator.as_of_now(&self.who.principal, &view.name) else {
             return Now::Over;
         };
-        let who = Who { view: Arc::clone(view), principal, ..self.who.clone() };
+        // What policies noted of one question says nothing of the next.
+        let attributes = Attributes::default();
+        let who = Who { view: Arc::clone(view), principal, attributes, ..self.who.clone() };
         if let Some((own, exposed)) = &self.resource {
             let deadline = Instant::now() + PATIENCE;
             let judged = judge::read_by(&who, &self.server, own, exposed, ReadPurpose::Subscribe, deadline).await;

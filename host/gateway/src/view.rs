@@ -26,6 +26,7 @@ use crate::{
     routes::{Exposure, Known, Route, Routes},
     scopes::Scopes,
     uris::Labels,
+    visits::Visits,
 };
 
 /// All gateways of all tenants.
@@ -75,6 +76,8 @@ pub struct View {
     pub anonymous: bool,
     /// Policies, in order.
     pub policies: Vec<Policy>,
+    /// What session policies have said of whom.
+    pub visits: Visits,
     /// Why nobody is served, where a plugin that has to be asked is not there (fail closed).
     pub broken: Option<Fault>,
     /// How often a principal may call.

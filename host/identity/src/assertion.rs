@@ -6,8 +6,9 @@ use base64::{
 };
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use portcullis_model::Secret;
-use portcullis_plugin::{Assertion, Assertions};
+use portcullis_plugin::{Assertion, Assertions, Signed};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 use crate::clock::now_ms;
@@ -32,15 +33,7 @@ struct Claims<'a> {
 impl Assertions for ClientAssertions {
     fn sign(&self, key: &Secret, assertion: &Assertion<'_>) -> Result<Secret, String> {
         let pem = key.expose();
-        let (key, usual, allowed) = read(pem)?;
-        let algorithm = match assertion.algorithm {
-            None => usual,
-            Some(name) => allowed
-                .iter()
-                .copied()
-                .find(|algorithm| format!("{algorithm:?}") == name)
-                .ok_or_else(|| "the key does not sign with the algorithm that is asked for".to_owned())?,
-        };
+        let (key, algorithm) = key_for(pem, assertion.algorithm)?;
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|_| "there is no randomness".to_owned())?;
         let now = now_ms() / 1000;
@@ -58,6 +51,33 @@ impl Assertions for ClientAssertions {
         let signed = jsonwebtoken::encode(&header, &claims, &key);
         signed.map(Secret::new).map_err(|_| "the key can't sign".to_owned())
     }
+
+    fn sign_claims(&self, key: &Secret, token: &Signed<'_>) -> Result<Secret, String> {
+        let (key, algorithm) = key_for(key.expose(), token.algorithm)?;
+        let mut header = Header::new(algorithm);
+        header.kid = token.key_id.map(str::to_owned);
+        if let Some(name) = token.token_type {
+            header.typ = Some(name.to_owned());
+        }
+        // As they are: what a number or a key looks like is the plugin's affair.
+        let claims: &RawValue = serde_json::from_str(token.claims).map_err(|_| "the claims are no JSON".to_owned())?;
+        let signed = jsonwebtoken::encode(&header, &claims, &key);
+        signed.map(Secret::new).map_err(|_| "the key can't sign".to_owned())
+    }
+}
+
+/// A key, and the algorithm that it signs with: the one that is asked for, where it can.
+fn key_for(pem: &[u8], asked: Option<&str>) -> Result<(EncodingKey, Algorithm), String> {
+    let (key, usual, allowed) = read(pem)?;
+    let algorithm = match asked {
+        None => usual,
+        Some(name) => allowed
+            .iter()
+            .copied()
+            .find(|algorithm| format!("{algorithm:?}") == name)
+            .ok_or_else(|| "the key does not sign with the algorithm that is asked for".to_owned())?,
+    };
+    Ok((key, algorithm))
 }
 
 /// A key with the algorithm that it usually signs with, and all that it can.
@@ -131,6 +151,20 @@ TJ2MAVOjmb056XiVhAMP9h9haiyeBUCR4FjJlp4/+KFDYHx+Mu3s2cVJ
         for (key, algorithm) in [(KEY, Some("RS256")), (KEY, Some("none")), ("no key", None), ("", None)] {
             let error = ClientAssertions.sign(&Secret::new(key), &assertion(algorithm)).unwrap_err();
             assert!(!error.contains("MIG") && !error.contains("no key at"), "{error}");
+        }
+    }
+
+    #[test]
+    fn claims_of_a_plugin_are_signed_as_they_are() {
+        let claims = r#"{"iss":12345678901234567890,"exp":1.50}"#;
+        let token = |algorithm| Signed { claims, key_id: Some("k1"), token_type: Some("at+jwt"), algorithm };
+        let signed = ClientAssertions.sign_claims(&Secret::new(KEY), &token(None)).unwrap();
+        let text = std::str::from_utf8(signed.expose()).unwrap();
+        assert_eq!(URL_SAFE_NO_PAD.decode(text.split('.').nth(1).unwrap()).unwrap(), claims.as_bytes());
+        let header = part(&signed, 0);
+        assert_eq!((&header["alg"], &header["kid"], &header["typ"]), (&"ES256".into(), &"k1".into(), &"at+jwt".into()));
+        for algorithm in ["none", "HS256", "RS256"] {
+            assert!(ClientAssertions.sign_claims(&Secret::new(KEY), &token(Some(algorithm))).is_err(), "{algorithm}");
         }
     }
 

@@ -199,6 +199,17 @@ pub enum Verdict {
     Refused(String),
 }
 
+/// Where clients get the tokens that a provider accepts (RFC 9728 section 2).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Description {
+    /// Issuers of authorization servers; each is granted to the plugin.
+    pub authorization_servers: Vec<String>,
+    /// Scopes that clients may want.
+    pub scopes: Vec<String>,
+    /// A page for developers.
+    pub documentation: Option<String>,
+}
+
 /// Which hooks a component serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hooks {
@@ -222,6 +233,10 @@ pub struct Hooks {
     pub server_request: bool,
     /// `policy/list-filter`.
     pub list_filter: bool,
+    /// `policy/session`.
+    pub session: bool,
+    /// `auth/described`, beside the provider.
+    pub described: bool,
 }
 
 impl Hooks {
@@ -250,5 +265,6 @@ impl Hooks {
             || self.prompt_get
             || self.server_request
             || self.list_filter
+            || self.session
     }
 }

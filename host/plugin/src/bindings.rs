@@ -42,10 +42,14 @@ wasmtime::component::bindgen!({
             import portcullis:host/reveal@0.1.0;
             import portcullis:host/http@0.1.0;
             import portcullis:host/token-request@0.1.0;
+            import portcullis:host/state@0.1.0;
+            import portcullis:host/signing@0.1.0;
+            import portcullis:host/metrics@0.1.0;
             import portcullis:auth/request@0.1.0;
             import portcullis:auth/tokens@0.1.0;
             import portcullis:auth/jwt@0.1.0;
             import portcullis:auth/identity@0.1.0;
+            import portcullis:auth/resource-metadata@0.1.0;
             import portcullis:credential/target@0.1.0;
             import portcullis:credential/connections@0.1.0;
             import portcullis:credential/resolution@0.1.0;
@@ -55,17 +59,20 @@ wasmtime::component::bindgen!({
             import portcullis:policy/results@0.1.0;
             import portcullis:policy/requests@0.1.0;
             import portcullis:policy/lists@0.1.0;
+            import portcullis:policy/sessions@0.1.0;
             export portcullis:policy/tool-call@0.1.0;
             export portcullis:policy/tool-result@0.1.0;
             export portcullis:policy/resource-read@0.1.0;
             export portcullis:policy/prompt-get@0.1.0;
             export portcullis:policy/server-request@0.1.0;
             export portcullis:policy/list-filter@0.1.0;
+            export portcullis:policy/session@0.1.0;
             export portcullis:types/setup@0.1.0;
             export portcullis:credential/resolver@0.1.0;
             export portcullis:credential/refresher@0.1.0;
             export portcullis:credential/on-rejected@0.1.0;
             export portcullis:auth/provider@0.1.0;
+            export portcullis:auth/described@0.1.0;
         }
     ",
     world: "portcullis:internal/everything",
@@ -73,6 +80,7 @@ wasmtime::component::bindgen!({
         "portcullis:host/http.send": async | trappable,
         "portcullis:host/token-request.send": async | trappable,
         "portcullis:auth/jwt.verify": async | trappable,
+        "portcullis:host/signing.[method]token.sign": async | trappable,
         default: trappable,
     },
 });

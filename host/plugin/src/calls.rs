@@ -36,11 +36,12 @@ use crate::{
     },
     plugin::{Left, Plugin},
     secrets::Guarded,
+    sessions::{Describe, Open},
     state::{Authenticating, Chosen, IdentityDraft, Lent, ListColumns, ResolutionDraft, Resolving, State, What},
 };
 
 /// What is lent has no entry in any table: the guest's handle names the one thing of its type that the store holds.
-fn lend<T: 'static>() -> Resource<T> {
+pub(crate) fn lend<T: 'static>() -> Resource<T> {
     Resource::new_borrow(0)
 }
 
@@ -79,6 +80,8 @@ pub(crate) fn check_types(plugin: &Plugin, instance: &Instance, store: &mut Stor
     one::<GetPrompt, WitDecision>(instance, store, exports.prompt_get.as_ref(), component::PROMPT_GET.0)?;
     one::<AskClient, WitDecision>(instance, store, exports.server_request.as_ref(), component::SERVER_REQUEST.0)?;
     one::<Filter, Vec<u32>>(instance, store, exports.list_filter.as_ref(), component::LIST_FILTER.0)?;
+    one::<Open, WitDecision>(instance, store, exports.session.as_ref(), component::SESSION.0)?;
+    one::<Describe, ()>(instance, store, exports.described.as_ref(), component::DESCRIBED.0)?;
     one::<(), ()>(instance, store, exports.setup.as_ref(), component::SETUP.0)?;
     one::<Resolve, ()>(instance, store, exports.resolver.as_ref(), component::RESOLVER.0)?;
     one::<FollowUp, ()>(instance, store, exports.refresher.as_ref(), component::REFRESHER.0)?;
@@ -142,8 +145,8 @@ fn resolution(left: Left) -> Result<Resolution, PluginFailure> {
 const PER_ITEM: Duration = Duration::from_micros(5);
 const MOST_FOR_ITEMS: Duration = Duration::from_millis(250);
 
-fn policy(principal: &Arc<Principal>, request: &RequestFacts, what: What) -> Lent {
-    Lent::Policy { principal: Arc::clone(principal), request: request.clone(), what }
+pub(crate) fn policy(principal: &Arc<Principal>, request: &RequestFacts, what: What) -> Lent {
+    Lent::Policy { principal: Arc::clone(principal), request: request.clone(), what, patched: false }
 }
 
 impl ListColumns {
@@ -183,8 +186,8 @@ impl Plugin {
         self.counted("tool-call", async {
             let lent = policy(principal, request, What::Call(call.clone()));
             let index = self.exports.tool_call.as_ref();
-            let (decision, _) = self.run::<Decide, WitDecision>(index, lent, (lend(), lend())).await?;
-            self.checked(decision)
+            let (decision, left) = self.run::<Decide, WitDecision>(index, lent, (lend(), lend())).await?;
+            self.checked(decision, left)
         })
         .await
     }
@@ -203,8 +206,8 @@ impl Plugin {
         self.counted("tool-result", async {
             let lent = policy(principal, request, What::Result(call.clone(), outcome.clone()));
             let index = self.exports.tool_result.as_ref();
-            let (decision, _) = self.run::<Review, WitDecision>(index, lent, (lend(), lend(), lend())).await?;
-            self.checked(decision)
+            let (decision, left) = self.run::<Review, WitDecision>(index, lent, (lend(), lend(), lend())).await?;
+            self.checked(decision, left)
         })
         .await
     }
@@ -222,8 +225,8 @@ impl Plugin {
         self.counted("resource-read", async {
             let lent = policy(principal, request, What::Read(read.clone()));
             let index = self.exports.resource_read.as_ref();
-            let (decision, _) = self.run::<ReadResource, WitDecision>(index, lent, (lend(), lend())).await?;
-            match self.checked(decision)? {
+            let (decision, left) = self.run::<ReadResource, WitDecision>(index, lent, (lend(), lend())).await?;
+            match self.checked(decision, left)? {
                 Decision::Modify(_) => Err(PluginFailure::Invalid("there is nothing to modify in a read".into())),
                 decision => Ok(decision),
             }
@@ -244,8 +247,8 @@ impl Plugin {
         self.counted("prompt-get", async {
             let lent = policy(principal, request, What::Prompt(prompt.clone()));
             let index = self.exports.prompt_get.as_ref();
-            let (decision, _) = self.run::<GetPrompt, WitDecision>(index, lent, (lend(), lend())).await?;
-            self.checked(decision)
+            let (decision, left) = self.run::<GetPrompt, WitDecision>(index, lent, (lend(), lend())).await?;
+            self.checked(decision, left)
         })
         .await
     }
@@ -263,8 +266,8 @@ impl Plugin {
         self.counted("server-request", async {
             let lent = policy(principal, request, What::Question(question.clone()));
             let index = self.exports.server_request.as_ref();
-            let (decision, _) = self.run::<AskClient, WitDecision>(index, lent, (lend(), lend())).await?;
-            self.checked(decision)
+            let (decision, left) = self.run::<AskClient, WitDecision>(index, lent, (lend(), lend())).await?;
+            self.checked(decision, left)
         })
         .await
     }
@@ -418,9 +421,16 @@ impl Plugin {
         .await
     }
 
-    fn checked(&self, decision: WitDecision) -> Result<Decision, PluginFailure> {
+    /// What a policy has decided, with what its patches left.
+    pub(crate) fn checked(&self, decision: WitDecision, left: Left) -> Result<Decision, PluginFailure> {
         Ok(match decision {
-            WitDecision::Allow => Decision::Allow,
+            WitDecision::Allow => match left.lent.patched() {
+                None => Decision::Allow,
+                Some(new) => {
+                    object(&new)?;
+                    Decision::Modify(new)
+                }
+            },
             WitDecision::Deny(denial) => {
                 Decision::Deny { code: word(&denial.code), message: sentence(&denial.message) }
             }
@@ -428,9 +438,7 @@ impl Plugin {
                 if bytes.len() > self.limits.output.as_usize() {
                     return Err(PluginFailure::Output);
                 }
-                if serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&bytes).is_err() {
-                    return Err(PluginFailure::Invalid("what it puts in place is no JSON object".into()));
-                }
+                object(&bytes)?;
                 Decision::Modify(Bytes::from(bytes))
             }
             WitDecision::Modify(Patch::Other(what)) => {
@@ -439,6 +447,14 @@ impl Plugin {
             WitDecision::RequireApproval(text) => Decision::RequireApproval(sentence(&text)),
             WitDecision::Other(what) => Decision::Deny { code: "other".into(), message: sentence(&what) },
         })
+    }
+}
+
+/// Checks what takes the place of an object.
+fn object(bytes: &[u8]) -> Result<(), PluginFailure> {
+    match serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(bytes) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(PluginFailure::Invalid("what it puts in place is no JSON object".into())),
     }
 }
 

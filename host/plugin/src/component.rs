@@ -25,6 +25,8 @@ pub(crate) const RESOURCE_READ: (&str, &str) = ("portcullis:policy/resource-read
 pub(crate) const PROMPT_GET: (&str, &str) = ("portcullis:policy/prompt-get", "decide");
 pub(crate) const SERVER_REQUEST: (&str, &str) = ("portcullis:policy/server-request", "decide");
 pub(crate) const LIST_FILTER: (&str, &str) = ("portcullis:policy/list-filter", "filter");
+pub(crate) const SESSION: (&str, &str) = ("portcullis:policy/session", "open");
+pub(crate) const DESCRIBED: (&str, &str) = ("portcullis:auth/described", "describe");
 /// No hook, since nothing is decided by it.
 pub(crate) const SETUP: (&str, &str) = ("portcullis:types/setup", "prepare");
 
@@ -53,10 +55,15 @@ const WORLD: [&str; 18] = [
     "portcullis:policy/decision",
 ];
 /// More of it, and the inert part of WASI.
-const INERT: [&str; 21] = [
+const INERT: [&str; 26] = [
     "portcullis:policy/results",
     "portcullis:policy/requests",
     "portcullis:policy/lists",
+    "portcullis:policy/sessions",
+    "portcullis:auth/resource-metadata",
+    "portcullis:host/state",
+    "portcullis:host/signing",
+    "portcullis:host/metrics",
     "wasi:io/error",
     "wasi:io/poll",
     "wasi:io/streams",
@@ -90,6 +97,8 @@ pub(crate) struct Exports {
     pub(crate) prompt_get: Option<ComponentExportIndex>,
     pub(crate) server_request: Option<ComponentExportIndex>,
     pub(crate) list_filter: Option<ComponentExportIndex>,
+    pub(crate) session: Option<ComponentExportIndex>,
+    pub(crate) described: Option<ComponentExportIndex>,
     pub(crate) setup: Option<ComponentExportIndex>,
 }
 
@@ -111,6 +120,8 @@ impl Exports {
             prompt_get: find(PROMPT_GET),
             server_request: find(SERVER_REQUEST),
             list_filter: find(LIST_FILTER),
+            session: find(SESSION),
+            described: find(DESCRIBED),
             setup: find(SETUP),
         }
     }
@@ -176,6 +187,7 @@ impl Component {
             ("portcullis:host/http", "send"),
             ("portcullis:host/token-request", "send"),
             ("portcullis:auth/jwt", "verify"),
+            ("portcullis:host/signing", "[method]token.sign"),
         ];
         waits.into_iter().any(|(interface, function)| self.uses(interface, function).is_some())
     }
@@ -248,11 +260,15 @@ impl Host {
             prompt_get: exports.prompt_get.is_some(),
             server_request: exports.server_request.is_some(),
             list_filter: exports.list_filter.is_some(),
+            session: exports.session.is_some(),
+            described: exports.described.is_some() && exports.provider.is_some(),
         };
         if hooks == Hooks::default() {
-            let all =
-                [RESOLVER, PROVIDER, TOOL_CALL, TOOL_RESULT, RESOURCE_READ, PROMPT_GET, SERVER_REQUEST, LIST_FILTER];
-            return Err(LoadError::NoHook(all.map(|(interface, _)| format!("{interface}@{VERSION}")).join(", ")));
+            let policies = [SESSION, TOOL_CALL, TOOL_RESULT, RESOURCE_READ, PROMPT_GET, SERVER_REQUEST, LIST_FILTER];
+            let all = [RESOLVER, PROVIDER].into_iter().chain(policies);
+            return Err(LoadError::NoHook(
+                all.map(|(interface, _)| format!("{interface}@{VERSION}")).collect::<Vec<_>>().join(", "),
+            ));
         }
         Ok(Arc::new(Component { digest, compiled, source: open.map(|_| wasm), hooks, imports, declared }))
     }

@@ -174,6 +174,21 @@ pub struct QuestionFacts {
     pub tool: Option<Arc<str>>,
 }
 
+/// A client that comes in.
+#[derive(Clone, Debug)]
+pub struct SessionFacts {
+    /// `initialize` or `request`.
+    pub occasion: &'static str,
+    /// The revision of the protocol that it speaks.
+    pub protocol: &'static str,
+    /// The name that it gives itself.
+    pub client_name: Option<Arc<str>>,
+    /// The version that it gives itself.
+    pub client_version: Option<Arc<str>>,
+    /// What it says that it can be asked: a JSON object.
+    pub capabilities: Arc<str>,
+}
+
 /// Which list is filtered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListKind {

@@ -14,6 +14,7 @@ use crate::{
     cache::Cache,
     compile::{CompileLimits, Compiler},
     error::LoadError,
+    spaces::Spaces,
     state::State,
     ticker::Ticker,
 };
@@ -81,6 +82,8 @@ pub struct Host {
     pub(crate) compiler: Compiler,
     pub(crate) compile_limits: CompileLimits,
     pub(crate) metrics: Arc<Metrics>,
+    /// What plugins remember.
+    pub(crate) spaces: Spaces,
     pooled: bool,
 }
 
@@ -131,6 +134,7 @@ impl Host {
             compiler: options.compiler,
             compile_limits: options.compile_limits,
             metrics: options.metrics,
+            spaces: Spaces::default(),
             pooled,
         }))
     }

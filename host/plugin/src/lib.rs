@@ -16,6 +16,7 @@ mod error;
 mod facts;
 mod host;
 mod imports;
+mod json_patch;
 pub mod manager;
 mod meter;
 mod needs;
@@ -24,13 +25,16 @@ mod plugin;
 mod prepare;
 mod secrets;
 mod services;
+mod sessions;
+mod spaces;
 mod state;
 mod survey;
 mod ticker;
 mod token_request;
 
 pub use answer::{
-    Asserted, AssertedPrincipal, Decision, Hooks, Outcome, Read, Rejection, Resolution, Verdict, VerifiedToken,
+    Asserted, AssertedPrincipal, Decision, Description, Hooks, Outcome, Read, Rejection, Resolution, Verdict,
+    VerifiedToken,
 };
 pub use calls::Earlier;
 pub use compile::{COMPILE, CompileLimits, Compiler, compile_main};
@@ -39,8 +43,8 @@ pub use distribution::signature_of;
 pub use error::{LoadError, PluginError, PluginFailure};
 pub use facts::{
     Attributes, AuthRequest, CallFacts, ClientCertificate, Item, ListKind, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES,
-    PromptFacts, PromptPurpose, QuestionFacts, ReadFacts, ReadPurpose, RequestFacts, ResultFacts, TargetFacts,
-    carries_credential,
+    PromptFacts, PromptPurpose, QuestionFacts, ReadFacts, ReadPurpose, RequestFacts, ResultFacts, SessionFacts,
+    TargetFacts, carries_credential,
 };
 pub use host::{Host, HostOptions};
 // What a component says of itself is read where it is compiled.
@@ -50,6 +54,7 @@ pub use portcullis_manifest::{Complaint, Manifest, Schema, Want};
 pub use secrets::{Allowed, Guarded, MAX_SECRET_BYTES, OriginPattern};
 pub use services::{
     Assertion, Assertions, BoxFuture, ConnectionFacts, Connections, Jwt, JwtError, JwtRules, Outbound, OutboundError,
-    OutboundRequest, OutboundResponse, RevealAudit, SecretReader, Services, Still, TokenFacts, TokenLookupError,
+    OutboundRequest, OutboundResponse, RevealAudit, SecretReader, Services, Signed, Still, TokenFacts,
+    TokenLookupError,
     Tokens, VerifiedJwt,
 };

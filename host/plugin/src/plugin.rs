@@ -3,7 +3,10 @@
 use std::{
     any::{Any, TypeId},
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU32, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,7 +25,7 @@ use wasmtime::{
 };
 
 use crate::{
-    answer::{Hooks, Read},
+    answer::{Description, Hooks, Read},
     bindings::portcullis::types::error::Error as WitError,
     component::{Component, Exports, brief},
     error::{LoadError, PluginFailure},
@@ -31,6 +34,7 @@ use crate::{
     prepare::Prepared,
     secrets::{Allowed, Guarded, OriginPattern},
     services::Services,
+    spaces::Space,
     state::{Fixed, Lent, State},
 };
 
@@ -90,6 +94,7 @@ pub struct Plugin {
     suspends: bool,
     idle: Mutex<Vec<Running>>,
     idle_count: AtomicU32,
+    description: Option<Description>,
 }
 
 impl std::fmt::Debug for Plugin {
@@ -145,7 +150,7 @@ impl Host {
     /// # Errors
     /// What is wrong; nothing was changed.
     pub async fn load(self: &Arc<Self>, plan: LoadPlan) -> Result<Arc<Plugin>, LoadError> {
-        let fixed = match check(&plan, &self.metrics) {
+        let fixed = match check(&plan, &self.metrics, self.spaces.of(&plan.tenant, &plan.name)) {
             Ok(fixed) => fixed,
             Err(error) => {
                 tracing::warn!(plugin = %plan.name, tenant = %plan.tenant, %error, "a plugin is refused");
@@ -163,7 +168,7 @@ impl Host {
             Prepared::EachTime => (&plan.component.compiled, true),
             Prepared::NotNeeded => (&plan.component.compiled, false),
         };
-        let plugin = Plugin {
+        let mut plugin = Plugin {
             pre: self.link(runs)?,
             exports: Exports::of(runs),
             unprepared,
@@ -175,8 +180,15 @@ impl Host {
             isolation: plan.isolation,
             idle: Mutex::new(Vec::new()),
             idle_count: AtomicU32::new(0),
+            description: None,
         };
         plugin.trial().await?;
+        if plugin.hooks().described {
+            plugin.description = Some(plugin.describe().await.map_err(|failure| match failure {
+                PluginFailure::Error(error) => LoadError::Setup(error),
+                failure => LoadError::Trial(failure),
+            })?);
+        }
         Ok(Arc::new(plugin))
     }
 
@@ -186,11 +198,12 @@ impl Host {
 }
 
 /// Everything about a plan that can be said without running it.
-fn check(plan: &LoadPlan, metrics: &Metrics) -> Result<Fixed, LoadError> {
+fn check(plan: &LoadPlan, metrics: &Metrics, space: Arc<Space>) -> Result<Fixed, LoadError> {
+    let metrics = metrics.plugin_handle(plan.tenant.as_str(), &plan.name);
     let (component, grants, services) = (&plan.component, &plan.grants, &plan.services);
     // Interface, functions that need the grant, the grant in YAML, whether it is given, whether the house has it.
     type Need<'a> = (&'a str, &'a [&'a str], &'static str, bool, bool);
-    let needs: [Need<'_>; 7] = [
+    let needs: [Need<'_>; 9] = [
         ("portcullis:auth/tokens", &["lookup"], "tokens: true", grants.tokens, services.tokens.is_some()),
         (
             "portcullis:auth/jwt",
@@ -209,11 +222,20 @@ fn check(plan: &LoadPlan, metrics: &Metrics) -> Result<Fixed, LoadError> {
         ("portcullis:host/http", &["send"], "http: [..]", !grants.http.is_empty(), services.http.is_some()),
         ("portcullis:host/token-request", &["send"], "http: [..]", !grants.http.is_empty(), services.http.is_some()),
         ("portcullis:credential/caller-token", &["get"], "callerToken: true", grants.caller_token, true),
+        ("portcullis:host/state", &["open"], "state: 64KiB", grants.state.is_some(), true),
+        (
+            "portcullis:host/signing",
+            &["hmac-sha256", "[method]token.sign"],
+            "sign: true",
+            grants.sign,
+            services.assertions.is_some(),
+        ),
         ("portcullis:host/reveal", &["reveal"], "reveal: true", grants.reveal, services.audit.is_some()),
     ];
     for (interface, functions, grant, granted, available) in needs {
         let Some(used) = functions.iter().find_map(|f| component.uses(interface, f)) else { continue };
         if !granted {
+            metrics.capability_denied(capability(interface));
             return Err(LoadError::Ungranted { interface: used.to_owned(), grant });
         }
         if !available {
@@ -243,15 +265,38 @@ fn check(plan: &LoadPlan, metrics: &Metrics) -> Result<Fixed, LoadError> {
         http_origins: http_origins?,
         secrets,
         services: plan.services.clone(),
-        metrics: metrics.plugin_handle(plan.tenant.as_str(), &plan.name),
+        metrics,
         log_budget: LogBudget::new(),
+        space,
+        max_output: plan.limits.output.as_usize(),
+        figures_dropped: AtomicBool::new(false),
     })
+}
+
+/// How metrics call what an interface gives.
+fn capability(interface: &str) -> &'static str {
+    match interface.rsplit('/').next().unwrap_or_default() {
+        "tokens" => "tokens",
+        "jwt" => "issuer",
+        "connections" => "connections",
+        "http" | "token-request" => "http",
+        "caller-token" => "caller-token",
+        "reveal" => "reveal",
+        "state" => "state",
+        "signing" => "sign",
+        _ => "other",
+    }
 }
 
 impl Plugin {
     /// The hooks that it serves.
     pub fn hooks(&self) -> Hooks {
         self.component.hooks()
+    }
+
+    /// Where clients get the tokens that it accepts, if it says so.
+    pub fn description(&self) -> Option<&Description> {
+        self.description.as_ref()
     }
 
     /// SHA-256 of its component, in hex.
@@ -324,6 +369,7 @@ impl Plugin {
         let state = State::new(Arc::clone(&self.fixed), Meter::new(cpu), Limiter::new(self.limits.memory.as_usize()));
         let mut store = Store::new(&self.host.engine, state);
         store.limiter(|state| &mut state.limiter);
+        store.set_hostcall_fuel(from_guest(self.limits.output.as_usize()));
         store.epoch_deadline_callback(|mut context| Ok(context.data_mut().meter.tick()));
         let alive = Alive::new(&self.host.metrics);
         Running { store, instance: None, calls: 0, typed: Vec::new(), idle: None, _alive: alive, _permit: permit }
@@ -537,6 +583,12 @@ impl Plugin {
     }
 }
 
+/// The most bytes that a guest hands over at once: an answer, a request's body, and what stands beside them. Its lists may point at
+/// the same bytes a thousand times, so what it has in its memory says little.
+pub(crate) fn from_guest(output: usize) -> usize {
+    output.max(1 << 20).saturating_mul(2)
+}
+
 /// What a failed call is called: first who stopped it, then how wasmtime names it.
 pub(crate) fn failure(state: &State, error: &wasmtime::Error) -> PluginFailure {
     match &state.meter.stop {
@@ -549,6 +601,8 @@ pub(crate) fn failure(state: &State, error: &wasmtime::Error) -> PluginFailure {
         return PluginFailure::Memory;
     }
     match error.downcast_ref::<Trap>() {
+        // wasmtime has no public type for it.
+        None if error.root_cause().to_string().contains("too much data") => PluginFailure::Output,
         Some(trap) => PluginFailure::Trap(trap.to_string()),
         None => PluginFailure::Trap(brief(&error.root_cause().to_string())),
     }

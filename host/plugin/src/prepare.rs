@@ -26,12 +26,14 @@ use crate::{
     error::{LoadError, PluginFailure},
     host::Host,
     meter::{Limiter, Meter, PollMeter},
-    plugin::{LoadPlan, TRIAL_CPU, failure},
+    plugin::{LoadPlan, TRIAL_CPU, failure, from_guest},
     state::{Fixed, State},
 };
 
 /// The longest that getting ready may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The most bytes of a memory that is taken: no limit is above that.
+const WHOLE_MEMORY: usize = 128 << 20;
 
 /// What instances of a plugin start from.
 pub(crate) enum Prepared {
@@ -94,6 +96,7 @@ impl Host {
         let pre = self.link(&component.compiled)?;
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.limiter);
+        store.set_hostcall_fuel(from_guest(0));
         store.epoch_deadline_callback(|mut context| Ok(context.data_mut().meter.tick()));
         store.set_epoch_deadline(1);
         let polls = Arc::new(PollMeter::default());
@@ -124,7 +127,9 @@ impl Host {
 }
 
 /// The component with the memory and globals of an instance as its own; none, and a line in the log, where that fails.
-fn taken(source: &[u8], store: Store<State>, instance: Instance) -> Option<Vec<u8>> {
+fn taken(source: &[u8], mut store: Store<State>, instance: Instance) -> Option<Vec<u8>> {
+    // The whole memory comes out at once.
+    store.set_hostcall_fuel(WHOLE_MEMORY);
     let mut reader = Reader { store, instance, problem: None };
     let image = catch_unwind(AssertUnwindSafe(|| {
         let wizer = Wizer::new();

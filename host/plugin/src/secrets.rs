@@ -171,6 +171,21 @@ impl Guarded {
         self.with(url::form_urlencoded::byte_serialize(self.value.expose()).collect::<String>().into_bytes())
     }
 
+    /// Lower-case hex.
+    pub fn hex(&self) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let bytes = self.value.expose();
+        let digits = bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        let mut hex = Vec::with_capacity(bytes.len() * 2);
+        hex.extend(digits);
+        self.with(hex)
+    }
+
+    /// What was made with it: it may go where this may.
+    pub(crate) fn made_into(&self, value: Secret, how: &str) -> Self {
+        Self { value, label: format!("{how} {}", self.label), ..self.clone() }
+    }
+
     fn with(&self, bytes: Vec<u8>) -> Self {
         Self { value: Secret::new(bytes), ..self.clone() }
     }
@@ -271,6 +286,8 @@ mod tests {
         let s = Guarded::secret(Secret::new("a b&c"), Allowed::nowhere(), "s");
         assert_eq!(s.base64().value().expose(), b"YSBiJmM=");
         assert_eq!(s.form_encoded().value().expose(), b"a+b%26c");
+        assert_eq!(s.hex().value().expose(), b"6120622663");
+        assert!(s.hex().is_secret() && s.made_into(Secret::new("x"), "made of").label() == "made of s");
         assert!(
             !s.base64().allowed().expect("secret").at(&url("https://x.example/"), Some(&url("https://x.example/")))
         );

@@ -24,7 +24,7 @@ pub struct Services {
     pub secrets: Option<Arc<dyn SecretReader>>,
     /// Where uses of the `reveal` grant are recorded.
     pub audit: Option<Arc<dyn RevealAudit>>,
-    /// What signs assertions of clients of token endpoints.
+    /// What signs assertions of clients of token endpoints, and tokens of plugins with the grant `sign`.
     pub assertions: Option<Arc<dyn Assertions>>,
     /// A wall clock that stands still and randomness that repeats itself, where plugins are tried out. Never where they serve.
     pub still: Option<Still>,
@@ -46,6 +46,25 @@ pub trait Assertions: Send + Sync {
     /// # Errors
     /// In words that quote nothing of the key.
     fn sign(&self, key: &Secret, assertion: &Assertion<'_>) -> Result<Secret, String>;
+
+    /// A signed token (RFC 7519) with claims of a plugin's own, as they are. `key` is PEM, PKCS #8.
+    ///
+    /// # Errors
+    /// In words that quote nothing of the key.
+    fn sign_claims(&self, key: &Secret, token: &Signed<'_>) -> Result<Secret, String>;
+}
+
+/// A token to be signed.
+#[derive(Clone, Copy, Debug)]
+pub struct Signed<'a> {
+    /// Its claims: a JSON object, checked.
+    pub claims: &'a str,
+    /// The header's `kid`.
+    pub key_id: Option<&'a str>,
+    /// The header's `typ`; `JWT` where none.
+    pub token_type: Option<&'a str>,
+    /// The signature algorithm (RFC 7518); the key's usual one where none.
+    pub algorithm: Option<&'a str>,
 }
 
 /// What an assertion says.

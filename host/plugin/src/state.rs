@@ -1,6 +1,12 @@
 //! What a store holds: the facts that are lent for one call, the plugin's own handles, the limits.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use http::HeaderName;
 use portcullis_model::{CallerToken, Name, Principal, spec::Grants};
@@ -9,16 +15,18 @@ use serde_json::Value;
 use wasmtime::component::Resource;
 
 use crate::{
-    answer::{Asserted, Read, VerifiedToken},
+    answer::{Asserted, Description, Read, VerifiedToken},
     calls::Earlier,
     facts::{
         AuthRequest, CallFacts, ClientCertificate, ListKind, PromptFacts, QuestionFacts, ReadFacts, RequestFacts,
-        ResultFacts, TargetFacts,
+        ResultFacts, SessionFacts, TargetFacts,
     },
+    imports::signing::SigningToken,
     meter::{Limiter, LogBudget, Meter, Stop},
     passthrough::Passed,
     secrets::{Allowed, Guarded, OriginPattern},
     services::{ConnectionFacts, JwtRules, OutboundResponse, Services, TokenFacts, VerifiedJwt},
+    spaces::Space,
     token_request::{TokenAnswer, TokenRequest},
 };
 
@@ -44,6 +52,19 @@ pub(crate) struct Fixed {
     pub(crate) services: Services,
     pub(crate) metrics: Arc<PluginMetrics>,
     pub(crate) log_budget: LogBudget,
+    /// What it remembers from call to call.
+    pub(crate) space: Arc<Space>,
+    /// The most bytes that an answer may have.
+    pub(crate) max_output: usize,
+    /// Whether it was told in the log that figures are dropped.
+    pub(crate) figures_dropped: AtomicBool,
+}
+
+impl Fixed {
+    /// Whether this is the first time that a figure is dropped.
+    pub(crate) fn figures_dropped(&self) -> bool {
+        !self.figures_dropped.swap(true, Relaxed)
+    }
 }
 
 /// A thing that a guest holds a handle to.
@@ -59,6 +80,9 @@ pub(crate) enum Handle {
     CallerToken(Option<Arc<CallerToken>>),
     TokenRequest(Box<TokenRequest>),
     TokenAnswer(Box<TokenAnswer>),
+    /// The plugin's own space.
+    Bucket,
+    Signing(Box<SigningToken>),
 }
 
 /// The answer to a guest's request.
@@ -74,9 +98,16 @@ pub(crate) struct Answered {
 /// What is lent for one call.
 pub(crate) enum Lent {
     Nothing,
-    Policy { principal: Arc<Principal>, request: RequestFacts, what: What },
+    Policy {
+        principal: Arc<Principal>,
+        request: RequestFacts,
+        what: What,
+        /// Whether the guest has patched what it is asked about.
+        patched: bool,
+    },
     Resolve(Box<Resolving>),
     Authenticate(Box<Authenticating>),
+    Describe(Box<Description>),
 }
 
 /// What a policy is asked about.
@@ -87,6 +118,7 @@ pub(crate) enum What {
     Prompt(PromptFacts),
     Question(QuestionFacts),
     List(ListColumns),
+    Session(SessionFacts),
 }
 
 /// A list as `policy/lists` shows it.
@@ -248,7 +280,7 @@ impl State {
 
     /// Remembers that a fact was read which a cache key may lack.
     pub(crate) fn read(&mut self, what: impl FnOnce() -> Read) {
-        if matches!(self.lent, Lent::Policy { .. }) {
+        if matches!(&self.lent, Lent::Policy { what, .. } if !matches!(what, What::Session(_))) {
             return; // Decisions are not cached.
         }
         let read = what();

@@ -73,6 +73,9 @@ pub struct AuditEvent {
     /// How long it took, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_us: Option<u64>,
+    /// What policies noted of the request, by name: at most 16, 1 KiB each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 impl AuditEvent {

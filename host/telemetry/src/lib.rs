@@ -9,7 +9,7 @@ pub mod trace;
 
 pub use audit::{Audit, AuditEvent};
 pub use ids::RequestId;
-pub use metrics::{CallMetrics, Metrics, Outcome, PluginMetrics};
+pub use metrics::{CallMetrics, Metrics, NotKept, Outcome, PluginMetrics};
 pub use trace::TraceContext;
 
 /// A time since 1970 as RFC 3339 text.

@@ -14,12 +14,14 @@ use prometheus_client::{
 
 mod declare;
 mod handles;
+mod own;
 
 pub use prometheus_client::metrics::{counter::Counter as CounterHandle, gauge::Gauge as GaugeHandle};
 
 pub use declare::{Declared, MetricKind};
 use declare::{Declarer, HistogramFamily, Labels, labels};
 pub use handles::{CallMetrics, Outcome, PluginMetrics};
+pub use own::NotKept;
 
 /// The label value of whatever is beyond a bound.
 pub const OTHER: &str = "other";
@@ -45,6 +47,8 @@ pub struct Metrics {
     plugin_signatures: Family<Labels, Counter>,
     plugin_compilations: Family<Labels, Counter>,
     plugin_disk_bytes: Family<Labels, Gauge>,
+    plugin_state: Family<Labels, Gauge>,
+    plugin_own: own::Families,
     upstream_requests: Family<Labels, Counter>,
     upstream_connects: Family<Labels, Counter>,
     child_restarts: Family<Labels, Counter>,
@@ -155,6 +159,9 @@ impl Metrics {
         let plugin_compilations =
             d.counters("plugin_compilations", "Compilations of components, by how they ended", &["outcome"]);
         let plugin_disk_bytes = d.gauges("plugin_disk_bytes", "Bytes kept on disk for plugins", &["what"]);
+        let plugin_state =
+            d.gauges("plugin_state_bytes", "Bytes that a plugin has remembered in this replica", &["tenant", "plugin"]);
+        let plugin_own = own::Families::declare(&mut d);
         let upstream_requests =
             d.counters("upstream_requests", "Requests to servers", &["tenant", "server", "era", "outcome"]);
         let upstream_connects =
@@ -234,6 +241,8 @@ impl Metrics {
             plugin_signatures,
             plugin_compilations,
             plugin_disk_bytes,
+            plugin_state,
+            plugin_own,
             upstream_requests,
             upstream_connects,
             child_restarts,
@@ -332,6 +341,8 @@ impl Metrics {
                 plugin,
                 (&self.plugin_calls, &self.plugin_seconds),
                 [&self.plugin_traps, &self.plugin_timeouts, &self.plugin_denied, &self.plugin_token_requests],
+                &self.plugin_state,
+                self.plugin_own.of(tenant, plugin),
             ))
         });
         Arc::clone(made)

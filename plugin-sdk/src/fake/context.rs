@@ -2,6 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
+use super::patch;
 use crate::Value;
 
 /// A caller. Its kind is read off its subject.
@@ -129,7 +130,7 @@ pub struct Call {
     gateway: String,
     server: String,
     tool: String,
-    arguments: String,
+    arguments: RefCell<String>,
     annotations: RefCell<BTreeMap<String, Value>>,
 }
 
@@ -140,7 +141,7 @@ impl Call {
             gateway: "main".into(),
             server: server.into(),
             tool: tool.into(),
-            arguments: "{}".into(),
+            arguments: RefCell::new("{}".into()),
             annotations: RefCell::default(),
         }
     }
@@ -155,13 +156,18 @@ impl Call {
     /// With arguments, as JSON text.
     #[must_use]
     pub fn with_arguments(mut self, json: impl ToString) -> Self {
-        self.arguments = json.to_string();
+        self.arguments = RefCell::new(json.to_string());
         self
     }
 
     /// As the hook gets it.
     pub fn lend(&self) -> crate::Call<'_> {
         crate::Call(self)
+    }
+
+    /// The arguments as the plugin's patches have left them.
+    pub fn arguments_now(&self) -> String {
+        self.arguments.borrow().clone()
     }
 
     /// An attribute that the plugin set.
@@ -189,15 +195,15 @@ impl Call {
     }
 
     pub(crate) fn arguments(&self) -> Vec<u8> {
-        self.arguments.clone().into_bytes()
+        self.arguments_now().into_bytes()
     }
 
     pub(crate) fn arguments_size(&self) -> u64 {
-        self.arguments.len() as u64
+        self.arguments.borrow().len() as u64
     }
 
     pub(crate) fn argument(&self, pointer: &str) -> Option<String> {
-        let json: serde_json::Value = serde_json::from_str(&self.arguments).ok()?;
+        let json: serde_json::Value = serde_json::from_str(&self.arguments.borrow()).ok()?;
         json.pointer(pointer).map(ToString::to_string)
     }
 
@@ -212,16 +218,22 @@ impl Call {
     pub(crate) fn annotate(&self, key: &str, value: &Value) {
         self.annotations.borrow_mut().insert(key.into(), value.clone());
     }
+
+    pub(crate) fn patch(&self, operations: &str) -> Result<(), String> {
+        let patched = patch::apply(&self.arguments.borrow(), operations)?;
+        *self.arguments.borrow_mut() = patched;
+        Ok(())
+    }
 }
 
 /// What a server answered.
 #[derive(Clone, Debug)]
-pub struct ToolOutcome(String);
+pub struct ToolOutcome(RefCell<String>);
 
 impl ToolOutcome {
     /// A result object, as JSON text.
     pub fn new(json: impl ToString) -> Self {
-        Self(json.to_string())
+        Self(RefCell::new(json.to_string()))
     }
 
     /// As the hook gets it.
@@ -229,16 +241,32 @@ impl ToolOutcome {
         crate::ToolOutcome(self)
     }
 
+    /// The result as the plugin's patches have left it.
+    pub fn content_now(&self) -> String {
+        self.0.borrow().clone()
+    }
+
+    pub(crate) fn value(&self, pointer: &str) -> Option<String> {
+        let json: serde_json::Value = serde_json::from_str(&self.0.borrow()).ok()?;
+        json.pointer(pointer).map(ToString::to_string)
+    }
+
+    pub(crate) fn patch(&self, operations: &str) -> Result<(), String> {
+        let patched = patch::apply(&self.0.borrow(), operations)?;
+        *self.0.borrow_mut() = patched;
+        Ok(())
+    }
+
     pub(crate) fn is_error(&self) -> bool {
-        let json: Option<serde_json::Value> = serde_json::from_str(&self.0).ok();
+        let json: Option<serde_json::Value> = serde_json::from_str(&self.0.borrow()).ok();
         json.and_then(|json| json.get("isError")?.as_bool()).unwrap_or(false)
     }
 
     pub(crate) fn content(&self) -> Vec<u8> {
-        self.0.clone().into_bytes()
+        self.content_now().into_bytes()
     }
 
     pub(crate) fn content_size(&self) -> u64 {
-        self.0.len() as u64
+        self.0.borrow().len() as u64
     }
 }

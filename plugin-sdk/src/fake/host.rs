@@ -5,7 +5,7 @@ use std::{cell::RefCell, collections::BTreeMap, marker::PhantomData};
 use super::{
     CallerToken, Connection, Response, Sent, SignedToken, TokenSent, auth::Token, http::Answers, token::TokenAnswers,
 };
-use crate::{Level, LookupError, TokenError, http::HttpError};
+use crate::{Level, LookupError, StateEntry, TokenError, http::HttpError};
 
 thread_local! {
     static HOST: RefCell<Host> = RefCell::new(Host::new());
@@ -29,6 +29,10 @@ pub struct Host {
     pub(crate) caller_token: Option<CallerToken>,
     pub(crate) token_answers: TokenAnswers,
     pub(crate) token_requests: Vec<TokenSent>,
+    pub(crate) state: BTreeMap<String, StateEntry>,
+    pub(crate) state_full: bool,
+    pub(crate) version: u64,
+    pub(crate) figures: Vec<(String, String, f64)>,
 }
 
 impl Default for Host {
@@ -52,6 +56,10 @@ impl Host {
             caller_token: None,
             token_answers: Vec::new(),
             token_requests: Vec::new(),
+            state: BTreeMap::new(),
+            state_full: false,
+            version: 0,
+            figures: Vec::new(),
         }
     }
 
@@ -126,6 +134,13 @@ impl Host {
         self
     }
 
+    /// Nothing more fits into what the plugin remembers.
+    #[must_use]
+    pub fn with_full_state(mut self) -> Self {
+        self.state_full = true;
+        self
+    }
+
     /// Answers on this thread until the guard is dropped.
     #[must_use = "the host is gone when the guard is dropped"]
     pub fn install(self) -> Installed {
@@ -147,6 +162,16 @@ impl Installed {
     /// The token requests that the plugin sent.
     pub fn token_requests(&self) -> Vec<TokenSent> {
         with_host(|host| host.token_requests.clone())
+    }
+
+    /// What the plugin remembers under a key.
+    pub fn state(&self, key: &str) -> Option<Vec<u8>> {
+        with_host(|host| host.state.get(key).map(|entry| entry.value.clone()))
+    }
+
+    /// The figures that the plugin gave: name, labels as `name=value,..`, and what was added or noted.
+    pub fn figures(&self) -> Vec<(String, String, f64)> {
+        with_host(|host| host.figures.clone())
     }
 
     /// The requests that the plugin sent.
@@ -193,6 +218,10 @@ impl Secret {
             }
         }
         Self(out)
+    }
+
+    pub(crate) fn hex(&self) -> Self {
+        Self(self.0.bytes().map(|byte| format!("{byte:02x}")).collect())
     }
 
     pub(crate) fn form_encoded(&self) -> Self {

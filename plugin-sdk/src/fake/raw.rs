@@ -8,6 +8,11 @@ pub(crate) use super::{
     http::Response,
     list::List,
     request::{Prompt, Question, Read},
+    session::{Metadata, Session},
+    state::{
+        Bucket, SigningToken, count, hmac_sha256, observe, open_state, sign, state_delete, state_get, state_set,
+        state_swap,
+    },
     token::{CallersToken as CallerToken, Earlier, TokenAnswer, TokenRequest},
 };
 use super::{host::with_host, http::Sent};

@@ -2,6 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
+use super::patch;
 use crate::Value;
 
 /// Attributes that a plugin set.
@@ -107,7 +108,7 @@ impl Read {
 pub struct Prompt {
     server: String,
     name: String,
-    arguments: String,
+    arguments: RefCell<String>,
     purpose: &'static str,
     annotations: Annotations,
 }
@@ -118,7 +119,7 @@ impl Prompt {
         Self {
             server: server.into(),
             name: name.into(),
-            arguments: "{}".into(),
+            arguments: RefCell::new("{}".into()),
             purpose: "get",
             annotations: Annotations::default(),
         }
@@ -127,7 +128,7 @@ impl Prompt {
     /// With arguments, as JSON text.
     #[must_use]
     pub fn with_arguments(mut self, json: impl ToString) -> Self {
-        self.arguments = json.to_string();
+        self.arguments = RefCell::new(json.to_string());
         self
     }
 
@@ -143,6 +144,17 @@ impl Prompt {
         crate::Prompt(self)
     }
 
+    /// The arguments as the plugin's patches have left them.
+    pub fn arguments_now(&self) -> String {
+        self.arguments.borrow().clone()
+    }
+
+    pub(crate) fn patch(&self, operations: &str) -> Result<(), String> {
+        let patched = patch::apply(&self.arguments.borrow(), operations)?;
+        *self.arguments.borrow_mut() = patched;
+        Ok(())
+    }
+
     pub(crate) fn name(&self) -> String {
         self.name.clone()
     }
@@ -156,15 +168,15 @@ impl Prompt {
     }
 
     pub(crate) fn arguments(&self) -> Vec<u8> {
-        self.arguments.clone().into_bytes()
+        self.arguments_now().into_bytes()
     }
 
     pub(crate) fn arguments_size(&self) -> u64 {
-        self.arguments.len() as u64
+        self.arguments.borrow().len() as u64
     }
 
     pub(crate) fn argument(&self, pointer: &str) -> Option<String> {
-        pointed(&self.arguments, pointer)
+        pointed(&self.arguments.borrow(), pointer)
     }
 
     common!();
@@ -175,7 +187,7 @@ impl Prompt {
 pub struct Question {
     server: String,
     method: String,
-    params: String,
+    params: RefCell<String>,
     tool: Option<String>,
     annotations: Annotations,
 }
@@ -186,7 +198,7 @@ impl Question {
         Self {
             server: server.into(),
             method: method.into(),
-            params: "{}".into(),
+            params: RefCell::new("{}".into()),
             tool: None,
             annotations: Annotations::default(),
         }
@@ -195,7 +207,7 @@ impl Question {
     /// With params, as JSON text.
     #[must_use]
     pub fn with_params(mut self, json: impl ToString) -> Self {
-        self.params = json.to_string();
+        self.params = RefCell::new(json.to_string());
         self
     }
 
@@ -211,20 +223,31 @@ impl Question {
         crate::Question(self)
     }
 
+    /// The params as the plugin's patches have left them.
+    pub fn params_now(&self) -> String {
+        self.params.borrow().clone()
+    }
+
+    pub(crate) fn patch(&self, operations: &str) -> Result<(), String> {
+        let patched = patch::apply(&self.params.borrow(), operations)?;
+        *self.params.borrow_mut() = patched;
+        Ok(())
+    }
+
     pub(crate) fn method(&self) -> String {
         self.method.clone()
     }
 
     pub(crate) fn params(&self) -> Vec<u8> {
-        self.params.clone().into_bytes()
+        self.params_now().into_bytes()
     }
 
     pub(crate) fn params_size(&self) -> u64 {
-        self.params.len() as u64
+        self.params.borrow().len() as u64
     }
 
     pub(crate) fn param(&self, pointer: &str) -> Option<String> {
-        pointed(&self.params, pointer)
+        pointed(&self.params.borrow(), pointer)
     }
 
     pub(crate) fn tool(&self) -> Option<String> {

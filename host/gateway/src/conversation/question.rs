@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use portcullis_model::{Fault, Name};
-use portcullis_plugin::{Attributes, QuestionFacts, RequestFacts};
+use portcullis_plugin::{QuestionFacts, RequestFacts};
 use portcullis_protocol::{
     ParseLimits, parse,
     splice::{self, Raw, RequestEdit},
@@ -60,7 +60,7 @@ pub async fn judge(
         request_id: Arc::clone(&who.request_id),
         headers: Arc::clone(&who.headers),
         deadline,
-        attributes: Attributes::default(),
+        attributes: who.attributes.clone(),
     };
     let mut facts = QuestionFacts {
         server: question.server.clone(),

@@ -107,6 +107,12 @@ pub struct Grants {
     /// that server. Each use is audited.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub passthrough: bool,
+    /// Lets it remember so many bytes from call to call, in the memory of this replica. 64MiB is the most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<Bytes>,
+    /// Lets it sign with the secrets that it was granted: JSON Web Tokens with claims of its own, and HMACs.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub sign: bool,
 }
 
 /// A secret that a plugin may use, and where it may go.
@@ -218,6 +224,9 @@ impl Plugin {
         }
         if self.limits.cpu.get().is_zero() || self.limits.wall.get().is_zero() || self.limits.wait.get().is_zero() {
             problems.push(Problem::new("spec.limits", "times must be above zero"));
+        }
+        if self.grants.state.is_some_and(|bytes| bytes > Bytes::mebi(64)) {
+            problems.push(Problem::new("spec.grants.state", "64MiB is the most"));
         }
         if self.limits.memory > Bytes::mebi(64) {
             problems.push(Problem::new("spec.limits.memory", "64MiB is the most"));

@@ -5,7 +5,7 @@ use std::time::Instant;
 use portcullis_model::Principal;
 use wasmtime::{Error, Result, component::Resource};
 
-use super::json;
+use super::{json, patch::Patched};
 use crate::{
     answer::Read,
     bindings::portcullis::{policy, types},
@@ -27,7 +27,7 @@ impl State {
         }
     }
 
-    fn request_facts(&self) -> Result<&RequestFacts> {
+    pub(super) fn request_facts(&self) -> Result<&RequestFacts> {
         match &self.lent {
             Lent::Policy { request, .. } => Ok(request),
             Lent::Resolve(resolving) => Ok(&resolving.request),
@@ -35,7 +35,7 @@ impl State {
         }
     }
 
-    fn what(&self) -> Result<&What> {
+    pub(super) fn what(&self) -> Result<&What> {
         match &self.lent {
             Lent::Policy { what, .. } => Ok(what),
             _ => Err(Error::msg("nothing is lent")),
@@ -84,15 +84,15 @@ impl State {
         }
     }
 
-    fn gateway_name(&self) -> Result<String> {
+    pub(super) fn gateway_name(&self) -> Result<String> {
         Ok(self.request_facts()?.gateway.as_str().to_owned())
     }
 
-    fn request_name(&self) -> Result<String> {
+    pub(super) fn request_name(&self) -> Result<String> {
         Ok(self.request_facts()?.request_id.as_ref().to_owned())
     }
 
-    fn milliseconds_left(&self) -> Result<u64> {
+    pub(super) fn milliseconds_left(&self) -> Result<u64> {
         let left = self.request_facts()?.deadline.saturating_duration_since(Instant::now());
         Ok(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
     }
@@ -200,6 +200,9 @@ impl types::context::HostCall for State {
     fn annotate(&mut self, _: Resource<Call>, key: String, value: Value) -> Result<()> {
         self.note(key, value)
     }
+    fn patch(&mut self, _: Resource<Call>, operations: String) -> Result<std::result::Result<(), String>> {
+        self.patch_lent(Patched::Arguments, &operations)
+    }
     fn drop(&mut self, _: Resource<Call>) -> Result<()> {
         Ok(())
     }
@@ -217,6 +220,16 @@ impl policy::results::HostOutcome for State {
     }
     fn content_size(&mut self, _: Resource<policy::results::Outcome>) -> Result<u64> {
         Ok(self.result_facts()?.content.len() as u64)
+    }
+    fn value(&mut self, _: Resource<policy::results::Outcome>, pointer: String) -> Result<Option<String>> {
+        pointed(&self.result_facts()?.content, &pointer)
+    }
+    fn patch(
+        &mut self,
+        _: Resource<policy::results::Outcome>,
+        operations: String,
+    ) -> Result<std::result::Result<(), String>> {
+        self.patch_lent(Patched::Result, &operations)
     }
     fn drop(&mut self, _: Resource<policy::results::Outcome>) -> Result<()> {
         Ok(())
@@ -289,6 +302,9 @@ impl policy::requests::HostPrompt for State {
     fn annotate(&mut self, _: Resource<requests::Prompt>, key: String, value: Value) -> Result<()> {
         self.note(key, value)
     }
+    fn patch(&mut self, _: Resource<requests::Prompt>, operations: String) -> Result<std::result::Result<(), String>> {
+        self.patch_lent(Patched::Prompt, &operations)
+    }
     fn drop(&mut self, _: Resource<requests::Prompt>) -> Result<()> {
         Ok(())
     }
@@ -324,6 +340,13 @@ impl policy::requests::HostQuestion for State {
     }
     fn annotate(&mut self, _: Resource<requests::Question>, key: String, value: Value) -> Result<()> {
         self.note(key, value)
+    }
+    fn patch(
+        &mut self,
+        _: Resource<requests::Question>,
+        operations: String,
+    ) -> Result<std::result::Result<(), String>> {
+        self.patch_lent(Patched::Question, &operations)
     }
     fn drop(&mut self, _: Resource<requests::Question>) -> Result<()> {
         Ok(())

@@ -88,6 +88,10 @@ impl secrets::HostSecret for State {
         let encoded = self.secret(&secret)?.form_encoded();
         self.own(Handle::Secret(encoded))
     }
+    fn hex(&mut self, secret: Resource<Secret>) -> Result<Resource<Secret>> {
+        let encoded = self.secret(&secret)?.hex();
+        self.own(Handle::Secret(encoded))
+    }
     fn concat(&mut self, parts: Vec<Part>) -> Result<Resource<Secret>> {
         match self.assemble(parts)? {
             // Also a concatenation of mere texts is a handle of a secret; it may go anywhere that the plugin may.

@@ -115,6 +115,26 @@ impl Declarer {
         self.add(name, MetricKind::Histogram, help, labels, Family::new_with_constructor(Buckets))
     }
 
+    /// Counters whose further labels are the plugins' own.
+    pub(crate) fn own_counters(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+    ) -> Family<Vec<(String, String)>, Counter> {
+        self.add(name, MetricKind::Counter, help, labels, Family::default())
+    }
+
+    /// Histograms whose further labels are the plugins' own.
+    pub(crate) fn own_histograms(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+    ) -> Family<Vec<(String, String)>, Histogram, Buckets> {
+        self.add(name, MetricKind::Histogram, help, labels, Family::new_with_constructor(Buckets))
+    }
+
     pub(crate) fn counter(&mut self, name: &'static str, help: &'static str) -> Counter {
         self.add(name, MetricKind::Counter, help, &[], Counter::default())
     }

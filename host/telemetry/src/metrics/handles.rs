@@ -2,10 +2,11 @@
 
 use std::{array, sync::OnceLock, time::Duration};
 
-use prometheus_client::metrics::{counter::Counter, family::Family, histogram::Histogram};
+use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram};
 
 use super::{
     declare::{HistogramFamily, Labels, labels},
+    own::{NotKept, OwnSeries},
     seconds,
 };
 
@@ -119,6 +120,8 @@ pub struct PluginMetrics {
     wall_timeouts: Counter,
     denied: Family<Labels, Counter>,
     token_requests: Family<Labels, Counter>,
+    state: Gauge,
+    own: OwnSeries,
     tenant: String,
     plugin: String,
 }
@@ -131,7 +134,7 @@ struct HookMetrics {
 }
 
 /// The hooks of `wit/`, as metrics call them.
-const HOOKS: [&str; 10] = [
+const HOOKS: [&str; 12] = [
     "authenticate",
     "resolve",
     "refresh",
@@ -142,6 +145,8 @@ const HOOKS: [&str; 10] = [
     "prompt-get",
     "server-request",
     "list-filter",
+    "session",
+    "described",
 ];
 
 impl PluginMetrics {
@@ -150,6 +155,8 @@ impl PluginMetrics {
         plugin: &str,
         (calls, times): (&Family<Labels, Counter>, &HistogramFamily),
         [traps, timeouts, denied, token_requests]: [&Family<Labels, Counter>; 4],
+        state: &Family<Labels, Gauge>,
+        own: OwnSeries,
     ) -> Self {
         let timeout =
             |clock| timeouts.get_or_create_owned(&labels(&["tenant", "plugin", "clock"], &[tenant, plugin, clock]));
@@ -162,6 +169,8 @@ impl PluginMetrics {
             wall_timeouts: timeout("wall"),
             denied: denied.clone(),
             token_requests: token_requests.clone(),
+            state: state.get_or_create_owned(&labels(&["tenant", "plugin"], &[tenant, plugin])),
+            own,
             tenant: tenant.to_owned(),
             plugin: plugin.to_owned(),
         }
@@ -204,6 +213,27 @@ impl PluginMetrics {
     pub fn capability_denied(&self, capability: &'static str) {
         let values = [self.tenant.as_str(), self.plugin.as_str(), capability];
         self.denied.get_or_create(&labels(&["tenant", "plugin", "capability"], &values)).inc();
+    }
+
+    /// Notes how many bytes the plugin remembers in this process.
+    pub fn remembers(&self, bytes: usize) {
+        self.state.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Adds to a counter of the plugin's own.
+    ///
+    /// # Errors
+    /// Why it is not counted.
+    pub fn count(&self, name: &str, labels: &[(String, String)], add: u64) -> Result<(), NotKept> {
+        self.own.count(name, labels, add)
+    }
+
+    /// Notes a value in a histogram of the plugin's own.
+    ///
+    /// # Errors
+    /// Why it is not noted.
+    pub fn observe(&self, name: &str, labels: &[(String, String)], value: f64) -> Result<(), NotKept> {
+        self.own.observe(name, labels, value)
     }
 
     /// Counts a request to a token endpoint: `ok`, `refused`, `unavailable`, `timeout`, `malformed` or `denied`.

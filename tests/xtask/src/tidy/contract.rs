@@ -8,7 +8,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context, bail};
-use wit_parser::{PackageId, Resolve, WorldItem};
+use wit_parser::{Docs, PackageId, Resolve, Type, TypeDefKind, WorldItem};
 
 use super::Findings;
 use crate::shell::root;
@@ -21,8 +21,7 @@ const RELEASED: &str = "-released";
 pub(super) fn check(found: &mut Findings) -> anyhow::Result<()> {
     let now = read(&root().join("wit"), |folder, name| folder.join(name).join(format!("{name}.wit")))?;
     let released = read(&root().join("tests/fixtures/wit"), |folder, name| folder.join(format!("{name}.wit")))?;
-    documented(&now, found);
-    for fault in breaks(&now, &released)? {
+    for fault in undocumented(&now)?.into_iter().chain(breaks(&now, &released)?) {
         found.fault(fault);
     }
     Ok(())
@@ -44,22 +43,49 @@ fn read(folder: &Path, path: impl Fn(&Path, &str) -> std::path::PathBuf) -> anyh
         .collect()
 }
 
-/// Each package and each interface says what it is for.
-fn documented(packages: &[Package], found: &mut Findings) {
-    for package in packages {
-        let mut above = "";
-        for line in package.text.lines() {
-            let line = line.trim_end();
-            if (line.starts_with("package ") || line.starts_with("interface ")) && !above.starts_with("///") {
-                found.fault(format!(
-                    "wit/{}: `{}` has no documentation",
-                    package.name,
-                    line.trim_end_matches(['{', ' ', ';'])
-                ));
+/// Each package, interface, world, type, case, field and function says what it is for.
+fn undocumented(packages: &[Package]) -> anyhow::Result<Vec<String>> {
+    let mut resolve = Resolve::new();
+    let ids = push(&mut resolve, packages, "")?;
+    let mut faults = Vec::new();
+    for (package, id) in packages.iter().zip(ids) {
+        let mut said = |docs: &Docs, what: String| {
+            if docs.contents.as_deref().is_none_or(|text| text.trim().is_empty()) {
+                faults.push(format!("wit/{}: {what} has no documentation", package.name));
             }
-            above = line;
+        };
+        let found = &resolve.packages[id];
+        said(&found.docs, "the package".to_owned());
+        for (name, world) in &found.worlds {
+            said(&resolve.worlds[*world].docs, format!("world {name}"));
+        }
+        for (name, interface) in &found.interfaces {
+            let interface = &resolve.interfaces[*interface];
+            said(&interface.docs, format!("interface {name}"));
+            for (function, found) in &interface.functions {
+                said(&found.docs, format!("{name}/{function}"));
+            }
+            for (own, ty) in &interface.types {
+                let ty = &resolve.types[*ty];
+                // What is used from elsewhere is documented there.
+                if matches!(ty.kind, TypeDefKind::Type(Type::Id(_))) {
+                    continue;
+                }
+                said(&ty.docs, format!("{name}/{own}"));
+                let parts: Vec<(&str, &Docs)> = match &ty.kind {
+                    TypeDefKind::Record(record) => record.fields.iter().map(|f| (f.name.as_str(), &f.docs)).collect(),
+                    TypeDefKind::Variant(variant) => variant.cases.iter().map(|c| (c.name.as_str(), &c.docs)).collect(),
+                    TypeDefKind::Enum(all) => all.cases.iter().map(|c| (c.name.as_str(), &c.docs)).collect(),
+                    TypeDefKind::Flags(flags) => flags.flags.iter().map(|f| (f.name.as_str(), &f.docs)).collect(),
+                    _ => Vec::new(),
+                };
+                for (part, docs) in parts {
+                    said(docs, format!("{name}/{own}.{part}"));
+                }
+            }
         }
     }
+    Ok(faults)
 }
 
 /// What a component built against `released` would trip over in `now`.
@@ -174,6 +200,7 @@ mod tests {
         assert!(!faults(&|t| t.replace("name: func() -> string;", "")).is_empty());
         assert!(!faults(&|t| t.replace("who: borrow<caller>", "who: borrow<caller>, more: u32")).is_empty());
         assert!(!faults(&|t| t.replace("world hook-it { export hook; }", "")).is_empty());
+        assert_eq!(undocumented(&package(|t| t)).unwrap().len(), 10);
         let minor = |t: String| t.replace("@0.1.0", "@0.2.0").replace("text(string)", "text(string), number(f64)");
         assert_eq!(faults(&minor), Vec::<String>::new(), "a new version may break");
     }
