@@ -12,7 +12,10 @@ use portcullis_model::{
     Fault, Kind, Name, Resource, ResourceKey, Side, Spec,
     spec::{self, CredentialMode, McpServer, PluginUse},
 };
-use portcullis_plugin::manager::{Manager, Place};
+use portcullis_plugin::{
+    Description,
+    manager::{Manager, Place},
+};
 use portcullis_store::registry::Fleet;
 use portcullis_upstream::{HttpEndpoint, Target};
 use quick_cache::sync::Cache;
@@ -161,9 +164,12 @@ impl Gateways {
         };
 
         let mut providers = Vec::new();
+        let mut description: Option<Description> = None;
         for used in &gateway.auth {
             match plugin(used) {
                 Ok(found) if found.plugin.hooks().provider => {
+                    let said = found.plugin.description().filter(|said| **said != Description::default());
+                    description = description.or_else(|| said.cloned());
                     providers.push(Arc::new(Provider::new(found.plugin, &found.identity)));
                 }
                 Ok(_) => note(format!("auth: plugin \"{}\" is no auth provider", used.plugin), true),
@@ -247,13 +253,16 @@ impl Gateways {
             anonymous: gateway.anonymous,
             policies,
             visits: Visits::default(),
+            oauth: own
+                || !gateway.oauth.authorization_servers.is_empty()
+                || description.as_ref().is_some_and(|said| !said.authorization_servers.is_empty()),
+            description,
             broken,
             rate,
             servers,
             exposures,
             routes,
             labels,
-            oauth: own || !gateway.oauth.authorization_servers.is_empty(),
             scopes,
             disclosure: gateway.exposure,
         };

@@ -13,6 +13,7 @@ use http::{HeaderName, HeaderValue, Request};
 use portcullis_credential::{Carried, Resolver};
 use portcullis_identity::Authenticator;
 use portcullis_model::{Fault, Name, Principal, Side};
+use portcullis_plugin::Description;
 use portcullis_protocol::{Era, Version, seal::Sealer};
 use portcullis_telemetry::{Audit, Metrics};
 use portcullis_upstream::{ListKind, Peer, UpstreamError, Upstreams};
@@ -37,6 +38,7 @@ use crate::{
     targets,
     tasks::made::Made,
     view::{Assigned, Reach, Shared, Snapshot, View},
+    visits,
 };
 
 /// Memory that the bodies of all requests may take together, in kibibytes: 256 MiB.
@@ -97,6 +99,8 @@ pub struct Gateways {
     pub(crate) bodies: Arc<Semaphore>,
     pub(crate) rates: Cache<(String, u32), Arc<PrincipalRate>>,
     pub(crate) snapshot: ArcSwap<Snapshot>,
+    /// How the clients of sessions call themselves, where a session policy may ask.
+    pub(crate) introduced: Cache<[u8; 12], visits::Introduced>,
     /// Counts snapshots.
     pub(crate) compiled: watch::Sender<u64>,
     /// Woken when somebody holds something that ends with their credential.
@@ -104,6 +108,11 @@ pub struct Gateways {
 }
 
 impl Gateways {
+    /// What the auth providers of a gateway say of themselves.
+    pub fn description(&self, tenant: &Name, gateway: &Name) -> Option<Description> {
+        self.snapshot.load().get(tenant.as_str(), gateway.as_str())?.description.clone()
+    }
+
     /// Gateways that serve nothing until [`Gateways::compile`] has run.
     pub fn new(parts: Parts) -> Arc<Self> {
         let held = Held::new(parts.metrics.held_calls.clone());
@@ -133,6 +142,7 @@ impl Gateways {
             bodies: Arc::new(Semaphore::new(BODIES_KIB)),
             rates: Cache::new(10_000),
             snapshot: ArcSwap::default(),
+            introduced: visits::introductions(),
             compiled: watch::Sender::new(0),
             holds: Arc::default(),
         });

@@ -20,6 +20,7 @@ use crate::{
     offer,
     session::Live,
     view::View,
+    visits,
 };
 
 /// How long a session lives at most: then the client is asked to initialize again, which clients do by themselves.
@@ -47,13 +48,19 @@ pub async fn initialize(gateways: &Gateways, asked: &Asked<'_>) -> Response {
         if let Some(live) = asked.client.session.and_then(|session| gateways.sessions.get(&session)) {
             live.note_capabilities(bounded_capabilities(capabilities.as_deref().unwrap_or("{}")).into());
         }
+        if let Some(session) = asked.client.session {
+            visits::opened(gateways, asked, session);
+        }
         let offer = offer::offer(gateways, asked).await;
         let (capabilities, instructions) = (&offer.capabilities, offer.instructions.as_deref());
         let body = rpc::initialize(asked.id(), version, capabilities, &offer.info, instructions);
         return answer::json(StatusCode::OK, body);
     }
-    let sealed = Session::new(asked.binding(), version, capabilities.as_deref(), now_ms() + SESSION_MS)
-        .and_then(|session| session.seal(&gateways.sealer));
+    let sealed =
+        Session::new(asked.binding(), version, capabilities.as_deref(), now_ms() + SESSION_MS).and_then(|session| {
+            visits::opened(gateways, asked, session.nonce);
+            session.seal(&gateways.sealer)
+        });
     let id = match sealed.ok().and_then(|text| HeaderValue::from_str(&text).ok()) {
         Some(id) => id,
         None => {

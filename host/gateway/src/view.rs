@@ -13,7 +13,7 @@ use portcullis_model::{
     Fault, Name,
     spec::{Disclosure, Failure, Process, Traffic},
 };
-use portcullis_plugin::Plugin;
+use portcullis_plugin::{Description, Plugin};
 use portcullis_telemetry::CallMetrics;
 use portcullis_upstream::{HttpEndpoint, Peer};
 use quick_cache::sync::Cache;
@@ -78,6 +78,8 @@ pub struct View {
     pub policies: Vec<Policy>,
     /// What session policies have said of whom.
     pub visits: Visits,
+    /// What the auth providers say of themselves: the first that says something.
+    pub description: Option<Description>,
     /// Why nobody is served, where a plugin that has to be asked is not there (fail closed).
     pub broken: Option<Fault>,
     /// How often a principal may call.

@@ -1,7 +1,7 @@
 //! Who may come in: what session policies say of a caller at a gateway, remembered for a minute.
 //!
-//! In the eras with sessions they are asked at `initialize`, where the client says its name; in both, at the first request on which
-//! no verdict is at hand. A verdict is that of one authenticated principal (so it ends with the authentication's own), one session,
+//! In the era with sessions they are asked at `initialize`, where the client says its name, which is remembered for the session; in
+//! both, at the first request on which no verdict is at hand. A verdict is that of one authenticated principal (so it ends with the authentication's own), one session,
 //! and one compiled gateway: whatever changes, they are asked again.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 
 use portcullis_model::{Fault, Principal};
 use portcullis_plugin::{Read, SessionFacts};
-use portcullis_protocol::{Era, Kind};
+use portcullis_protocol::{Era, Kind, Piece};
 use portcullis_telemetry::AuditEvent;
 use quick_cache::sync::Cache;
 
@@ -26,6 +26,21 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MOST: usize = 10_000;
 /// The most bytes of what a client calls itself.
 const MAX_NAME: usize = 256;
+
+/// Sessions whose clients' names are remembered.
+const MOST_NAMES: usize = 50_000;
+
+/// How clients call themselves: name and version.
+#[derive(Clone, Default)]
+pub struct Introduced {
+    name: Option<Arc<str>>,
+    version: Option<Arc<str>>,
+}
+
+/// What clients of sessions said at `initialize`, by session.
+pub fn introductions() -> Cache<[u8; 12], Introduced> {
+    Cache::new(MOST_NAMES)
+}
 
 /// What session policies have said at one gateway.
 pub struct Visits {
@@ -71,7 +86,7 @@ pub async fn admit(gateways: &Gateways, asked: &Asked<'_>) -> Result<(), Fault> 
     }
     let begins = asked.client.era == Era::Legacy && asked.message.method() == "initialize";
     let visits = &asked.view.visits;
-    let facts = facts(asked, begins);
+    let facts = facts(gateways, asked, begins);
     let key = visits.key(asked, &facts);
     if !begins && let Some(known) = visits.verdicts.get(&key).filter(|verdict| Instant::now() < verdict.until) {
         return known.said;
@@ -80,12 +95,28 @@ pub async fn admit(gateways: &Gateways, asked: &Asked<'_>) -> Result<(), Fault> 
     if let Err(fault) = &said {
         on_record(gateways, asked, fault).await;
     }
-    // The session of an `initialize` has no id yet, so what was said of it can't be told from what is said of others.
+    // An `initialize` is no session yet.
     if remembered && !begins {
         let (_principal, until) = (Arc::clone(asked.principal), Instant::now() + HOLDS);
         visits.verdicts.insert(key, Verdict { _principal, said: said.clone(), until });
     }
     said
+}
+
+/// Remembers how the client of a session that is being opened calls itself, for as long as somebody may ask.
+pub fn opened(gateways: &Gateways, asked: &Asked<'_>, session: [u8; 12]) {
+    if asks(asked.view) {
+        gateways.introduced.insert(session, introduced(asked.message.params.as_ref().and_then(|p| p.client_info)));
+    }
+}
+
+fn introduced(info: Option<Piece<'_>>) -> Introduced {
+    let info = info.and_then(|info| serde_json::from_str::<serde_json::Value>(info.raw).ok());
+    let said = |name: &str| {
+        let text = info.as_ref()?.get(name)?.as_str()?;
+        Some(text.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect::<String>().into())
+    };
+    Introduced { name: said("name"), version: said("version") }
 }
 
 /// What every policy says, and whether that may be used again.
@@ -108,15 +139,11 @@ async fn ask(asked: &Asked<'_>, facts: &SessionFacts) -> (Result<(), Fault>, boo
     (Ok(()), remembered)
 }
 
-fn facts(asked: &Asked<'_>, begins: bool) -> SessionFacts {
-    let info = match asked.client.era {
-        Era::Legacy => asked.message.params.as_ref().filter(|_| begins).and_then(|params| params.client_info),
-        Era::Modern => asked.message.meta().and_then(|meta| meta.client_info),
-    };
-    let info = info.and_then(|info| serde_json::from_str::<serde_json::Value>(info.raw).ok());
-    let said = |name: &str| {
-        let text = info.as_ref()?.get(name)?.as_str()?;
-        Some(text.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect::<String>().into())
+fn facts(gateways: &Gateways, asked: &Asked<'_>, begins: bool) -> SessionFacts {
+    let client = match asked.client.era {
+        Era::Modern => introduced(asked.message.meta().and_then(|meta| meta.client_info)),
+        Era::Legacy if begins => introduced(asked.message.params.as_ref().and_then(|params| params.client_info)),
+        Era::Legacy => asked.client.session.and_then(|session| gateways.introduced.get(&session)).unwrap_or_default(),
     };
     let asked_for =
         asked.message.params.as_ref().filter(|_| begins).and_then(|params| params.protocol_version.as_ref());
@@ -130,8 +157,8 @@ fn facts(asked: &Asked<'_>, begins: bool) -> SessionFacts {
             Some(text) => portcullis_protocol::Version::negotiate(text.as_ref()).as_str(),
             None => asked.client.version.as_str(),
         },
-        client_name: said("name"),
-        client_version: said("version"),
+        client_name: client.name,
+        client_version: client.version,
         capabilities: capabilities.into(),
     }
 }

@@ -18,13 +18,13 @@ pub mod resource;
 mod turns;
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
 use portcullis_model::Name;
 use portcullis_outbound::Client as Outbound;
-use portcullis_plugin::SecretReader;
+use portcullis_plugin::{Description, SecretReader};
 use portcullis_store::{Registry, Store, StoreError};
 use portcullis_telemetry::Metrics;
 use quick_cache::sync::Cache;
@@ -103,7 +103,11 @@ pub struct OAuth {
     /// Who may fetch a document now.
     pub(crate) fetching: turns::Turns,
     pub(crate) documents: Cache<String, Arc<document::Held>>,
+    described: OnceLock<Describes>,
 }
+
+/// What the auth providers of a gateway say of themselves.
+pub type Describes = Arc<dyn Fn(&Target) -> Option<Description> + Send + Sync>;
 
 impl std::fmt::Debug for OAuth {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -148,6 +152,7 @@ impl OAuth {
             used_by_documents,
             fetching: turns::Turns::new(),
             documents: Cache::new(document::MOST),
+            described: OnceLock::new(),
         });
         tokio::spawn(keep_house(Arc::downgrade(&oauth)));
         Ok(oauth)

@@ -247,6 +247,9 @@ impl Assembly {
         );
 
         let watched = health::Watched { keeper: Arc::clone(&keeper), currency: currency.clone() };
+        let known = Arc::downgrade(&gateways);
+        authorization
+            .described_by(Arc::new(move |target| known.upgrade()?.description(&target.tenant, &target.gateway)));
         let health =
             health::router(watched.clone(), Arc::clone(&metrics), door.clone(), settings.metrics_listen.is_none());
         let admin = Admin {

@@ -12,6 +12,7 @@ pub mod driver;
 pub mod echo;
 pub mod events;
 pub mod granting;
+pub mod guests;
 pub mod http;
 pub mod nginx;
 pub mod oauth;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use url::Url;
 
-use super::{OAuth, Target, redirect::is_loopback};
+use super::{Describes, OAuth, Target, redirect::is_loopback};
 
 /// How a client reaches us, without a slash at its end: as the operator says, or by the name of this machine that it used, since
 /// clients compare what we say with the URL that they were given.
@@ -37,16 +37,24 @@ pub fn split(base: &str) -> (&str, &str) {
 }
 
 impl OAuth {
+    /// Who knows what the auth providers of a gateway say of themselves. The first one that is said stays.
+    pub fn described_by(&self, describes: Describes) {
+        let _ = self.described.set(describes);
+    }
+
     /// A gateway's metadata; none where there is no such gateway. `base` is how this client reaches us.
     pub fn resource_metadata(&self, target: &Target, base: &str) -> Option<Value> {
+        let said = self.described.get().and_then(|describes| describes(target)).unwrap_or_default();
         self.with_gateway(target, |gateway| {
             let mut scopes: Vec<&str> = gateway.oauth.scopes.iter().map(|r| r.scope.as_str()).collect();
+            scopes.extend(said.scopes.iter().map(String::as_str));
             scopes.sort_unstable();
             scopes.dedup();
-            let servers: Vec<&str> = if gateway.oauth.authorization_servers.is_empty() {
-                vec![&self.options.issuer]
-            } else {
-                gateway.oauth.authorization_servers.iter().map(String::as_str).collect()
+            // What the operator wrote, else what the providers say, else our own.
+            let named = [&gateway.oauth.authorization_servers, &said.authorization_servers];
+            let servers: Vec<&str> = match named.into_iter().find(|servers| !servers.is_empty()) {
+                Some(servers) => servers.iter().map(String::as_str).collect(),
+                None => vec![&self.options.issuer],
             };
             let mut metadata = json!({
                 "resource": format!("{base}{}", target.path()),
@@ -56,6 +64,9 @@ impl OAuth {
             });
             if !scopes.is_empty() {
                 metadata["scopes_supported"] = json!(scopes);
+            }
+            if let Some(page) = &said.documentation {
+                metadata["resource_documentation"] = json!(page);
             }
             metadata
         })

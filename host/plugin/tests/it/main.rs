@@ -4,12 +4,15 @@
 mod built;
 mod built_ins;
 mod declared;
+mod floods;
+mod grants;
 mod guests;
 mod hostile;
 mod keeper;
 mod load_under_calls;
 mod loading;
 mod manager;
+mod mutated;
 mod outgoing;
 mod ready;
 mod released;

@@ -93,7 +93,7 @@ impl Assertions for House {
     }
 }
 
-fn services() -> Services {
+pub(crate) fn services() -> Services {
     Services {
         tokens: Some(Arc::new(House)),
         jwt: Some(Arc::new(House)),

@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use portcullis_model::{Span, spec::Limits};
 use portcullis_plugin::{
-    AuthRequest, Decision, Host, HostOptions, Item, ListKind, LoadPlan, Outcome, Plugin, PluginFailure, PromptFacts,
-    PromptPurpose, QuestionFacts, ReadFacts, ReadPurpose, ResultFacts, TargetFacts, Verdict,
+    AuthRequest, Decision, Earlier, Host, HostOptions, Item, ListKind, LoadError, LoadPlan, Outcome, Plugin,
+    PluginFailure, PromptFacts, PromptPurpose, QuestionFacts, ReadFacts, ReadPurpose, ResultFacts, SessionFacts,
+    TargetFacts, Verdict,
 };
 use portcullis_telemetry::Metrics;
 
@@ -16,7 +17,7 @@ use crate::{
 };
 
 /// What [`every_hook`] asks, as metrics call it.
-const HOOKS: [&str; 8] = [
+const HOOKS: [&str; 11] = [
     "tool-call",
     "tool-result",
     "list-filter",
@@ -25,6 +26,9 @@ const HOOKS: [&str; 8] = [
     "server-request",
     "resolve",
     "authenticate",
+    "refresh",
+    "rejected",
+    "session",
 ];
 
 fn limits() -> Limits {
@@ -88,6 +92,16 @@ fn question() -> QuestionFacts {
     }
 }
 
+fn session() -> SessionFacts {
+    SessionFacts {
+        occasion: "request",
+        protocol: "2026-07-28",
+        client_name: None,
+        client_version: None,
+        capabilities: "{}".into(),
+    }
+}
+
 /// How each hook ends, in the order of [`HOOKS`]. On a worker of tokio, where a
 /// panic of the host would show as a failed task.
 async fn every_hook(plugin: &Arc<Plugin>) -> Vec<Result<(), PluginFailure>> {
@@ -117,6 +131,9 @@ async fn every_hook(plugin: &Arc<Plugin>) -> Vec<Result<(), PluginFailure>> {
             }),
             plugin.resolve(&principal, &request, &target()).await.map(|r| assert_eq!(r.outcome, Outcome::None)),
             plugin.authenticate(&auth_request(None)).await.map(|v| assert!(matches!(v, Verdict::Anonymous { .. }))),
+            plugin.refresh(&principal, &request, &target(), &Earlier::default()).await.map(drop),
+            plugin.rejected(&principal, &request, &target(), &Earlier::default()).await.map(drop),
+            plugin.open(&principal, &request, &session()).await.map(|(d, _)| assert_eq!(d, Decision::Allow)),
         ]
     });
     work.await.expect("the host does not panic")
@@ -173,8 +190,26 @@ async fn loops_and_hoards_of_every_hook_are_stopped_and_named() {
             3
         );
     }
-    assert_eq!(count("plugin_timeouts_total{tenant=\"default\",plugin=\"guest\",clock=\"cpu\""), 8);
-    assert_eq!(count("plugin_traps_total{tenant=\"default\",plugin=\"guest\""), 8);
+    assert_eq!(count("plugin_timeouts_total{tenant=\"default\",plugin=\"guest\",clock=\"cpu\""), 11);
+    assert_eq!(count("plugin_traps_total{tenant=\"default\",plugin=\"guest\""), 11);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fails_when_it_is_asked_at_load_is_no_plugin() {
+    let host = Host::new(HostOptions { pool_instances: 16, ..HostOptions::default() }).unwrap();
+    let component = host.compile(guest("unruly")).await.unwrap();
+    for (act, expected) in
+        [("panic", None), ("sleep", None), ("loop", Some(PluginFailure::Cpu)), ("grow", Some(PluginFailure::Memory))]
+    {
+        let config = format!(r#"{{"act": "nothing", "describe": "{act}"}}"#);
+        let refused = host.load(LoadPlan { config, limits: limits(), ..plan(component.clone()) }).await;
+        let Err(LoadError::Trial(failure)) = refused else { panic!("{act}: {refused:?}") };
+        match expected {
+            Some(expected) => assert_eq!(failure, expected, "{act}"),
+            None => assert!(matches!(failure, PluginFailure::Trap(_)), "{act}: {failure}"),
+        }
+    }
+    assert_eq!(host.free_instances(), 16);
 }
 
 #[tokio::test]

@@ -4,9 +4,9 @@
 use std::{hint::black_box, time::Duration};
 
 use portcullis_sdk::{
-    Call, Caller, Decision, Error, Identity, List, ListFilter, Outcome, Prompt, PromptGet, Provider, Question, Read,
-    Request, Resolution, Resolver, ResourceRead, ServerRequest, Target, ToolCall, ToolOutcome, ToolResult, config,
-    export,
+    Call, Caller, Decision, Described, Earlier, Error, Identity, List, ListFilter, Metadata, NextStep, OnRejected,
+    Outcome, Prompt, PromptGet, Provider, Question, Read, Refresher, Request, Resolution, Resolver, ResourceRead,
+    ServerRequest, Session, SessionOpen, Target, ToolCall, ToolOutcome, ToolResult, config, export,
 };
 
 /// The guest.
@@ -15,11 +15,17 @@ pub struct Unruly;
 #[derive(serde::Deserialize)]
 struct Config {
     act: String,
+    #[serde(default)]
+    describe: String,
 }
 
 fn act() -> Result<(), Error> {
-    let Config { act } = config()?;
-    match act.as_str() {
+    let Config { act, .. } = config()?;
+    perform(&act)
+}
+
+fn perform(act: &str) -> Result<(), Error> {
+    match act {
         "panic" => panic!("on purpose"),
         "print" => {
             println!("to standard output");
@@ -106,6 +112,36 @@ impl Provider for Unruly {
     }
 }
 
+impl Refresher for Unruly {
+    fn refresh(_: Caller<'_>, _: Target<'_>, _: Earlier<'_>, into: Resolution<'_>) -> Result<(), Error> {
+        act()?;
+        into.none();
+        Ok(())
+    }
+}
+
+impl OnRejected for Unruly {
+    fn rejected(_: Caller<'_>, _: Target<'_>, _: Earlier<'_>, _: Resolution<'_>) -> Result<NextStep, Error> {
+        act()?;
+        Ok(NextStep::GiveUp)
+    }
+}
+
+impl SessionOpen for Unruly {
+    fn open(_: Caller<'_>, _: Session<'_>) -> Result<Decision, Error> {
+        act()?;
+        Ok(Decision::Allow)
+    }
+}
+
+impl Described for Unruly {
+    fn describe(_: Metadata<'_>) -> Result<(), Error> {
+        let Config { describe, .. } = config()?;
+        perform(&describe)
+    }
+}
+
 export!(
-    Unruly: ToolCall, ToolResult, ResourceRead, PromptGet, ServerRequest, ListFilter, Resolver, Provider
+    Unruly: ToolCall, ToolResult, ResourceRead, PromptGet, ServerRequest, ListFilter, Resolver, Provider, Refresher,
+        OnRejected, SessionOpen, Described
 );
