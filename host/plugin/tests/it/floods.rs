@@ -30,8 +30,10 @@ const LOG: &str = r#"
   (core instance $libc (instantiate $libc))
   (core func $log (canon lower (func $log "log") (memory (core memory $libc "memory"))))
 "#;
-const WITH_LOG: &str = r#"(export "log" (func $log))"#;
-const LOG_CORE: &str = r#"(import "host" "log" (func $log (param i32 i32 i32 i32 i32)))"#;
+const WITH_LOG: &str = r#"(export "log" (func $log)) (export "memory" (memory $libc "memory"))"#;
+const LOG_CORE: &str = r#"(import "host" "log" (func $log (param i32 i32 i32 i32 i32)))
+  (import "host" "memory" (memory 48))"#;
+const LOG_MEMORY: &str = r#"(export "memory" (memory 0))"#;
 
 async fn decide(plugin: &Plugin) -> Result<Decision, PluginFailure> {
     plugin.decide(&principal(), &request(), &call()).await
@@ -60,9 +62,9 @@ async fn a_table_bomb_is_stopped_when_it_grows_and_refused_when_it_starts_so() {
 #[tokio::test]
 async fn a_memory_that_starts_too_large_is_refused() {
     let host = host();
-    let many = "(memory $more 1)".repeat(8);
-    for core in ["(memory $more 2000)", "(memory $more 60000)", many.as_str()] {
-        assert!(load(&host, &Guest { core, ..Guest::default() }).await.is_err(), "{core}");
+    let many = "(memory 1)".repeat(8);
+    for memory in ["(memory 2000)", "(memory 60000)", many.as_str()] {
+        assert!(load(&host, &Guest { core: memory, ..Guest::default() }).await.is_err(), "{memory}");
     }
     works(&host).await;
 }
@@ -75,6 +77,7 @@ async fn an_answer_that_points_at_itself_is_not_copied_without_end() {
         imports: LOG,
         with: WITH_LOG,
         core: LOG_CORE,
+        memory: LOG_MEMORY,
         decide: "(call $log (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 196608))
                  (call $drop-caller (local.get 0)) (call $drop-call (local.get 1)) (i32.const 1024)",
         ..Guest::default()
@@ -119,7 +122,8 @@ async fn a_flood_of_log_lines_is_cut_in_a_call_and_over_calls() {
         "(loop $l (call $log (i32.const 2) (i32.const 0) (i32.const 3) (i32.const 0) (i32.const 0))
            (global.set $n (i32.sub (global.get $n) (i32.const 1))) (br_if $l (global.get $n))) {ALLOW}"
     );
-    let guest = Guest { imports: LOG, with: WITH_LOG, core: &core, decide: &decide, ..Guest::default() };
+    let guest =
+        Guest { imports: LOG, with: WITH_LOG, core: &core, memory: LOG_MEMORY, decide: &decide, ..Guest::default() };
     let plugin = load(&host, &guest).await.unwrap();
     let lines = Arc::new(AtomicUsize::new(0));
     let _guard = tracing::subscriber::set_default(Counting(lines.clone()));

@@ -46,11 +46,12 @@ const HEAD: &str = r#"
 "#;
 
 /// A policy. `decide` is the body of a core function of two handles (locals 0 and 1) that gives the address of the answer;
-/// `start` is the body of the module's start function; `imports` and `exports` are more lines of the component, `core` of its module.
+/// `memory` is its memory, `start` the body of the module's start function; `imports` and `exports` are more lines of the component, `core` of its module.
 pub(crate) struct Guest<'a> {
     pub(crate) imports: &'a str,
     pub(crate) with: &'a str,
     pub(crate) core: &'a str,
+    pub(crate) memory: &'a str,
     pub(crate) start: &'a str,
     pub(crate) decide: &'a str,
     pub(crate) exports: &'a str,
@@ -58,23 +59,25 @@ pub(crate) struct Guest<'a> {
 
 impl Default for Guest<'_> {
     fn default() -> Self {
-        Self { imports: "", with: "", core: "", start: "", decide: ALLOW, exports: "" }
+        Self { imports: "", with: "", core: "", memory: MEMORY, start: "", decide: ALLOW, exports: "" }
     }
 }
+
+const MEMORY: &str = r#"(memory (export "memory") 48)"#;
 
 /// Drops both handles and answers `ok(allow)`: all zero.
 pub(crate) const ALLOW: &str = "(call $drop-caller (local.get 0)) (call $drop-call (local.get 1)) (i32.const 1024)";
 
 impl Guest<'_> {
     pub(crate) fn wasm(&self) -> Arc<[u8]> {
-        let Self { imports, with, core, start, decide, exports } = self;
+        let Self { imports, with, core, memory, start, decide, exports } = self;
         let text = format!(
             r#"(component {HEAD} {imports}
   (core module $m
     (import "host" "drop-caller" (func $drop-caller (param i32)))
     (import "host" "drop-call" (func $drop-call (param i32)))
     {core}
-    (memory (export "memory") 48)
+    {memory}
     (global $at (mut i32) (i32.const 65536))
     (func (export "realloc") (param i32 i32 i32 i32) (result i32)
       (global.set $at (i32.and (i32.add (global.get $at) (i32.const 15)) (i32.const -16)))
