@@ -4,6 +4,7 @@
 mod built;
 mod built_ins;
 mod declared;
+mod canary;
 mod floods;
 mod grants;
 mod guests;
