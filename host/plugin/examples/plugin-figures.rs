@@ -1,6 +1,6 @@
 //! Prints the figures that the plugin platform promises: microseconds of CPU time per call, with one thread, two and all; and what a
-//! hundred loaded plugins take. `cargo run --release -p portcullis-plugin --example plugin-figures [ONLY]` measures the rows whose
-//! name holds ONLY.
+//! hundred loaded plugins take. `cargo run --release -p portcullis-plugin --example plugin-figures [ONLY [REVIEWER.wasm]]` measures the rows
+//! whose name holds ONLY, and a policy of tool results from a file.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a tool for people")]
 
 #[path = "../tests/it/guests.rs"]
@@ -11,9 +11,7 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use portcullis_model::spec::Isolation;
-use portcullis_plugin::{
-    CallFacts, Host, HostOptions, Item, ListKind, LoadPlan, Plugin, ResultFacts,
-};
+use portcullis_plugin::{CallFacts, Host, HostOptions, Item, ListKind, LoadPlan, Plugin, ResultFacts};
 use rustix::time::{ClockId, clock_gettime};
 
 const ROUNDS: usize = 7;
@@ -130,8 +128,7 @@ fn main() {
         row(&format!("a list of 200 tools, {word}"), &only, targets.1, || async {
             policy.filter(&principal, &request, ListKind::Tools, &items).await.unwrap();
         });
-        let source = std::env::var_os("REVIEWER").map(|path| std::fs::read(path).unwrap());
-        if let Some(source) = source {
+        if let Some(source) = std::env::args().nth(2).map(|path| std::fs::read(path).unwrap()) {
             let reviewer = runtime.block_on(load(&host, source.into(), "{}", isolation, "reviewer"));
             row(&format!("a review of 1 MiB that reads nothing, {word}"), &only, targets.0, || async {
                 reviewer.review(&principal, &request, &kilobyte, &megabyte).await.unwrap();

@@ -88,7 +88,8 @@ struct Trial {
 
 async fn trial(reveal: bool) -> Trial {
     let metrics = Metrics::new();
-    let host = Host::new(HostOptions { pool_instances: 8, metrics: metrics.clone(), ..HostOptions::default() }).unwrap();
+    let host =
+        Host::new(HostOptions { pool_instances: 8, metrics: metrics.clone(), ..HostOptions::default() }).unwrap();
     let parrot = Arc::new(Parrot::default());
     let masked = |text: &str| text.bytes().map(|byte| byte ^ MASK).collect::<Vec<u8>>();
     let needles: Vec<Vec<u8>> =

@@ -1,9 +1,13 @@
 //! Does with secrets all that a guest can do with them, tells everything that it got, and then looks through its own memory for them.
-#![allow(unsafe_code, clippy::print_stdout, reason = "its own memory can't be read otherwise; it tells what it knows everywhere")]
+#![allow(
+    unsafe_code,
+    clippy::print_stdout,
+    reason = "its own memory can't be read otherwise; it tells what it knows everywhere"
+)]
 
 use portcullis_sdk::{
-    Call, Caller, Decision, Error, Identity, Jwt, Level, Outcome, Part, Provider, Request, Resolution, Resolver, Secret,
-    Target, ToolCall, caller_token, config, export, hmac_sha256, http, log, metrics, reveal, secret,
+    Call, Caller, Decision, Error, Identity, Jwt, Level, Outcome, Part, Provider, Request, Resolution, Resolver,
+    Secret, Target, ToolCall, caller_token, config, export, hmac_sha256, http, log, metrics, reveal, secret,
 };
 use portcullis_trial_guests::report;
 
@@ -13,15 +17,17 @@ pub struct Canary;
 #[derive(serde::Deserialize)]
 struct Config {
     url: String,
-    /// What to look for, each byte changed by [`MASK`]: so it is not there because it is looked for.
+    /// What to look for, each byte changed by a mask: so it is not there because it is looked for.
     needles: Vec<Vec<u8>>,
     #[serde(default)]
     reveal: bool,
 }
 
+#[cfg(target_arch = "wasm32")]
 const MASK: u8 = 0x5a;
 
 /// How many places of the whole memory hold one of the needles.
+#[cfg(target_arch = "wasm32")]
 fn found(needles: &[Vec<u8>]) -> usize {
     let end = core::arch::wasm32::memory_size(0) * 65536;
     // From 1: nothing may be read at address 0.
@@ -33,6 +39,12 @@ fn found(needles: &[Vec<u8>]) -> usize {
         start + needle.len() <= end && needle.iter().enumerate().all(|(i, byte)| at(start + i) ^ MASK == *byte)
     };
     (1..end).map(|start| needles.iter().filter(|needle| holds(start, needle)).count()).sum()
+}
+
+/// Outside of WebAssembly there is no memory of a guest's own.
+#[cfg(not(target_arch = "wasm32"))]
+fn found(needles: &[Vec<u8>]) -> usize {
+    needles.len()
 }
 
 /// Says it wherever something can be said.
@@ -54,7 +66,8 @@ fn handle(secret: &Secret, url: &str) -> Result<String, Error> {
             Ok(answer) => {
                 drop(answer.take_secret("/echo"));
                 let body = String::from_utf8_lossy(&answer.body()).into_owned();
-                told += &format!("{} {body} {:?} {:?};", answer.status(), answer.header("x-echo"), answer.number("/echo"));
+                told +=
+                    &format!("{} {body} {:?} {:?};", answer.status(), answer.header("x-echo"), answer.number("/echo"));
             }
             Err(error) => told += &format!("{error:?};"),
         }
