@@ -11,8 +11,19 @@ const MAX_WANTS: usize = 100;
 
 /// The grants of a `Plugin` resource that can be wanted, as they are written there. `httpPrivate` is none: which network an origin
 /// lies in is for operators to know.
-pub const GRANTS: [&str; 9] =
-    ["http", "secrets", "reveal", "tokens", "issuers", "roles", "connections", "callerToken", "passthrough"];
+pub const GRANTS: [&str; 11] = [
+    "http",
+    "secrets",
+    "reveal",
+    "tokens",
+    "issuers",
+    "roles",
+    "connections",
+    "callerToken",
+    "passthrough",
+    "state",
+    "sign",
+];
 
 /// What a plugin says of itself. Whoever wrote the component wrote this: nothing in it is proven.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,13 +3,15 @@
 use crate::component::Component;
 
 /// An interface, those of its functions that need a grant, and the grant as it is written in YAML.
-const NEEDS: [(&str, &[&str], &str); 7] = [
+const NEEDS: [(&str, &[&str], &str); 9] = [
     ("portcullis:auth/tokens", &["lookup"], "tokens: true"),
     ("portcullis:auth/jwt", &["verify", "unverified-issuer"], "issuers: [..]"),
     ("portcullis:credential/connections", &["list"], "connections: true"),
     ("portcullis:host/http", &["send"], "http: [..]"),
     ("portcullis:host/token-request", &["send"], "http: [..]"),
     ("portcullis:credential/caller-token", &["get"], "callerToken: true"),
+    ("portcullis:host/state", &["open"], "state: 64KiB"),
+    ("portcullis:host/signing", &["hmac-sha256", "[method]token.sign"], "sign: true"),
     ("portcullis:host/reveal", &["reveal"], "reveal: true"),
 ];
 

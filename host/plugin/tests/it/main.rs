@@ -3,8 +3,8 @@
 
 mod built;
 mod built_ins;
-mod declared;
 mod canary;
+mod declared;
 mod floods;
 mod grants;
 mod guests;
