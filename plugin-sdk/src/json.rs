@@ -112,8 +112,19 @@ const fn write<const N: usize>(pieces: &[Piece], mut out: [u8; N], mut end: usiz
 pub const SDK: &str = concat!("rust ", env!("CARGO_PKG_VERSION"));
 
 /// The grants that a plugin can want, as a `Plugin` resource writes them.
-const GRANTS: [&str; 9] =
-    ["http", "secrets", "reveal", "tokens", "issuers", "roles", "connections", "callerToken", "passthrough"];
+const GRANTS: [&str; 11] = [
+    "http",
+    "secrets",
+    "reveal",
+    "tokens",
+    "issuers",
+    "roles",
+    "connections",
+    "callerToken",
+    "passthrough",
+    "state",
+    "sign",
+];
 
 /// The name of a grant, if there is one of that name; otherwise the plugin does not compile.
 ///

@@ -424,6 +424,8 @@ pub(crate) fn wanted(component: &Component, case: &Case) -> Grants {
         passthrough: component
             .manifest()
             .is_some_and(|manifest| manifest.wants.is_some() && manifest.asks_for("passthrough")),
+        state: uses("portcullis:host/state").then(|| portcullis_model::Bytes::mebi(1)),
+        sign: uses("portcullis:host/signing"),
         ..Grants::default()
     }
 }
