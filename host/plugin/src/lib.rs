@@ -55,6 +55,5 @@ pub use secrets::{Allowed, Guarded, MAX_SECRET_BYTES, OriginPattern};
 pub use services::{
     Assertion, Assertions, BoxFuture, ConnectionFacts, Connections, Jwt, JwtError, JwtRules, Outbound, OutboundError,
     OutboundRequest, OutboundResponse, RevealAudit, SecretReader, Services, Signed, Still, TokenFacts,
-    TokenLookupError,
-    Tokens, VerifiedJwt,
+    TokenLookupError, Tokens, VerifiedJwt,
 };
