@@ -116,7 +116,10 @@ impl Gateways {
         if view.anonymous {
             told.step("authenticate", "anonymous", "lets in", "also whoever sends no credential");
         }
-        let names = |all: &[Name]| all.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
+        let names = |all: &[Name]| match all {
+            [] => "none".to_owned(),
+            all => all.iter().map(Name::as_str).collect::<Vec<_>>().join(", "),
+        };
         let principal = &wanted.principal;
         let detail = format!("teams: {}; roles: {}", names(&principal.teams), names(&principal.roles));
         told.step("authenticate", principal.subject_text.as_ref(), "taken for granted", detail);
@@ -358,7 +361,12 @@ fn chosen(choice: &Choice, told: &mut Told) {
             (Some(place), false) => format!("{place}, but"),
             (None, _) => "does not serve".to_owned(),
         };
-        told.step("resolve", one.name.as_str(), says, format!("of {}. {}", one.owner, one.but.join("; ")).trim());
+        told.step(
+            "resolve",
+            one.name.as_str(),
+            says,
+            format!("of {}. {}", one.owner, one.but.join("; ")).trim().trim_end_matches('.'),
+        );
     }
     let named = choice.named.as_ref().map(|name| format!("; the assignment names {name}")).unwrap_or_default();
     match &choice.chosen {
