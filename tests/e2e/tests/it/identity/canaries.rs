@@ -107,6 +107,7 @@ async fn tokens(house: &House) {
     let (other, _) = house.token("team:blue", &["--gateway", "main"]);
     house.call(&token, "open__echo", json!({}), &[]).await;
     house.cli(&["token", "list"], "");
+    house.cli(&["token", "list", "--all"], "");
     house.cli(&["token", "list", "-o", "json"], "");
     house.cli(&["token", "revoke", &id], "");
     house.cli(&["token", "revoke", &other, "-o", "json"], "");
@@ -123,6 +124,14 @@ async fn calls(house: &House) {
         let reply = house.call(&house.alice, &format!("{server}__echo"), json!({}), &[("cookie", "a=b")]).await;
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
+    // What such calls would meet.
+    for server in ["vault", "infile", "inenv"] {
+        let tool = format!("{server}__echo");
+        for more in [&[][..], &["-o", "json"]] {
+            house.cli(&[&["explain", "main", &tool, "--as", "user:alice"], more].concat(), "");
+        }
+    }
+    house.cli(&["explain", "main", "--as", "user:alice"], "");
     // Given again, and given wrongly.
     let second = house.canary("a secret given again");
     house.cli(&["connect", "vault", "--owner", "user:alice", "--owner-only", "true"], &second);

@@ -132,6 +132,30 @@ fn urlencode(text: &str) -> String {
 }
 
 #[tokio::test]
+async fn people_of_another_tenant_come_back_to_a_place_of_its_own() {
+    let product = Product::start_with(&[], &[("IDP_SECRET", Login::SECRET)], json!({})).await.unwrap();
+    let corp = Login::start(&product.page("/t/acme/signin/callback/corp")).await.unwrap();
+    let mut provider = idp(&corp.issuer, json!({"anybody": true}));
+    provider["metadata"]["namespace"] = json!("acme");
+    product.write("acme.yaml", &[provider]).unwrap();
+    eventually("acme's people sign in", async || {
+        let mut browser = Browser::new();
+        browser.go(&product.page("/signin/with/corp?tenant=acme&next=/healthz")).await.unwrap();
+        if browser.form("login").is_err() {
+            return None;
+        }
+        let mut ended = browser.submit("login", &[("login", "z-1"), ("password", "x")]).await.unwrap();
+        if browser.form("prompt").is_ok() {
+            ended = browser.submit("prompt", &[]).await.unwrap();
+        }
+        assert_eq!(ended, product.page("/healthz"), "{}", browser.html);
+        session(&mut browser, &product)
+    })
+    .await;
+    product.stop().await;
+}
+
+#[tokio::test]
 async fn a_provider_that_is_down_or_answers_nonsense_signs_nobody_in() {
     let token = routing::post(|| async { Json(json!({"error": "server_error", "id_token": null})) });
     let fake = Router::new().route("/token", token);
