@@ -255,7 +255,12 @@ impl Spec {
     pub fn hide_secret_sources(&mut self) {
         match self {
             Self::Connection(connection) => connection.secrets.clear(),
-            Self::Plugin(plugin) => plugin.grants.secrets.clear(),
+            Self::Plugin(plugin) => {
+                plugin.grants.secrets.clear();
+                if let Source::Oci(oci) = &mut plugin.source {
+                    oci.login = None;
+                }
+            }
             Self::IdentityProvider(provider) => provider.client_secret = None,
             Self::OAuthClient(client) => client.secret = None,
             Self::McpServer(server) => {

@@ -151,6 +151,8 @@ impl Packages {
         let key = format!("{}@{digest}", reference.place());
         let (since, mut outcome, joined) = {
             let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+            // What nobody asked for again must not keep others out.
+            under_way.retain(|other, fetch| *other == key || fetch.outcome.borrow().is_none());
             match under_way.get(&key) {
                 Some(found) => (found.since, found.outcome.clone(), true),
                 None if under_way.len() >= MAX_UNDER_WAY => return Err(PackageError::Busy),

@@ -18,7 +18,7 @@ impl Resolver for HeaderMap {
         let settings = Settings::read(target)?;
         let mut placed = 0;
         for (name, mapping) in &settings.headers {
-            match value(caller, mapping) {
+            match value(caller, name, mapping)? {
                 Some(value) => {
                     let value = checked(name, value)?;
                     into.header(name, &[Part::Text(&value)]);
@@ -60,14 +60,15 @@ impl Resolver for HeaderMap {
 }
 
 /// What a header is to hold; none where the caller has nothing of the sort.
-fn value(caller: Caller<'_>, mapping: &Mapping) -> Option<String> {
-    let joined = |texts: Vec<String>| (!texts.is_empty()).then(|| texts.join(&mapping.join));
+fn value(caller: Caller<'_>, name: &str, mapping: &Mapping) -> Result<Option<String>, Error> {
+    let joined = |texts: Vec<String>| join(name, &texts, &mapping.join);
     let found = match &mapping.from {
         Source::Text(text) => Some(text.clone()),
-        Source::Claim(name) => match caller.claim(name)? {
-            Value::Text(text) => Some(text),
-            Value::Texts(texts) => joined(texts),
-            other => Some(other.to_json().to_string()),
+        Source::Claim(claim) => match caller.claim(claim) {
+            None => None,
+            Some(Value::Text(text)) => Some(text),
+            Some(Value::Texts(texts)) => joined(texts)?,
+            Some(other) => Some(other.to_json().to_string()),
         },
         Source::Caller(known) => match known {
             Known::Subject => Some(caller.subject()),
@@ -84,12 +85,21 @@ fn value(caller: Caller<'_>, mapping: &Mapping) -> Option<String> {
                 .to_owned(),
             ),
             Known::Tenant => Some(caller.tenant()),
-            Known::Teams => joined(caller.teams()),
-            Known::Roles => joined(caller.roles()),
-            Known::Groups => joined(caller.groups()),
+            Known::Teams => joined(caller.teams())?,
+            Known::Roles => joined(caller.roles())?,
+            Known::Groups => joined(caller.groups())?,
         },
     };
-    found.filter(|text| !text.is_empty()).map(|text| format!("{}{text}", mapping.prefix))
+    Ok(found.filter(|text| !text.is_empty()).map(|text| format!("{}{text}", mapping.prefix)))
+}
+
+/// Several values as one: none of them may look like two to whoever takes them apart.
+fn join(name: &str, texts: &[String], between: &str) -> Result<Option<String>, Error> {
+    let mark = if between.trim().is_empty() { between } else { between.trim() };
+    if !mark.is_empty() && texts.iter().any(|text| text.contains(mark)) {
+        return Err(Error::denied("header-map", format!("a value for {name} contains what values are joined by")));
+    }
+    Ok((!texts.is_empty()).then(|| texts.join(between)))
 }
 
 /// What stands in a header is read by others: nothing in it may end it, or be cut.

@@ -14,6 +14,7 @@ fn ann() -> fake::Caller {
         .with_claim("email", Value::from("ann@x.example"))
         .with_claim("level", Value::Number(3.0))
         .with_claim("split", Value::from("a\r\nX-Admin: 1"))
+        .with_claim("crews", Value::Texts(vec!["viewers,admins".to_owned(), "night".to_owned()]))
 }
 
 fn resolve(settings: &serde_json::Value, target: fake::Target) -> (Result<(), Error>, fake::Resolution) {
@@ -91,4 +92,17 @@ fn wrong_settings_are_named() {
         let (answer, _) = resolve(&settings, fake::Target::new("crm"));
         assert!(matches!(&answer, Err(Error::InvalidConfig(why)) if why.contains(words)), "{settings}: {answer:?}");
     }
+}
+
+#[test]
+fn one_value_does_not_look_like_two() {
+    for join in [",", ", "] {
+        let settings = json!({"headers": {"X-Crews": {"claim": "crews", "join": join}}});
+        let (answer, into) = resolve(&settings, fake::Target::new("crm"));
+        assert!(matches!(answer, Err(Error::Denied(denial)) if denial.message.contains("joined by")), "{join}");
+        assert_eq!(into.header_value("X-Crews"), None);
+    }
+    let settings = json!({"headers": {"X-Crews": {"claim": "crews", "join": ";"}}});
+    let (answer, into) = resolve(&settings, fake::Target::new("crm"));
+    assert_eq!((answer, into.header_value("X-Crews").as_deref()), (Ok(()), Some("viewers,admins;night")));
 }

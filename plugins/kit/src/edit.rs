@@ -1,6 +1,6 @@
 //! Edits of JSON text: what an editor does not change stays byte for byte as it was written, numbers and order of members included.
 
-use std::{borrow::Cow, ops::Range};
+use std::{borrow::Cow, collections::HashSet, ops::Range};
 
 use crate::Step;
 
@@ -155,20 +155,29 @@ impl<'j, E: Editor> Walk<'j, '_, E> {
         if self.next_is(b'}') {
             return Ok(());
         }
-        // Names that were changed: two may have become one.
-        let mut changed: Vec<String> = Vec::new();
+        // Names as they are written: two may become one, and whoever reads the first must read what whoever reads the last does.
+        let (mut names, mut changed) = (HashSet::new(), HashSet::new());
         loop {
             self.space();
             let start = self.at;
             let key = self.string()?;
             let name = start..self.at;
             self.place.push(Step::Key(key.clone()));
-            if let Some(mut with) = self.editor.key(&self.place, &key)? {
-                if changed.contains(&with) {
-                    with = format!("{with} {}", changed.len() + 1);
+            match self.editor.key(&self.place, &key)? {
+                Some(with) => {
+                    let with = unlike(with, &names);
+                    self.replace(name, &with);
+                    names.insert(with.clone());
+                    changed.insert(with);
                 }
-                self.replace(name, &with);
-                changed.push(with);
+                None if changed.contains(&*key) => {
+                    let with = unlike(key.into_owned(), &names);
+                    self.replace(name, &with);
+                    names.insert(with);
+                }
+                None => {
+                    names.insert(key.into_owned());
+                }
             }
             if !self.next_is(b':') {
                 return self.broken();
@@ -291,6 +300,14 @@ impl<'j, E: Editor> Walk<'j, '_, E> {
     }
 }
 
+/// The name, or with a number where there is one such name already.
+fn unlike(name: String, names: &HashSet<String>) -> String {
+    if !names.contains(&name) {
+        return name;
+    }
+    (2..).map(|n| format!("{name} {n}")).find(|other| !names.contains(other)).unwrap_or(name)
+}
+
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
@@ -340,7 +357,11 @@ mod tests {
 
     #[test]
     fn names_that_become_one_stay_apart() {
-        assert_eq!(edit(r#"{"x1":1,"x2":2}"#, &mut Marks(None)), Ok(Some(r#"{"X":1,"X 2":2}"#.to_owned())));
+        let edited = |json: &str| edit(json, &mut Marks(None)).unwrap().unwrap();
+        assert_eq!(edited(r#"{"x1":1,"x2":2}"#), r#"{"X":1,"X 2":2}"#);
+        // Also where the other one is not changed at all, whichever comes first.
+        assert_eq!(edited(r#"{"X":1,"x1":2}"#), r#"{"X":1,"X 2":2}"#);
+        assert_eq!(edited(r#"{"x1":1,"X":2,"X 2":3}"#), r#"{"X":1,"X 2":2,"X 2 2":3}"#);
     }
 
     #[test]

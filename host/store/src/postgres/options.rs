@@ -77,7 +77,7 @@ impl PostgresOptions {
             return Err(UrlError::Lacks("host"));
         }
         let tls = match modes.last().and_then(|mode| mode.strip_prefix("sslmode=")) {
-            None => !config.get_hosts().iter().all(is_here),
+            None => !stays_here(&config),
             Some("disable") => false,
             Some("require" | "verify-ca" | "verify-full") => true,
             Some(other) => return Err(UrlError::Mode(other.to_owned())),
@@ -124,7 +124,7 @@ impl PostgresOptions {
 
     /// Whether what goes to the database could be read on the way: no TLS, and not this machine.
     pub fn in_the_clear(&self) -> bool {
-        !self.tls && !self.config.get_hosts().iter().all(is_here)
+        !self.tls && !stays_here(&self.config)
     }
 
     /// The database in words: user, hosts and name, and never a password.
@@ -140,6 +140,14 @@ impl PostgresOptions {
         let hosts: Vec<String> = self.config.get_hosts().iter().map(&mut named).collect();
         let (user, name) = (self.config.get_user().unwrap_or_default(), self.config.get_dbname().unwrap_or_default());
         format!("postgres://{user}@{}/{name}", hosts.join(","))
+    }
+}
+
+/// Whether nothing leaves this machine. An address goes before the name that it is given for.
+fn stays_here(config: &Config) -> bool {
+    match config.get_hostaddrs() {
+        [] => config.get_hosts().iter().all(is_here),
+        addresses => addresses.iter().all(IpAddr::is_loopback),
     }
 }
 
@@ -166,6 +174,8 @@ mod tests {
         assert_eq!(tls("postgres://p@127.0.0.1/p"), Ok((false, false)));
         assert_eq!(tls("postgres://p@127.0.0.1,db.example.com/p"), Ok((true, false)));
         assert_eq!(tls("postgres://p@/p?host=/run/postgresql"), Ok((false, false)));
+        assert_eq!(tls("postgres://p@localhost/p?hostaddr=192.0.2.5"), Ok((true, false)));
+        assert_eq!(tls("postgres://p@localhost/p?hostaddr=192.0.2.5&sslmode=disable"), Ok((false, true)));
         for mode in ["prefer", "allow", ""] {
             let url = format!("postgres://p@db.example.com/p?sslmode={mode}");
             assert_eq!(tls(&url), Err(UrlError::Mode(mode.to_owned())));

@@ -129,7 +129,8 @@ async fn fetch(parts: &OidcParts, issuer: &str) -> Result<Metadata, String> {
     Ok(Metadata {
         authorization_endpoint: endpoint(&raw.authorization_endpoint)?,
         token_endpoint: endpoint(&raw.token_endpoint)?,
-        userinfo_endpoint: raw.userinfo_endpoint.as_deref().map(endpoint).transpose()?,
+        // Asked for groups only: one that can't be used ends no sign-in.
+        userinfo_endpoint: raw.userinfo_endpoint.as_deref().and_then(|url| endpoint(url).ok()),
         // Basic is what is supported where nothing is said.
         basic: methods.is_none_or(|m| m.iter().any(|m| m == "client_secret_basic")),
         says_iss: raw.authorization_response_iss_parameter_supported,
