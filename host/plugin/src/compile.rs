@@ -7,11 +7,13 @@
 //! What this is not: a fence around a compiler that somebody has taken over. Its file is loaded as native code.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::{self, Read as _, Write as _},
     os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     process::{ExitStatus, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -34,6 +36,8 @@ const MAX_WORDS: u64 = 16 << 10;
 const MAX_INPUT: u64 = 4 * MAX_BYTES as u64;
 /// Address space beyond what is written to: reservations, code, stacks.
 const RESERVED: u64 = 4 << 30;
+/// The most components that are remembered as too costly.
+const MAX_TOO_COSTLY: usize = 1_000;
 /// The most threads of a child.
 const THREADS: usize = 4;
 
@@ -116,6 +120,32 @@ pub(crate) fn in_child(
     }
 }
 
+/// Components that took more than they may, by their key in the cache: tried once in the life of a process, since whoever applies
+/// one would otherwise have the machine at it for ever. Other failures may be the machine's and are tried again.
+#[derive(Default)]
+pub(crate) struct TooCostly(Mutex<HashMap<String, String>>);
+
+impl TooCostly {
+    /// What it took, if it was tried.
+    pub(crate) fn get(&self, key: &str) -> Option<String> {
+        self.table().get(key).cloned()
+    }
+
+    /// Keeps what a limit ended.
+    pub(crate) fn remember(&self, key: &str, error: &LoadError) {
+        let LoadError::CompileLimit(what) = error else { return };
+        let mut table = self.table();
+        if table.len() >= MAX_TOO_COSTLY {
+            table.clear();
+        }
+        table.insert(key.to_owned(), what.clone());
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 fn judge(status: ExitStatus, words: &str, limits: CompileLimits) -> Result<(), LoadError> {
     let is = |signal: Signal| status.signal() == Some(signal.as_raw());
     let memory = || LoadError::CompileLimit(format!("more than {} MiB of memory", limits.memory >> 20));
@@ -143,7 +173,7 @@ fn judge(status: ExitStatus, words: &str, limits: CompileLimits) -> Result<(), L
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => "no status".to_owned(),
     };
-    // A crash of the compiler: no fault of the machine, so the same component is not tried again and again.
+    // A crash of the compiler: no fault of the machine.
     Err(LoadError::CompileLimit(format!("the compiler ended with {how}: {}", brief(words))))
 }
 

@@ -280,9 +280,15 @@ impl Host {
             return Ok(compiled);
         }
         let compiled = match (&self.compiler, &self.cache) {
-            (Compiler::Child(program), Some(cache)) => cache.fill(&self.engine, key, |into| {
-                compile::in_child(program, self.compile_limits, self.compile_timeout, wasm(), into)
-            }),
+            (Compiler::Child(program), Some(cache)) => {
+                if let Some(what) = self.too_costly.get(key) {
+                    return Err(LoadError::CompileLimit(what));
+                }
+                let filled = cache.fill(&self.engine, key, |into| {
+                    compile::in_child(program, self.compile_limits, self.compile_timeout, wasm(), into)
+                });
+                filled.inspect_err(|error| self.too_costly.remember(key, error))
+            }
             (_, cache) => Compiled::from_binary(&self.engine, wasm())
                 .inspect(|compiled| cache.iter().for_each(|cache| cache.put(key, compiled)))
                 .map_err(|e| LoadError::Compile(brief(&format!("{e:#}")))),

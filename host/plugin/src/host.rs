@@ -12,7 +12,7 @@ use wasmtime::{
 use crate::{
     bindings::Everything,
     cache::Cache,
-    compile::{CompileLimits, Compiler},
+    compile::{CompileLimits, Compiler, TooCostly},
     error::LoadError,
     spaces::Spaces,
     state::State,
@@ -81,6 +81,7 @@ pub struct Host {
     pub(crate) compile_timeout: Duration,
     pub(crate) compiler: Compiler,
     pub(crate) compile_limits: CompileLimits,
+    pub(crate) too_costly: TooCostly,
     pub(crate) metrics: Arc<Metrics>,
     /// What plugins remember.
     pub(crate) spaces: Spaces,
@@ -133,6 +134,7 @@ impl Host {
             compile_timeout: options.compile_timeout,
             compiler: options.compiler,
             compile_limits: options.compile_limits,
+            too_costly: TooCostly::default(),
             metrics: options.metrics,
             spaces: Spaces::default(),
             pooled,

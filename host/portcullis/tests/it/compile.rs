@@ -67,11 +67,15 @@ async fn a_limit_ends_the_child_and_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let cache = dir.path().join("compiled");
     let said = async |limits| {
-        let (host, _) = host(&cache, limits);
-        match host.compile(costly()).await {
+        let (host, metrics) = host(&cache, limits);
+        let told = match host.compile(costly()).await {
             Err(error @ LoadError::CompileLimit(_)) => error.to_string(),
             other => panic!("{other:?}"),
-        }
+        };
+        // It is not tried again.
+        assert_eq!(host.compile(costly()).await.unwrap_err().to_string(), told);
+        assert!(metrics.encode().contains("portcullis_plugin_compilations_total{outcome=\"failed\"} 1\n"));
+        told
     };
     let cpu = said(CompileLimits { cpu: Duration::from_secs(1), ..CompileLimits::default() }).await;
     assert!(cpu.contains("1s of processor time"), "{cpu}");
