@@ -1,7 +1,7 @@
 //! What administrators do, on record: that it begins before anything changes, and how it ended before it is answered.
 //!
 //! So nothing is changed that nobody wrote down, also where store or audit stream fail in the middle: an attempt without an end
-//! is one of which nobody knows how far it came.
+//! is one of which nobody knows how far it came. What takes tokens away waits for no record.
 
 use portcullis_model::{Name, Side};
 use portcullis_telemetry::AuditEvent;
@@ -38,6 +38,22 @@ impl Admin {
         let written = self.write(who, verb, tenant, &what, BEGUN).await;
         written.map_err(|why| failed(format!("{verb} was not begun, because it could not be recorded: {why}")))?;
         Ok(Attempt { admin: self, who, verb, tenant: tenant.clone(), what })
+    }
+
+    /// The same of what only takes rights away: it is done also where it can't be recorded, since a stolen token is worse than
+    /// a missing line. [`Attempt::end`] tells whoever asked.
+    pub(crate) async fn attempt_to_take<'a>(
+        &'a self,
+        who: &'a Who,
+        verb: &'static str,
+        tenant: &Name,
+        what: impl Into<String>,
+    ) -> Attempt<'a> {
+        let what = what.into();
+        if let Err(error) = self.write(who, verb, tenant, &what, BEGUN).await {
+            tracing::error!(%error, verb, "it could not be recorded, and is done all the same");
+        }
+        Attempt { admin: self, who, verb, tenant: tenant.clone(), what }
     }
 
     /// Writes down what changed nothing, such as a denial.

@@ -113,7 +113,7 @@ pub(crate) async fn make(admin: &Admin, who: &Who, wanted: Wanted) -> Result<Cre
 /// # Errors
 /// Those of [`portcullis_identity::TokenService::revoke`], and of the audit stream.
 pub(crate) async fn end(admin: &Admin, who: &Who, tenant: &Name, id: &str) -> Result<TokenRecord, ApiError> {
-    let attempt = admin.attempt(who, "token.revoke", tenant, id.chars().take(80).collect::<String>()).await?;
+    let attempt = admin.attempt_to_take(who, "token.revoke", tenant, id.chars().take(80).collect::<String>()).await;
     let revoked = revoke_one(admin, tenant, id).await;
     attempt.end(revoked.is_ok()).await?;
     revoked
@@ -149,7 +149,7 @@ pub(super) async fn revoke_all(
     let Query(query) = query.map_err(ApiError::from)?;
     let owner = subject(&query.owner)?;
     who.must(&Action::RevokeToken(&admin.whose(&tenant, &owner)), &format!("revoke the tokens of {owner}"))?;
-    let attempt = admin.attempt(&who, "token.revoke", &tenant, format!("all of {owner}")).await?;
+    let attempt = admin.attempt_to_take(&who, "token.revoke", &tenant, format!("all of {owner}")).await;
     let revoked = revoke_everything(&admin, &tenant, &owner).await;
     attempt.end(revoked.is_ok()).await?;
     Ok(Json(Revoked { owner: owner.to_string(), revoked: revoked? }))
