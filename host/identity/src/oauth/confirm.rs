@@ -4,6 +4,8 @@
 //! Where something is kept of the sign-in that the provider can be asked with, its word is read again. Where not, or where it has no
 //! answer, what it said then counts for `IdentityProvider.spec.maxSignInAge`; after that the person signs in again.
 
+use std::{sync::Arc, time::Duration};
+
 use portcullis_model::Name;
 
 use super::{OAuth, OAuthError};
@@ -11,6 +13,10 @@ use crate::{
     clock::now_ms,
     signin::{Who, kept::Whose},
 };
+
+/// How long a client that renews waits for the provider. One that gives up and asks again with the same refresh token looks like a
+/// thief (RFC 9700 section 4.14), so this has to be shorter than any client's patience.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a provider said of somebody, and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,11 +47,14 @@ impl OAuth {
             issuer: issuer.clone(),
             subject: subject.clone(),
         };
-        let silent = match self.parts.oidc.reread(&whose).await {
-            Ok(Some((groups, at_ms))) => return Ok(Said { groups, at_ms }),
-            Ok(None) => false,
-            // Why is in the log already.
-            Err(_) => true,
+        // On its own: a client that hangs up must not lose the refresh token that the provider has just given in exchange.
+        let oidc = Arc::clone(&self.parts.oidc);
+        let asked = tokio::spawn(async move { oidc.reread(&whose).await });
+        let silent = match tokio::time::timeout(PATIENCE, asked).await {
+            Ok(Ok(Ok(Some((groups, at_ms))))) => return Ok(Said { groups, at_ms }),
+            Ok(Ok(Ok(None))) => false,
+            // Why is in the log already; what comes later is kept for the next time.
+            Ok(Ok(Err(_)) | Err(_)) | Err(_) => true,
         };
         if self.parts.directories.load().counts(tenant, provider, issuer, said.at_ms, now_ms()) {
             return Ok(said);
