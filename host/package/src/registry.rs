@@ -197,7 +197,16 @@ impl Registry {
                 }
             }
         }
-        for bundle in self.bundles(digest).await? {
+        let bundles = match self.bundles(digest).await {
+            Ok(bundles) => bundles,
+            // What was found at the tag may be enough: whoever judges it says so if not.
+            Err(error) if !all.is_empty() => {
+                tracing::warn!(%digest, %error, "what refers to a component can't be listed");
+                Vec::new()
+            }
+            Err(error) => return Err(error),
+        };
+        for bundle in bundles {
             if all.len() >= MAX_SIGNATURES {
                 break;
             }
@@ -219,16 +228,23 @@ impl Registry {
             return Ok(Vec::new());
         };
         let mut bundles = Vec::new();
-        for entry in index.manifests.iter().take(MAX_SIGNATURES) {
+        // Of those that may be one: what else refers to a component (bills of materials, scans) can be any number.
+        let candidates = index.manifests.iter().filter(|entry| {
             // Some versions of cosign write the type of the config in its place.
-            let other = entry
-                .artifact_type
-                .as_ref()
-                .is_some_and(|t| !t.starts_with(layout::BUNDLE) && t != "application/vnd.oci.empty.v1+json");
-            if other || Digest::parse(&entry.digest).is_err() {
-                continue;
-            }
-            let Some(manifest) = self.manifest_named(&entry.digest).await? else { continue };
+            let kind = entry.artifact_type.as_ref();
+            kind.is_none_or(|t| t.starts_with(layout::BUNDLE) || t == "application/vnd.oci.empty.v1+json")
+                && Digest::parse(&entry.digest).is_ok()
+        });
+        for entry in candidates.take(MAX_SIGNATURES) {
+            let manifest = match self.manifest_named(&entry.digest).await {
+                Ok(Some(manifest)) => manifest,
+                Ok(None) => continue,
+                Err(error @ PackageError::Unreachable { .. }) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%digest, %error, "a signature is left out");
+                    continue;
+                }
+            };
             let Ok(manifest) = serde_json::from_slice::<Manifest>(&manifest) else { continue };
             let [layer] = &manifest.layers[..] else { continue };
             if layer.media_type.starts_with(layout::BUNDLE)
