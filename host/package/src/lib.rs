@@ -12,6 +12,7 @@ mod key;
 pub mod layout;
 mod names;
 mod packages;
+mod patience;
 mod registry;
 mod settings;
 mod signature;

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use crate::{
     Credentials, PackageError, PackageSettings, Registry, Rules, Signed, Signer, Trust,
     keep::{Kept, Parts},
+    patience::Patience,
 };
 
 /// The most components that are fetched at once.
@@ -53,7 +54,7 @@ pub struct Packages {
     trust: Arc<Trust>,
     kept: Arc<Kept>,
     metrics: Arc<Metrics>,
-    patience: Duration,
+    patience: Patience,
     under_way: Mutex<HashMap<String, UnderWay>>,
     told: Mutex<HashSet<String>>,
 }
@@ -82,7 +83,7 @@ impl Packages {
             trust: Arc::new(Trust::open(settings)?),
             kept: Arc::new(kept.map_err(|e| format!("fetched components: {e}"))?),
             metrics,
-            patience: settings.wait.get(),
+            patience: Patience::new(settings.wait.get()),
             under_way: Mutex::default(),
             told: Mutex::default(),
         }))
@@ -175,8 +176,10 @@ impl Packages {
                 }
             }
         };
-        let patience = if joined { Duration::ZERO } else { self.patience };
-        let done = match tokio::time::timeout(patience, outcome.wait_for(Option::is_some)).await {
+        let (patience, began) = (if joined { Duration::ZERO } else { self.patience.left() }, Instant::now());
+        let waited = tokio::time::timeout(patience, outcome.wait_for(Option::is_some)).await;
+        self.patience.spend(began.elapsed());
+        let done = match waited {
             Ok(Ok(done)) => done.clone(),
             // Whoever fetched it is gone without a word: it panicked.
             Ok(Err(_)) => Some(Err(PackageError::Layout("fetching it failed".to_owned()))),
