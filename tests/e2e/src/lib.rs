@@ -20,6 +20,7 @@ pub mod oidc;
 pub mod parts;
 pub mod process;
 pub mod product;
+pub mod registry;
 pub mod servers;
 pub mod shelf;
 pub mod swap;

@@ -106,6 +106,7 @@ fn debian() -> anyhow::Result<()> {
         ("python3", "python3-venv"),
         ("chromium", "chromium"),
         ("openssl", "openssl"),
+        ("docker-registry", "docker-registry"),
     ];
     let mut missing: Vec<&str> =
         needs.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();

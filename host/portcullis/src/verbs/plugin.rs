@@ -1,7 +1,12 @@
 //! `plugin`: what authors of plugins and those who look after them do, a file for each.
 
 mod inspect;
+mod install;
+mod keys;
 mod project;
+mod push;
+mod registry;
+mod sign;
 mod tried;
 
 use std::{path::Path, process::ExitCode, sync::Arc};
@@ -16,7 +21,8 @@ use crate::{
 
 /// Write, try out and look at plugins
 ///
-/// Nothing here asks the gateway. `docs/plugins/guide.md` goes from nothing to a plugin that serves.
+/// Only `install` asks the gateway. `docs/plugins/guide.md` goes from nothing to a plugin that serves,
+/// `docs/guides/plugin-distribution.md` from there to gateways elsewhere.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -34,6 +40,10 @@ enum Verb {
     Test(tried::Test),
     Bench(tried::Bench),
     Inspect(inspect::Inspect),
+    Keys(keys::Keys),
+    Sign(sign::Sign),
+    Push(push::Push),
+    Install(install::Install),
     Vendor(project::Vendor),
 }
 
@@ -46,6 +56,10 @@ impl Plugin {
             Verb::Build(verb) => verb.run(global).await?,
             Verb::Bench(verb) => verb.run(global).await?,
             Verb::Inspect(verb) => verb.run(global).await?,
+            Verb::Keys(verb) => verb.run(global)?,
+            Verb::Sign(verb) => verb.run(global).await?,
+            Verb::Push(verb) => verb.run(global).await?,
+            Verb::Install(verb) => verb.run(global).await?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -29,7 +29,7 @@ fn built_in(name: &str) -> Arc<[u8]> {
 fn costly() -> Arc<[u8]> {
     let body = "(block $a (loop $b (br_if $a (i32.eqz (local.get 0))) (local.set 0 (i32.mul (local.get 0) (local.get 1))) (br $b)))";
     let function = format!("(func (param i32 i32) (local i64 i64) {})", body.repeat(20));
-    let text = format!("(component (core module {}))", function.repeat(4_000));
+    let text = format!("(component (core module {}))", function.repeat(2_500));
     wat::parse_str(text).unwrap().into()
 }
 

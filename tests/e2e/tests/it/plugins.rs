@@ -1,3 +1,4 @@
 //! Plugins of other people, from nothing to serving.
 
+mod distribution;
 mod guide;

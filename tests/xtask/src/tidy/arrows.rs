@@ -46,6 +46,7 @@ const HOUSE: [(&str, &[&str]); 18] = [
             "telemetry",
             "outbound",
             "package",
+            "manifest",
             "store",
             "protocol",
             "plugin",
