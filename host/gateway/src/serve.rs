@@ -300,7 +300,7 @@ where
             return Ok(dispatch(gateways, &received, &message).await);
         }
         let gateways = Arc::clone(gateways);
-        let work = async move { old_answer(&gateways, &received, _room).await };
+        let work = async move { Box::pin(old_answer(&gateways, &received, _room)).await };
         return old::accept(&live, work).map_err(fault);
     }
     let client = match spoken.era {

@@ -159,12 +159,15 @@ fn ours(path: &Path) -> bool {
 }
 
 fn load(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
-    // SAFETY: the file is native code that is trusted because only this service can have written it: the directory was checked
+    // Read, not mapped: a file that is cut short later would end the process, and pages that the kernel dropped would be fetched again
+    // on the processor time of a call.
+    let native = fs::read(path)?;
+    // SAFETY: the bytes are native code that is trusted because only this service can have written it: the directory was checked
     // to be ours with mode 0700, the file to be a regular one of ours that nobody else may write (or it was made by us a moment
     // ago), and into it went what this engine compiled, or our own program in a child; it was renamed into place when it was
-    // whole and on the disk, and is never changed afterwards.
+    // whole and on the disk.
     #[expect(unsafe_code, reason = "wasmtime can't verify compiled code; see the comment above")]
     unsafe {
-        Component::deserialize_file(engine, path)
+        Component::deserialize(engine, native)
     }
 }

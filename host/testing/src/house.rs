@@ -17,6 +17,9 @@ use serde_json::Value;
 
 use crate::case::{Case, NoAnswer, Signed};
 
+/// How often each method and URL was answered.
+type Counts = HashMap<(String, String), usize>;
+
 /// A request that the plugin sent to another service, secrets included: they are made up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Sent {
@@ -39,8 +42,8 @@ const MAX_SENT: usize = 1_000;
 pub(crate) struct House {
     case: Case,
     now_ms: u64,
-    /// What was sent, and how often each method and URL was answered.
-    asked: Mutex<(Vec<Sent>, HashMap<(String, String), usize>)>,
+    /// What was sent, and what was answered.
+    asked: Mutex<(Vec<Sent>, Counts)>,
 }
 
 impl House {

@@ -81,7 +81,7 @@ impl Attributes {
 
     fn serde(&mut self, meta: &ParseNestedMeta<'_>) -> Result<()> {
         let word = meta.path.get_ident().map(ToString::to_string).unwrap_or_default();
-        let text = |meta: &ParseNestedMeta<'_>| Ok::<_, syn::Error>(meta.value()?.parse::<LitStr>()?);
+        let text = |meta: &ParseNestedMeta<'_>| meta.value()?.parse::<LitStr>();
         match word.as_str() {
             "rename" => self.rename = Some(renamed(meta)?),
             "rename_all" => self.rename_all = case(meta)?,

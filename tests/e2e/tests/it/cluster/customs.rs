@@ -148,6 +148,9 @@ async fn resources_are_taken_refused_in_words_changed_and_deleted() {
     })
     .await;
 
+    // Hers was given back to her meanwhile, which is one more write.
+    assert_eq!(cluster.accepted(&all[4]).await["status"], "True");
+
     // While nothing changes nothing is asked: one change costs one write, and nothing was asked in between.
     let before = requests(&product).await;
     let mut alice_too = all[0].clone();
