@@ -26,11 +26,14 @@ const MAX_KNOWN: usize = 256;
 /// A file as it was when it was read.
 type Seen = (u64, Option<SystemTime>);
 
+/// The same, and the schema that it had then.
+type Known = (Seen, Option<Arc<Schema>>);
+
 /// Knows what components say of their configuration.
 #[derive(Default)]
 pub struct Schemas {
     built_in: HashMap<&'static str, Option<Arc<Schema>>>,
-    files: Mutex<HashMap<PathBuf, (Seen, Option<Arc<Schema>>)>>,
+    files: Mutex<HashMap<PathBuf, Known>>,
 }
 
 impl Schemas {

@@ -29,6 +29,7 @@ struct Pair {
 }
 
 /// A database; none where PostgreSQL is not installed, which is said.
+#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 async fn given(own: bool) -> Option<Database> {
     let database = if own { Database::own().await } else { Database::shared().await }.unwrap();
     if database.is_none() {
