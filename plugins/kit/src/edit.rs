@@ -173,7 +173,8 @@ impl<'j, E: Editor> Walk<'j, '_, E> {
                 None if changed.contains(&*key) => {
                     let with = unlike(key.into_owned(), &names);
                     self.replace(name, &with);
-                    names.insert(with);
+                    names.insert(with.clone());
+                    changed.insert(with);
                 }
                 None => {
                     names.insert(key.into_owned());
