@@ -82,7 +82,7 @@ impl ResourceRead for Unruly {
 impl PromptGet for Unruly {
     fn decide(_: Caller<'_>, prompt: Prompt<'_>) -> Result<Decision, Error> {
         act()?;
-        let who = prompt.argument("/who").unwrap_or_default();
+        let who = prompt.argument("/who").unwrap_or_else(|| "null".to_owned());
         Ok(Decision::Modify(
             format!(r#"{{"was":"{} {:?}","who":{who}}}"#, prompt.name(), prompt.purpose()).into_bytes(),
         ))
