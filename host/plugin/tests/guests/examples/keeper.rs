@@ -81,7 +81,7 @@ impl ToolResult for Keeper {
         if call.patch(&Patch::new().remove("/title")).is_ok() {
             return Ok(report("the arguments have been sent"));
         }
-        if outcome.value_as::<String>("/content/0/text")?.as_deref() == Some("secret") {
+        if outcome.value_as::<String>("/content/0/text")?.is_some_and(|text| text.contains("secret")) {
             outcome.patch(&Patch::new().replace("/content/0/text", "***"))?;
         }
         Ok(Decision::Allow)

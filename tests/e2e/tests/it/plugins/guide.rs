@@ -182,7 +182,7 @@ fn every_template_is_sound_as_it_comes() {
         reader.run("portcullis plugin bench --calls 90", &["FRESH US".to_owned()], false);
         // What its resources say is what a gateway takes.
         reader.run(
-            "portcullis plugin inspect target/wasm32-wasip2/release/*.wasm -o json",
+            &format!("portcullis plugin inspect target/wasm32-wasip2/release/sample_{template}.wasm -o json"),
             &["configSchema".to_owned()],
             false,
         );

@@ -9,7 +9,14 @@ use portcullis_e2e::{
 use serde_json::json;
 
 /// What only a plugin that misbehaves, or a server that asks a client back, makes: tried where those are.
-const ELSEWHERE: [&str; 9] = [
+const ELSEWHERE: [&str; 14] = [
+    // Plugins that count something of their own: tried with the plugin host.
+    "portcullis_plugin_events_total",
+    "portcullis_plugin_values",
+    "portcullis_plugin_figures_dropped_total",
+    // Plugins of registries: `host/package` tries them.
+    "portcullis_plugin_fetches_total",
+    "portcullis_plugin_signatures_total",
     "portcullis_plugin_capability_denied_total",
     "portcullis_questions_total",
     // The tests of `cluster` have it.
