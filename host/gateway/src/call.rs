@@ -313,6 +313,7 @@ impl Call<'_> {
             let call = changed.as_ref().unwrap_or(&facts.call);
             let decision = policy.plugin.decide(asked.principal, &facts.request, call).await;
             if let Some(new) = judge::meaning(asked, policy, decision).map_err(|f| self.relayed.fault(f))? {
+                let new = judge::unambiguous(policy.plugin.name(), new).map_err(|f| self.relayed.fault(f))?;
                 let new = self.pinned_again(policy, new)?;
                 changed = Some(CallFacts { arguments: new.clone(), ..facts.call.clone() });
                 arguments = Arguments::Changed(new);

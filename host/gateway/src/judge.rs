@@ -13,6 +13,7 @@ use portcullis_model::{Fault, Principal, Side, spec::Failure};
 use portcullis_plugin::{
     Decision, Item, ListKind, PluginFailure, PromptFacts, PromptPurpose, ReadFacts, ReadPurpose, RequestFacts,
 };
+use portcullis_protocol::{ParseLimits, strict};
 
 use crate::{
     asked::Asked,
@@ -162,6 +163,22 @@ pub fn meaning_for(
     }
 }
 
+/// What a policy puts in the place of what was asked, where everybody reads it the same way. The next policy judges by it and the
+/// server gets it, so a key that stands twice would let the one read what the other does not (security decision 14).
+///
+/// # Errors
+/// `plugin-invalid`, whatever the policy's failures mean.
+pub fn unambiguous(policy: &str, new: Bytes) -> Result<Bytes, Fault> {
+    let limits = ParseLimits { max_bytes: usize::MAX, ..ParseLimits::default() };
+    match strict::check(&new, &limits) {
+        Ok(()) => Ok(new),
+        Err(error) => {
+            tracing::warn!(policy, %error, "a policy put something in place that can be read in two ways");
+            Err(Fault::new(Side::Gateway, "plugin-invalid", "a policy answered with something that can be read in two ways"))
+        }
+    }
+}
+
 /// Whether a resource may be read (or subscribed to, or its template completed).
 ///
 /// # Errors
@@ -243,6 +260,7 @@ pub async fn prompt(
         if hooks.prompt_get {
             let decision = policy.plugin.prompt(asked.principal, &request, &facts).await;
             if let Some(new) = meaning(asked, policy, decision)?.filter(|_| purpose == PromptPurpose::Get) {
+                let new = unambiguous(policy.plugin.name(), new)?;
                 facts.arguments = new.clone();
                 changed = Some(new);
             }
@@ -283,4 +301,18 @@ pub fn unknown_method(view: &View) -> Result<(), Fault> {
 fn undecided(what: &str) -> Fault {
     Fault::new(Side::Policy, "undecided", format!("no policy of this gateway decides about {what}, so it is refused"))
         .next("Ask your operator for a policy that does")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_policy_puts_in_place_reads_one_way() {
+        let judged = |text: &'static str| unambiguous("p", Bytes::from_static(text.as_bytes())).map_err(|f| f.code);
+        assert!(judged(r#"{"path":"/ok","more":[{"a":1}]}"#).is_ok());
+        for twice in [r#"{"path":"/ok","path":"/etc"}"#, r#"{"a":[{"b":1,"\u0062":2}]}"#, r#"{"a":"\ud800"}"#, "{"] {
+            assert_eq!(judged(twice), Err("plugin-invalid"), "{twice}");
+        }
+    }
 }

@@ -134,4 +134,14 @@ mod tests {
             assert!(read(json).is_err_and(|why| why.contains(word)), "{json}");
         }
     }
+
+    #[test]
+    fn the_sdk_knows_the_same_grants() {
+        // A guest's crate can't share the list: it holds nothing of the house.
+        let sdk = include_str!("../../../plugin-sdk/src/json.rs");
+        let (_, after) = sdk.split_once("const GRANTS:").unwrap();
+        let (list, _) = after.split_once("];").unwrap();
+        let names: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+        assert_eq!(names, GRANTS);
+    }
 }

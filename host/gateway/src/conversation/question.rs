@@ -72,6 +72,7 @@ pub async fn judge(
     for policy in who.view.policies.iter().filter(|p| p.plugin.hooks().server_request) {
         let decision = policy.plugin.ask(&who.principal, &request, &facts).await;
         if let Some(new) = judge::meaning_for(&who.request_id, policy, decision)? {
+            let new = judge::unambiguous(policy.plugin.name(), new)?;
             facts.params = new.clone();
             changed = Some(new);
         }
