@@ -18,6 +18,9 @@ use crate::{Expect, Record, Revision, Store, StoreError, Write, keys};
 /// The shortest time between two looks at a lease that another holds.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// The longest life of a lease.
+pub const LONGEST: Duration = Duration::from_secs(10 * 60);
+
 #[derive(Serialize, Deserialize)]
 struct Held {
     /// Who holds it: of this process, made at its start.
@@ -55,12 +58,13 @@ impl Leases {
     }
 
     /// Takes the lease of a name for so long, waiting for whoever holds it, for `patience` at most. None where somebody holds
-    /// it still.
+    /// it still. What a dead process held is taken by those alone whose patience is longer than its life: they have to see it stay
+    /// the same for so long. A life is [`LONGEST`] at most.
     ///
     /// # Errors
     /// Those of the store.
     pub async fn take(&self, name: &str, life: Duration, patience: Duration) -> Result<Option<Lease>, StoreError> {
-        let key = keys::lease(name);
+        let (key, life) = (keys::lease(name), life.min(LONGEST));
         let until = Instant::now() + patience;
         let mut seen: Option<(Revision, Instant)> = None;
         loop {
@@ -157,5 +161,5 @@ impl std::fmt::Debug for Lease {
 /// How long a record holds. One that can't be read was written by nobody who is served here, and holds a minute.
 fn life_of(record: &Record) -> Duration {
     let held = serde_json::from_slice::<Held>(&record.value);
-    held.map_or(Duration::from_secs(60), |held| Duration::from_millis(held.life_ms.min(10 * 60 * 1000)))
+    held.map_or(Duration::from_secs(60), |held| Duration::from_millis(held.life_ms).min(LONGEST))
 }
