@@ -68,7 +68,7 @@ impl ToolOutcome<'_> {
     }
 
     /// Changes the result by a JSON Patch: all of its operations, or none. From then on the getters show what it left, and so does
-    /// what happens next, where the hook answers [`Decision::Allow`](crate::Decision::Allow).
+    /// what happens next, where the hook answers [`Decision::Allow`].
     ///
     /// # Errors
     /// [`Error::Other`] where an operation does not fit.
