@@ -174,7 +174,11 @@ pub fn unambiguous(policy: &str, new: Bytes) -> Result<Bytes, Fault> {
         Ok(()) => Ok(new),
         Err(error) => {
             tracing::warn!(policy, %error, "a policy put something in place that can be read in two ways");
-            Err(Fault::new(Side::Gateway, "plugin-invalid", "a policy answered with something that can be read in two ways"))
+            Err(Fault::new(
+                Side::Gateway,
+                "plugin-invalid",
+                "a policy answered with something that can be read in two ways",
+            ))
         }
     }
 }
