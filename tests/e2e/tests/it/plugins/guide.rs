@@ -72,6 +72,8 @@ impl Drop for Running {
 struct Reader {
     home: tempfile::TempDir,
     folder: PathBuf,
+    /// What was exported in the reader's terminal.
+    exported: Vec<(String, String)>,
     /// Where projects are built: their dependencies are compiled once, however often this test runs.
     target: PathBuf,
     running: Vec<Running>,
@@ -83,7 +85,7 @@ impl Reader {
         let test = std::env::current_exe().unwrap();
         let target = test.ancestors().nth(3).unwrap().join("authored");
         fs::create_dir_all(&target).unwrap();
-        Self { folder: home.path().to_owned(), home, target, running: Vec::new() }
+        Self { folder: home.path().to_owned(), home, target, exported: Vec::new(), running: Vec::new() }
     }
 
     fn shell(&self, command: &str) -> Command {
@@ -97,6 +99,7 @@ impl Reader {
             .join(":");
         shell.arg("-c").arg(command).current_dir(&self.folder).stdin(Stdio::null());
         shell.env("PATH", path).env("PORTCULLIS_HOME", self.home.path().join("gateway"));
+        shell.envs(self.exported.iter().map(|(name, value)| (name, value)));
         // What the project's lock file names is there since this workspace was built.
         shell.env("CARGO_NET_OFFLINE", "true");
         for name in ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
@@ -124,8 +127,9 @@ impl Reader {
             if output.status.success() != fails && missing.is_empty() {
                 return;
             }
-            let unreachable =
-                output.status.code() == Some(5) || (command.contains(" call ") && !output.status.success());
+            let unreachable = output.status.code() == Some(5)
+                || said.contains("gives no answer")
+                || (command.contains(" call ") && !output.status.success());
             assert!(
                 unreachable && Instant::now() < until,
                 "`{command}` ended with {:?} and does not show {missing:?}:\n{said}",
@@ -145,10 +149,15 @@ impl Reader {
                     shell.stdout(log.try_clone().unwrap()).stderr(log);
                     self.running.push(Running(shell.spawn().unwrap()));
                 }
-                Step::Run { command, shows, fails } => match command.strip_prefix("cd ") {
-                    Some(folder) => self.enter(folder),
-                    None => self.run(&command, &shows, fails),
-                },
+                Step::Run { command, shows, fails } => {
+                    if let Some(folder) = command.strip_prefix("cd ") {
+                        self.enter(folder);
+                    } else if let Some((name, value)) = command.strip_prefix("export ").and_then(|e| e.split_once('=')) {
+                        self.exported.push((name.to_owned(), value.to_owned()));
+                    } else {
+                        self.run(&command, &shows, fails);
+                    }
+                }
             }
         }
     }
@@ -161,7 +170,8 @@ fn free_port() -> String {
 fn guide() -> String {
     let text = fs::read_to_string(Path::new(&root()).join("docs/plugins/guide.md")).unwrap();
     // Others may use these ports on this machine; nothing else is changed.
-    text.replace("18765", &free_port()).replace("portcullis quickstart", "portcullis quickstart --listen 127.0.0.1:0")
+    let text = ["18765", "17777", "15000"].iter().fold(text, |text, port| text.replace(port, &free_port()));
+    text.replace("portcullis quickstart", "portcullis quickstart --listen 127.0.0.1:0")
 }
 
 #[test]

@@ -50,11 +50,13 @@ async fn who_comes_in_and_what_changes_and_what_is_noted() {
     let product = Product::start(&[
         resource("User", "alice", json!({})),
         echo.open("echo", "modern"),
+        // The frozen policy lists the tools of a server of this name only.
+        echo.open("github", "modern"),
         resource("Plugin", "keeper", keeper),
         resource("Plugin", "released", released),
         resource("Gateway", "main", json!({"servers": servers})),
         resource("Gateway", "guarded", json!({"policies": [{"plugin": "keeper"}], "servers": servers})),
-        resource("Gateway", "noted", json!({"policies": [{"plugin": "released"}], "servers": servers})),
+        resource("Gateway", "noted", json!({"policies": [{"plugin": "released"}], "servers": [{"server": "github"}]})),
         resource("Gateway", "theirs", json!({"auth": [{"plugin": "keeper"}], "servers": servers})),
     ])
     .await
@@ -101,7 +103,7 @@ async fn who_comes_in_and_what_changes_and_what_is_noted() {
     // What a policy notes stands in the audit, also where the call is refused in the end.
     let noted = product.url("noted");
     let call = async |answer: &str| {
-        http::call(&noted, Some(&token), "echo__echo", json!({"message": "m", "answer": answer})).await.unwrap().text()
+        http::call(&noted, Some(&token), "github__echo", json!({"message": "m", "answer": answer})).await.unwrap().text()
     };
     let told = call("allow").await;
     assert!(told.contains("w: default user:alice") && told.contains("by policy"), "the result's hook sees it: {told}");
