@@ -152,7 +152,8 @@ impl Reader {
                 Step::Run { command, shows, fails } => {
                     if let Some(folder) = command.strip_prefix("cd ") {
                         self.enter(folder);
-                    } else if let Some((name, value)) = command.strip_prefix("export ").and_then(|e| e.split_once('=')) {
+                    } else if let Some((name, value)) = command.strip_prefix("export ").and_then(|e| e.split_once('='))
+                    {
                         self.exported.push((name.to_owned(), value.to_owned()));
                     } else {
                         self.run(&command, &shows, fails);

@@ -103,7 +103,10 @@ async fn who_comes_in_and_what_changes_and_what_is_noted() {
     // What a policy notes stands in the audit, also where the call is refused in the end.
     let noted = product.url("noted");
     let call = async |answer: &str| {
-        http::call(&noted, Some(&token), "github__echo", json!({"message": "m", "answer": answer})).await.unwrap().text()
+        http::call(&noted, Some(&token), "github__echo", json!({"message": "m", "answer": answer}))
+            .await
+            .unwrap()
+            .text()
     };
     let told = call("allow").await;
     assert!(told.contains("w: default user:alice") && told.contains("by policy"), "the result's hook sees it: {told}");
