@@ -1,7 +1,7 @@
 //! Server runtimes: desired state in, running servers out.
 //!
 //! [`Orchestrator`] starts the processes that [`portcullis_upstream`] talks to. Each runs under a small supervisor, a hidden
-//! mode of the product's own binary ([`supervise_main`]), which ends the whole tree when the gateway wants it to or is gone
+//! mode of the product's own binary ([`portcullis_child::supervise_main`]), which ends the whole tree when the gateway wants it to or is gone
 //! (security decision 24).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -9,14 +9,10 @@ pub mod homes;
 pub mod logs;
 pub mod orchestrator;
 pub mod status;
-pub mod supervise;
 
-mod backoff;
-mod child;
 mod prepare;
 
 pub use homes::Home;
 pub use logs::{LogLine, LogRing};
 pub use orchestrator::{Options, Orchestrator};
 pub use status::{State, Status};
-pub use supervise::supervise_main;

@@ -11,14 +11,13 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use portcullis_child::{Backoff, Plan, Started, how_it_ended};
 use portcullis_model::{Name, Secret};
 use portcullis_telemetry::Metrics;
 use portcullis_upstream::{BoxFuture, LaunchError, LaunchKey, LaunchSpec, Launcher, Pipes, launch};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    backoff::Backoff,
-    child::{self, Started},
     homes::{self, Home, Homes},
     logs::{self, LogRing},
     prepare::{self, Prepared, PrivateDir},
@@ -194,12 +193,7 @@ impl Slot {
         if state.starts != start {
             return String::new();
         }
-        let how = match status.map(|s| s.code()) {
-            Ok(Some(code @ 129..=192)) => format!("it was ended by signal {}", code - 128),
-            Ok(Some(code)) => format!("it ended with status {code}"),
-            Ok(None) => "its supervisor was killed".to_owned(),
-            Err(error) => format!("nobody knows how it ended: {error}"),
-        };
+        let how = how_it_ended(status);
         state.pid = None;
         state.control = None;
         state.leave = None;
@@ -372,10 +366,28 @@ impl Inner {
         let prepared = tokio::task::spawn_blocking(move || inner.prepare(&of, &spec))
             .await
             .map_err(|_| LaunchError::Invalid("shutting down".to_owned()))?;
-        let started = prepared.and_then(|p| child::start(&self.options, &p, memory).map(|started| (p, started)));
+        let started = prepared.and_then(|p| self.start(&p, memory).map(|started| (p, started)));
         let (prepared, started) = started.inspect_err(|error| self.not_started(&slot, error))?;
         // No await from here on: a caller that goes away can't leave a process behind that nobody holds.
         self.run(slot, started, prepared.dir, prepared.secrets, place)
+    }
+
+    fn start(&self, prepared: &Prepared, memory: Option<u64>) -> Result<Started, LaunchError> {
+        let options = &self.options;
+        let plan = Plan {
+            supervisor: options.supervisor.clone(),
+            supervisor_args: options.supervisor_args.clone(),
+            grace: options.grace,
+            files: options.max_files,
+            memory,
+            remove: Some(prepared.dir.path().to_owned()),
+            command: std::iter::once(prepared.program.clone().into_os_string())
+                .chain(prepared.args.iter().cloned())
+                .collect(),
+            env: Some(prepared.env.clone()),
+            cwd: Some(prepared.cwd.clone()),
+        };
+        portcullis_child::start(&plan).map_err(|e| LaunchError::Spawn(format!("can't start its supervisor: {e}")))
     }
 
     fn prepare(&self, key: &LaunchKey, spec: &LaunchSpec) -> Result<Prepared, LaunchError> {

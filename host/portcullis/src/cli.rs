@@ -105,6 +105,7 @@ enum Verb {
     Explain(verbs::explain::Explain),
     Store(verbs::store::Store),
     DemoServer(verbs::demo_server::DemoServer),
+    Bridge(verbs::bridge::Bridge),
     /// The small parent of a server's process; started by the gateway, with pipes that only it can give.
     #[command(hide = true)]
     Supervise,
@@ -129,6 +130,7 @@ fn perform(global: &Global, verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Quickstart(v) => done(v.run(global)),
         Verb::Serve(v) => done(v.run(global)),
         Verb::DemoServer(v) => done(v.run()),
+        Verb::Bridge(v) => done(v.run()),
         Verb::Crds(v) => done(v.run(global)),
         Verb::CompileComponent => Err(Failure::usage("`compile-component` is started by the gateway only")),
         Verb::Supervise => Err(Failure::usage("`supervise` is started by the gateway only")),

@@ -28,7 +28,7 @@ fn main() -> std::process::ExitCode {
     // anything of what follows.
     let mut args = std::env::args_os().skip(1);
     match args.next() {
-        Some(first) if first == "supervise" => portcullis_orchestrator::supervise_main(args),
+        Some(first) if first == "supervise" => portcullis_child::supervise_main(args),
         Some(first) if first == portcullis_plugin::COMPILE => portcullis_plugin::compile_main(args),
         _ => {}
     }

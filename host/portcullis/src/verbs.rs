@@ -1,6 +1,7 @@
 //! What can be done, a file for each verb.
 
 pub mod apply;
+pub mod bridge;
 pub mod call;
 pub mod connect;
 pub mod crds;

@@ -4,7 +4,6 @@
 //! an impatient caller doesn't keep a slow package runner from ever coming up.
 
 mod idle;
-mod lines;
 mod pipes;
 
 use std::{

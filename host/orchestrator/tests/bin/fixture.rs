@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 fn main() {
     let mut args = std::env::args_os().skip(1);
     match args.next().and_then(|a| a.into_string().ok()).as_deref() {
-        Some("supervise") => portcullis_orchestrator::supervise_main(args),
+        Some("supervise") => portcullis_child::supervise_main(args),
         Some("server") => server(&args.filter_map(|a| a.into_string().ok()).collect::<Vec<_>>()),
         Some("gateway") => {
             let dir = args.next().unwrap();

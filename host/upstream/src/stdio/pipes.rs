@@ -3,20 +3,13 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use portcullis_child::lines::{Line, Lines, id_of, one_line};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     sync::mpsc,
 };
 
-use crate::{
-    asking::Asking,
-    error::UpstreamError,
-    launch::Pipes,
-    link::Link,
-    listen::hub::Hub,
-    stdio::lines::{Line, Lines, id_of},
-    target::TargetKey,
-};
+use crate::{asking::Asking, error::UpstreamError, launch::Pipes, link::Link, listen::hub::Hub, target::TargetKey};
 
 /// So many bytes of output without a single message, and the child is no MCP server.
 const MAX_GARBAGE: usize = 16 << 20;
@@ -82,12 +75,4 @@ async fn read_all<R: AsyncRead + Unpin>(link: Weak<Link>, mut lines: Lines<R>, l
     if let Some(link) = link.upgrade() {
         link.lost("it closed its standard output");
     }
-}
-
-/// Messages are framed by lines. A line break in JSON is white space, since strings can't hold one.
-fn one_line(body: Bytes) -> Bytes {
-    if !body.iter().any(|b| matches!(b, b'\n' | b'\r')) {
-        return body;
-    }
-    body.iter().map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { *b }).collect()
 }

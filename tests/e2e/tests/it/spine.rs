@@ -1,6 +1,7 @@
 //! One real call through the whole house.
 
 mod bad_input;
+mod bridged;
 mod contract;
 mod hidden;
 mod inspector;

@@ -7,10 +7,11 @@ use super::Findings;
 use crate::shell::cargo;
 
 /// Each crate of the host, and which others it may use. Arrows point down, and each is here because it has a reason.
-const HOUSE: [(&str, &[&str]); 18] = [
+const HOUSE: [(&str, &[&str]); 20] = [
     ("model", &[]),
     ("manifest", &[]),
     ("telemetry", &["model"]),
+    ("child", &[]),
     ("outbound", &["model"]),
     ("store", &["model", "telemetry"]),
     ("protocol", &["model"]),
@@ -19,10 +20,11 @@ const HOUSE: [(&str, &[&str]); 18] = [
     ("testing", &["model", "plugin"]),
     ("authoring", &[]),
     ("cluster", &["model", "telemetry"]),
-    ("upstream", &["model", "telemetry", "protocol", "outbound"]),
+    ("bridge", &["model", "child", "protocol"]),
+    ("upstream", &["model", "child", "telemetry", "protocol", "outbound"]),
     ("identity", &["model", "telemetry", "outbound", "store", "protocol", "plugin"]),
     ("credential", &["model", "telemetry", "outbound", "store", "protocol", "plugin", "cluster"]),
-    ("orchestrator", &["model", "telemetry", "store", "protocol", "upstream", "credential", "cluster"]),
+    ("orchestrator", &["model", "child", "telemetry", "store", "protocol", "upstream", "credential", "cluster"]),
     ("gateway", &["model", "telemetry", "store", "protocol", "plugin", "upstream", "identity", "credential"]),
     (
         "console",
@@ -43,6 +45,8 @@ const HOUSE: [(&str, &[&str]); 18] = [
         "portcullis",
         &[
             "model",
+            "child",
+            "bridge",
             "telemetry",
             "outbound",
             "package",
@@ -74,7 +78,7 @@ const ALONE: [(&str, &[&str]); 9] = [
     ("axum", &["gateway", "console", "portcullis"]),
     ("rmcp", &[]),
     ("notify", &["console"]),
-    ("clap", &["portcullis"]),
+    ("clap", &["bridge", "portcullis"]),
 ];
 
 /// Crates that reach the outside, which the crates without I/O may not use.

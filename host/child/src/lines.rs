@@ -11,7 +11,7 @@ const CHUNK: usize = 32 << 10;
 
 /// What was read.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Line {
+pub enum Line {
     /// A line without its line break.
     Text(Bytes),
     /// A line longer than the bound, skipped over: its first and last bytes.
@@ -24,7 +24,8 @@ pub(crate) enum Line {
 }
 
 /// Reads lines.
-pub(crate) struct Lines<R> {
+#[derive(Debug)]
+pub struct Lines<R> {
     reader: R,
     buffer: BytesMut,
     /// How much of `buffer` is known to hold no line break.
@@ -35,12 +36,13 @@ pub(crate) struct Lines<R> {
 }
 
 impl<R: AsyncRead + Unpin> Lines<R> {
-    pub(crate) fn new(reader: R, limit: usize) -> Self {
+    /// A reader of lines of at most `limit` bytes.
+    pub fn new(reader: R, limit: usize) -> Self {
         Self { reader, buffer: BytesMut::with_capacity(CHUNK), scanned: 0, limit: limit.max(EDGE * 2), skipping: None }
     }
 
     /// The next line; `None` at the end, and when a line has no end.
-    pub(crate) async fn next(&mut self) -> Option<Line> {
+    pub async fn next(&mut self) -> Option<Line> {
         loop {
             if let Some(at) = self.buffer[self.scanned..].iter().position(|b| *b == b'\n') {
                 let mut line = self.buffer.split_to(self.scanned + at + 1);
@@ -84,7 +86,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
 
 /// Finds the id of an answer of which only both ends are known. Most servers write `id` either before the result or as
 /// the last member; whose id stands elsewhere waits until its deadline.
-pub(crate) fn id_of(head: &[u8], tail: &[u8]) -> Option<u64> {
+pub fn id_of(head: &[u8], tail: &[u8]) -> Option<u64> {
     let head = String::from_utf8_lossy(head);
     let before_payload = head.split("\"result\"").next().unwrap_or_default();
     if before_payload.len() < head.len()
@@ -99,6 +101,14 @@ pub(crate) fn id_of(head: &[u8], tail: &[u8]) -> Option<u64> {
     let (id, rest) = number(rest.trim_start().strip_prefix(':')?)?;
     // The member has to be the last of the outermost object.
     (rest.trim() == "}").then_some(id)
+}
+
+/// A message as one line: messages are framed by lines. A line break in JSON is white space, since strings can't hold one.
+pub fn one_line(body: Bytes) -> Bytes {
+    if !body.iter().any(|b| matches!(b, b'\n' | b'\r')) {
+        return body;
+    }
+    body.iter().map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { *b }).collect()
 }
 
 /// The number that a text starts with, and the rest.

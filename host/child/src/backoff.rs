@@ -9,14 +9,14 @@ const HEALTHY: Duration = Duration::from_secs(60);
 
 /// The ends in a row of one server's process.
 #[derive(Debug, Default)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     failures: u32,
     not_before: Option<Instant>,
 }
 
 impl Backoff {
     /// A process ended that nobody asked to end.
-    pub(crate) fn ended(&mut self, started: Instant, now: Instant) {
+    pub fn ended(&mut self, started: Instant, now: Instant) {
         if now.saturating_duration_since(started) >= HEALTHY {
             self.failures = 0;
         }
@@ -26,16 +26,17 @@ impl Backoff {
     }
 
     /// Somebody restarted it by hand.
-    pub(crate) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         *self = Self::default();
     }
 
     /// How long to wait for the next start.
-    pub(crate) fn wait(&self, now: Instant) -> Duration {
+    pub fn wait(&self, now: Instant) -> Duration {
         self.not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
     }
 
-    pub(crate) fn failures(&self) -> u32 {
+    /// How often in a row it ended.
+    pub fn failures(&self) -> u32 {
         self.failures
     }
 }
