@@ -97,7 +97,7 @@ impl Assembly {
         let secrets = Secrets::new(Arc::clone(&store), Arc::clone(&vault));
         secrets.verify().await.context("the vault can't open what is sealed in the store")?;
         let registry = Registry::open(Arc::clone(&store)).await.context("the resources can't be read")?;
-        registry.also_asks(Arc::new(schemas::Schemas::new()));
+        registry.also_asks(Arc::new(schemas::Schemas::new(settings.plugins.signatures)));
 
         // Also where nothing is watched yet: components of plugins are, and what files brought that are no longer named goes.
         let options = FileOptions::new(settings.resources.clone());

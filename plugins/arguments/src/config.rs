@@ -13,7 +13,7 @@ const MAX_RULES: usize = 100;
 const MAX_CONDITIONS: usize = 32;
 
 /// The plugin's configuration.
-#[derive(Deserialize)]
+#[derive(Deserialize, portcullis_sdk::Schema)]
 #[serde(try_from = "Written")]
 pub(crate) struct Config {
     pub(crate) unmatched: Unmatched,
@@ -23,7 +23,7 @@ pub(crate) struct Config {
 }
 
 /// What happens to calls that no rule covers.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, portcullis_sdk::Schema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Unmatched {
     #[default]
@@ -38,7 +38,7 @@ pub(crate) struct Rule {
     pub(crate) conditions: Vec<Condition>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, portcullis_sdk::Schema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Written {
     #[serde(default)]
@@ -46,7 +46,7 @@ struct Written {
     rules: Vec<WrittenRule>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, portcullis_sdk::Schema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WrittenRule {
     servers: Option<Vec<Pattern>>,
@@ -56,7 +56,7 @@ struct WrittenRule {
     conditions: Vec<WrittenCondition>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, portcullis_sdk::Schema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WrittenCondition {
     /// CEL.

@@ -65,7 +65,7 @@ fn refused(message: String) -> Decision {
     Decision::deny("arguments", message)
 }
 
-export!(Arguments: Setup, ToolCall; wants: {});
+export!(Arguments: Setup, ToolCall; config: Config; wants: {});
 
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,10 @@
 //! Patterns of names: `*` stands for any run of characters, `?` for one.
 
+use portcullis_sdk::Schema;
 use serde::Deserialize;
 
 /// A pattern, read once.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Schema)]
 #[serde(from = "String")]
 pub enum Pattern {
     /// `*`.

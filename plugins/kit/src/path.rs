@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use portcullis_sdk::Schema;
 use serde::Deserialize;
 
 /// The longest, in segments.
@@ -17,7 +18,7 @@ pub enum Step<'a> {
 }
 
 /// Which places are meant, such as `/customer/email`, `/items/*/iban` or `/**/password`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Schema)]
 #[serde(try_from = "String")]
 pub struct JsonPath(Vec<Segment>);
 

@@ -1,13 +1,14 @@
 //! A number of bytes as people write it.
 
+use portcullis_sdk::Schema;
 use serde::Deserialize;
 
 /// Bytes: a whole number, or a text such as `64KiB` or `1MiB`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Schema)]
 #[serde(try_from = "Written")]
 pub struct Size(pub u64);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Schema)]
 #[serde(untagged)]
 enum Written {
     Bytes(u64),

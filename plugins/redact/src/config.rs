@@ -1,6 +1,7 @@
 //! What an operator writes, checked once when it is read; the expressions are compiled then.
 
 use portcullis_plugin_kit::{Covers, JsonPath, Pattern};
+use portcullis_sdk::Schema;
 use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 
@@ -15,37 +16,48 @@ const MAX_COMPILED: usize = 256 << 10;
 const MAX_NESTED: u32 = 32;
 
 /// The plugin's configuration.
-#[derive(Deserialize)]
+#[derive(Deserialize, Schema)]
 #[serde(try_from = "Written")]
 pub(crate) struct Config {
     pub(crate) rules: Vec<Rule>,
     pub(crate) salt: Option<Salt>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Schema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Written {
+    /// Each is applied to what the earlier ones left.
     rules: Vec<WrittenRule>,
+    /// For `hash` only: a long text that callers don't know.
     salt: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Schema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WrittenRule {
+    /// Stands in replacements, refusals and the audit record.
     name: Option<String>,
+    /// Well-known things by name.
     patterns: Option<Vec<String>>,
+    /// An expression of your own.
     regex: Option<String>,
+    /// Where it looks; with neither `patterns` nor `regex`, the whole value there is taken.
     paths: Option<Vec<JsonPath>>,
+    /// What it looks at; both where left out.
     r#in: Option<Vec<Side>>,
+    /// What happens to what is found.
     #[serde(default)]
     action: Action,
+    /// What `replace` puts there.
     with: Option<String>,
+    /// Patterns of `McpServer` names.
     servers: Option<Vec<Pattern>>,
+    /// Patterns of tools' own names.
     tools: Option<Vec<Pattern>>,
 }
 
 /// What a rule looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Schema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Side {
     Arguments,
@@ -53,7 +65,7 @@ pub(crate) enum Side {
 }
 
 /// What happens to what is found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Schema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Action {
     /// Another text stands in its place.

@@ -67,7 +67,7 @@ fn judge(call: Call<'_>, side: Side, json: impl Fn() -> Vec<u8>) -> Result<Decis
     })
 }
 
-export!(Redact: Setup, ToolCall, ToolResult; wants: {});
+export!(Redact: Setup, ToolCall, ToolResult; config: Config; wants: {});
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! What an operator writes, checked once when it is read.
 
 use portcullis_plugin_kit::{Covers, Pattern, Size};
+use portcullis_sdk::Schema;
 use serde::Deserialize;
 
 /// The most that a result may have for us to shorten it: what is larger would not fit beside its shortened self.
@@ -9,7 +10,7 @@ pub(crate) const MAX_READ: u64 = 4 << 20;
 const MIN_SHORT: u64 = 1 << 10;
 
 /// The plugin's configuration.
-#[derive(Deserialize)]
+#[derive(Deserialize, Schema)]
 #[serde(try_from = "Written")]
 pub(crate) struct Config {
     pub(crate) rules: Vec<Rule>,
@@ -28,7 +29,7 @@ pub(crate) struct Rule {
 }
 
 /// What happens to a result that is too large.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Schema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Action {
     /// It is kept from the client.
@@ -38,21 +39,28 @@ pub(crate) enum Action {
     Truncate,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Schema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Written {
+    /// Each that covers a call counts: the smallest limit first, and `deny` before `truncate`.
     rules: Vec<WrittenRule>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Schema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WrittenRule {
+    /// Patterns of `McpServer` names.
     servers: Option<Vec<Pattern>>,
+    /// Patterns of tools' own names.
     tools: Option<Vec<Pattern>>,
+    /// The most bytes of the arguments.
     arguments: Option<Size>,
+    /// The most bytes of a result.
     results: Option<Size>,
+    /// What happens to a result that is too large.
     #[serde(default)]
     action: Action,
+    /// Told to the model beside our own words.
     hint: Option<String>,
 }
 

@@ -61,7 +61,7 @@ fn too_large(what: &str, call: Call<'_>, size: u64, most: u64, rule: &Rule) -> D
     Decision::deny("too-large", format!("the {what} of {tool} take {size}, and {most} are the most here{hint}"))
 }
 
-export!(SizeCap: Setup, ToolCall, ToolResult; wants: {});
+export!(SizeCap: Setup, ToolCall, ToolResult; config: Config; wants: {});
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use portcullis_sdk::Schema;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -10,7 +11,7 @@ use portcullis_plugin_kit::Pattern;
 use crate::evaluate::Arguments;
 
 /// One condition: an argument, and exactly one test of it.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Schema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Condition {
     /// JSON Pointer (RFC 6901).

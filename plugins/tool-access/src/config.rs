@@ -1,6 +1,7 @@
 //! What an operator writes, checked once when it is read.
 
 use portcullis_plugin_kit::Pattern;
+use portcullis_sdk::Schema;
 use serde::Deserialize;
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
 };
 
 /// What a rule does, and what happens where no rule matches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Schema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Effect {
     Allow,
@@ -19,7 +20,7 @@ pub(crate) enum Effect {
 }
 
 /// The plugin's configuration.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Schema)]
 #[serde(try_from = "Written")]
 pub(crate) struct Config {
     pub(crate) default: Effect,
@@ -28,25 +29,34 @@ pub(crate) struct Config {
     pub(crate) names_requests: bool,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Schema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Written {
+    /// What happens where no rule matches.
     #[serde(default)]
     default: Effect,
+    /// In order; the first that matches decides.
     #[serde(default)]
     rules: Vec<WrittenRule>,
 }
 
 /// One rule as it is written. What is left out is not asked about.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Schema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WrittenRule {
+    /// What it does.
     effect: Effect,
+    /// Whom it is about: `user:NAME`, `team:NAME`, `agent:NAME`, `role:NAME`.
     principals: Option<Vec<String>>,
+    /// Patterns of `McpServer` names.
     servers: Option<Vec<Pattern>>,
+    /// Patterns of tools' own names.
     tools: Option<Vec<Pattern>>,
+    /// Patterns of URIs.
     resources: Option<Vec<Pattern>>,
+    /// Patterns of prompts' own names.
     prompts: Option<Vec<Pattern>>,
+    /// Patterns of methods with which servers ask clients.
     requests: Option<Vec<Pattern>>,
     /// All of them must hold.
     #[serde(default)]

@@ -149,7 +149,7 @@ fn refusal(config: &Config, verdict: &Verdict, who: &str, server: &str, item: &I
     }
 }
 
-export!(ToolAccess: Setup, ToolCall, ResourceRead, PromptGet, ServerRequest, ListFilter; wants: {});
+export!(ToolAccess: Setup, ToolCall, ResourceRead, PromptGet, ServerRequest, ListFilter; config: Config; wants: {});
 
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use portcullis_model::{
     Door, Name, Problem, Resource, ResourceKey, Spec,
     spec::{Plugin, PluginUse, Source},
 };
+use portcullis_package::Need;
 use portcullis_plugin::{Schema, schema_of};
 use portcullis_store::{Fleet, Judge};
 use serde_json::{Value, json};
@@ -33,15 +34,17 @@ type Known = (Seen, Option<Arc<Schema>>);
 #[derive(Default)]
 pub struct Schemas {
     built_in: HashMap<&'static str, Option<Arc<Schema>>>,
+    /// Not where files have to be signed: nobody looks into one before its signature is checked, which loading does.
+    reads_files: bool,
     files: Mutex<HashMap<PathBuf, Known>>,
 }
 
 impl Schemas {
-    /// One that knows the built-in plugins.
-    pub fn new() -> Self {
+    /// One that knows the built-in plugins; and those in files where these need no signature.
+    pub fn new(need: Need) -> Self {
         let built_in = portcullis_plugins::built_ins();
         let of = |one: &portcullis_plugins::BuiltIn| (one.name, schema_of(one.wasm).map(Arc::new));
-        Self { built_in: built_in.iter().map(of).collect(), files: Mutex::default() }
+        Self { built_in: built_in.iter().map(of).collect(), reads_files: need != Need::All, files: Mutex::default() }
     }
 
     /// The schema of the plugin that a name stands for, and the configuration that it has where a place says none.
@@ -73,6 +76,9 @@ impl Schemas {
     }
 
     fn of_file(&self, path: &Path) -> Option<Arc<Schema>> {
+        if !self.reads_files {
+            return None;
+        }
         let meta = fs::metadata(path).ok().filter(|meta| meta.is_file() && meta.len() <= MAX_BYTES)?;
         let seen = (meta.len(), meta.modified().ok());
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,5 +133,20 @@ impl Judge for Schemas {
             _ => {}
         }
         problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_has_to_be_signed_is_not_looked_into() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.wasm");
+        let access = portcullis_plugins::built_ins().iter().find(|one| one.name == "jwks").unwrap();
+        fs::write(&file, access.wasm).unwrap();
+        assert!(Schemas::new(Need::Registries).of_file(&file).is_some());
+        assert!(Schemas::new(Need::All).of_file(&file).is_none());
     }
 }
