@@ -4,10 +4,14 @@
 //! default one. Lists are paged by an
 //! opaque `next`. Whatever goes wrong is an [`ApiError`].
 
+mod plugins;
+
 use std::{collections::BTreeMap, fmt};
 
 use portcullis_model::{Name, Resource, Side};
 use serde::{Deserialize, Serialize};
+
+pub use plugins::{CandidateItem, PluginItem, QuarantineItem};
 
 use crate::documents::DocumentError;
 

@@ -20,8 +20,8 @@ use zeroize::Zeroizing;
 
 use crate::api::{
     ApiError, AppliedItem, ApplyAnswer, ApplyRequest, ConnectRequest, Connected, Described, ExplainRequest, Finding,
-    GatewayStatus, LogLine, NewToken, OAuthAccount, OAuthBegin, OAuthBegun, OAuthFinish, OAuthSave, Page, Resealed,
-    Revoked, SignInCode, SignInRequest, TokenItem, TokenRequest,
+    GatewayStatus, LogLine, NewToken, OAuthAccount, OAuthBegin, OAuthBegun, OAuthFinish, OAuthSave, Page, PluginItem,
+    Resealed, Revoked, SignInCode, SignInRequest, TokenItem, TokenRequest,
 };
 
 use transport::Place;
@@ -261,6 +261,39 @@ impl Client {
         let query: Vec<_> = drain.iter().map(|d| ("drain_s", d.as_str())).collect();
         let _: serde_json::Value = self.post(&format!("/v1/servers/{server}/restart"), &query, None::<&()>).await?;
         Ok(())
+    }
+
+    /// How all plugins of the tenant stand that have a resource.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn plugins(&self) -> Result<Vec<PluginItem>> {
+        let page: Page<PluginItem> = self.get("/v1/plugins", &[]).await?;
+        Ok(page.items)
+    }
+
+    /// How a plugin stands.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn plugin(&self, name: &Name) -> Result<PluginItem> {
+        self.get(&format!("/v1/plugins/{name}"), &[]).await
+    }
+
+    /// Goes back to the version of a plugin that was active before.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn roll_back(&self, name: &Name) -> Result<PluginItem> {
+        self.post(&format!("/v1/plugins/{name}/rollback"), &[], None::<&()>).await
+    }
+
+    /// Goes forward again to what the resource says.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn resume(&self, name: &Name) -> Result<PluginItem> {
+        self.post(&format!("/v1/plugins/{name}/resume"), &[], None::<&()>).await
     }
 
     /// Reads the sealing keys again and seals everything with the first.

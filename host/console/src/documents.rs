@@ -103,8 +103,10 @@ pub fn resolve_paths(resource: &mut Resource, base: &Path) {
     }
     match &mut resource.spec {
         Spec::Plugin(plugin) => {
-            if let Source::File { path, .. } = &mut plugin.source {
-                absolute(path);
+            for source in plugin.sources_mut() {
+                if let Source::File { path, .. } = source {
+                    absolute(path);
+                }
             }
         }
         Spec::McpServer(server) => {

@@ -13,6 +13,7 @@ mod oauth;
 mod overview;
 mod page;
 mod permit;
+mod plugins;
 mod processes;
 mod record;
 pub(crate) mod reply;
@@ -40,7 +41,7 @@ use portcullis_telemetry::{Audit, Metrics};
 pub(crate) use who::{Tenant, Who};
 
 use crate::{
-    api::{ApiError, Condition, Finding, GatewayStatus, MAX_BODY},
+    api::{ApiError, Condition, Finding, GatewayStatus, MAX_BODY, PluginItem},
     files::FileDoor,
 };
 
@@ -106,6 +107,12 @@ pub trait View: Send + Sync {
     -> Option<String>;
     /// What a call would meet; none where there is no such gateway.
     fn explain(&self, wanted: Explain) -> BoxFuture<'_, Option<Explanation>>;
+    /// How a plugin stands; none where there is no such resource.
+    fn plugin(&self, tenant: &Name, name: &Name) -> Option<PluginItem>;
+    /// Goes back to the version of a plugin that was active before. The error is a sentence for operators.
+    fn roll_back<'a>(&'a self, tenant: &'a Name, name: &'a Name) -> BoxFuture<'a, Result<PluginItem, String>>;
+    /// Takes that back.
+    fn resume<'a>(&'a self, tenant: &'a Name, name: &'a Name) -> BoxFuture<'a, Result<PluginItem, String>>;
     /// Waits until calls see what the store holds now, but not for long.
     fn settle(&self) -> BoxFuture<'_, ()>;
 }
@@ -134,6 +141,10 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/connections/oauth", post(oauth::begin))
         .route("/v1/connections/oauth/finish", post(oauth::finish))
         .route("/v1/connections/oauth/save", post(oauth::save))
+        .route("/v1/plugins", get(plugins::list))
+        .route("/v1/plugins/{name}", get(plugins::get))
+        .route("/v1/plugins/{name}/rollback", post(plugins::roll_back))
+        .route("/v1/plugins/{name}/resume", post(plugins::resume))
         .route("/v1/servers/{name}/logs", get(processes::logs))
         .route("/v1/servers/{name}/restart", post(processes::restart))
         .fallback(|| async {

@@ -204,6 +204,13 @@ pub(crate) fn failed(plan: &CredentialPlan, failure: &PluginFailure) -> Fault {
             "too many credentials are being resolved just now".to_owned(),
         )
         .retry_after_ms(1000),
+        // Its way there was told; what follows from it need not fill the log.
+        PluginFailure::Quarantined => {
+            let message = format!("the credential plugin {} is in quarantine after repeated failures", plan.mode);
+            fault(plan, Side::Gateway, "credential-resolver-failed", message)
+                .next("Retry in a while; if it lasts, tell the operator with the request id".to_owned())
+                .retry_after_ms(1000)
+        }
         _ => {
             tracing::warn!(server = %plan.server, mode = plan.mode, %failure, "a credential resolver failed");
             let message = format!("the credential plugin {} failed ({})", plan.mode, failure.word());

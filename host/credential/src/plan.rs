@@ -11,7 +11,9 @@ use portcullis_model::{
     Name, Principal,
     spec::{CredentialMode, McpServer},
 };
-use portcullis_plugin::{Attributes, Earlier, Plugin, PluginFailure, Rejection, RequestFacts, Resolution, TargetFacts};
+use portcullis_plugin::{
+    Attributes, Earlier, Placed, Plugin, PluginFailure, Rejection, RequestFacts, Resolution, TargetFacts,
+};
 use portcullis_store::registry::server_origin;
 use sha2::{Digest, Sha256};
 
@@ -83,30 +85,34 @@ fn request(headers: &Arc<HeaderMap>, target: &TargetFacts) -> RequestFacts {
     }
 }
 
-impl Resolve for Plugin {
+/// The active version, or the candidate for the callers of its share: always the same ones, so that what is remembered of a
+/// caller is of one version.
+impl Resolve for Placed {
     fn resolve<'a>(
         &'a self,
         principal: &'a Arc<Principal>,
         headers: &'a Arc<HeaderMap>,
         target: &'a TargetFacts,
     ) -> BoxFuture<'a, Result<Resolution, PluginFailure>> {
-        Box::pin(async move { Plugin::resolve(self, principal, &request(headers, target), target).await })
+        Box::pin(async move { self.of(principal).resolve(principal, &request(headers, target), target).await })
     }
 
     fn refreshes(&self) -> bool {
-        self.hooks().refresher
+        self.plugin.hooks().refresher
     }
 
     fn hears_of_rejections(&self) -> bool {
-        self.hooks().on_rejected
+        self.plugin.hooks().on_rejected
     }
 
     fn takes_callers_token(&self) -> bool {
-        self.grants().caller_token
+        let takes = |plugin: &Plugin| plugin.grants().caller_token;
+        takes(&self.plugin) || self.candidate.as_ref().is_some_and(|candidate| takes(&candidate.plugin))
     }
 
     fn asks_others(&self) -> bool {
-        self.grants().caller_token || self.suspends()
+        let waits = |plugin: &Plugin| plugin.grants().caller_token || plugin.suspends();
+        waits(&self.plugin) || self.candidate.as_ref().is_some_and(|candidate| waits(&candidate.plugin))
     }
 
     fn refresh<'a>(
@@ -116,7 +122,7 @@ impl Resolve for Plugin {
         target: &'a TargetFacts,
         earlier: &'a Earlier,
     ) -> BoxFuture<'a, Result<Resolution, PluginFailure>> {
-        Box::pin(async move { Plugin::refresh(self, principal, &request(headers, target), target, earlier).await })
+        Box::pin(async move { self.of(principal).refresh(principal, &request(headers, target), target, earlier).await })
     }
 
     fn rejected<'a>(
@@ -126,7 +132,9 @@ impl Resolve for Plugin {
         target: &'a TargetFacts,
         earlier: &'a Earlier,
     ) -> BoxFuture<'a, Result<Rejection, PluginFailure>> {
-        Box::pin(async move { Plugin::rejected(self, principal, &request(headers, target), target, earlier).await })
+        Box::pin(
+            async move { self.of(principal).rejected(principal, &request(headers, target), target, earlier).await },
+        )
     }
 }
 
@@ -142,7 +150,7 @@ pub struct PlanParts<'a> {
     pub mode: &'a CredentialMode,
     /// The resolver that `mode` names.
     pub resolver: Arc<dyn Resolve>,
-    /// Digest, configuration and revision of that plugin: answers of another one are not used.
+    /// Of that plugin and its candidate, see `portcullis_plugin::Placed`: answers of others are not used.
     pub resolver_identity: String,
 }
 

@@ -18,10 +18,10 @@ use crate::{
     gateways::Gateways,
     in_flight::Underway,
     judge, naming,
+    policy::Policy,
     record::Record,
     relayed::{Relayed, Review, Sent, What},
-    scopes, search,
-    view::{self, Policy},
+    scopes, search, view,
 };
 
 /// Who wrote the call.
@@ -53,7 +53,7 @@ pub async fn call(gateways: &Gateways, asked: &Asked<'_>, underway: Option<Under
     let Some(route) = asked.view.route(exposed, &gateways.catalogue) else {
         let fault = unknown_tool(exposed);
         // With policies, what is denied is on disk before it is answered: so is this, or the time would tell them apart.
-        let durable = !asked.view.policies.is_empty();
+        let durable = asked.view.policies.enforce();
         Record::outside(gateways, asked, exposed).unknown(&fault, durable).await;
         return answer::rpc_fault(asked.id(), &fault, asked.request_id, era);
     };
@@ -154,7 +154,7 @@ struct Call<'a> {
     caller: Caller,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
     async fn run(&mut self) -> Result<Response, Refused> {
         let Relayed { gateways, asked, assigned, .. } = self.relayed;
         let (tool, exposed) = (self.relayed.own, self.relayed.exposed);
@@ -166,12 +166,14 @@ impl Call<'_> {
         let judged = if stands_in { view::STAND_IN } else { tool };
         let deadline = asked.started + assigned.traffic.timeout.get();
         let mut facts = None;
-        let (arguments, modified) = if asked.view.policies.is_empty() {
-            (self.arguments()?, false)
+        let policies = self.policies(judged);
+        let (arguments, modified) = if policies.is_empty() {
+            (self.arguments(&policies)?, false)
         } else {
-            let decided = match self.arguments() {
+            let decided = match self.arguments(&policies) {
                 Ok(arguments) => {
-                    self.decide(facts.insert(Facts::new(self, judged, deadline, &arguments)), arguments).await
+                    let facts = facts.insert(Facts::new(self, judged, deadline, &arguments));
+                    self.decide(&policies, facts, arguments).await
                 }
                 Err(fault) => Err(fault),
             };
@@ -222,8 +224,9 @@ impl Call<'_> {
             },
             deadline,
         };
-        let reviewed = asked.view.policies.iter().any(|p| p.plugin.hooks().tool_result);
+        let reviewed = policies.iter().any(|p| p.hooks().tool_result);
         let reviewer = facts.as_ref().filter(|_| reviewed).map(|facts| Reviewer {
+            policies: &policies,
             asked,
             server: &assigned.server,
             exposed,
@@ -263,15 +266,21 @@ impl Call<'_> {
         answer::json(StatusCode::OK, rpc::result(self.relayed.asked.id(), &result.to_string()))
     }
 
+    /// The policies that are asked about this call, in order.
+    fn policies(&self, judged: &str) -> Vec<&'a Policy> {
+        let Relayed { asked, assigned, .. } = self.relayed;
+        let server = assigned.server.as_str();
+        asked.view.policies.iter().filter(|p| p.applies(asked.principal, Kind::Tools, server, judged)).collect()
+    }
+
     /// The arguments as they will be sent, unless a policy changes them. Where somebody decides by them or pins some,
     /// a key that stands twice could be read in two ways (security decision 14), so it is refused at any depth.
-    fn arguments(&self) -> Result<Arguments, Fault> {
+    fn arguments(&self, policies: &[&Policy]) -> Result<Arguments, Fault> {
         let params = self.relayed.asked.message.params.as_ref();
         let Some(piece) = params.and_then(|p| p.arguments) else {
             return self.pinned("{}", Arguments::Absent);
         };
-        let decided =
-            !self.relayed.asked.view.policies.is_empty() || self.relayed.assigned.pinned.any(self.relayed.own);
+        let decided = policies.iter().any(|p| p.enforces()) || self.relayed.assigned.pinned.any(self.relayed.own);
         if decided {
             let limits = ParseLimits { max_bytes: usize::MAX, ..ParseLimits::default() };
             strict::check(piece.raw.as_bytes(), &limits).map_err(|e| e.to_fault())?;
@@ -296,7 +305,7 @@ impl Call<'_> {
         self.relayed.assigned.pinned.apply_again(self.relayed.own, new).map_err(|error| {
             tracing::warn!(
                 request = &**self.relayed.asked.request_id,
-                policy = policy.plugin.name(),
+                policy = policy.name(),
                 error,
                 "a policy's new arguments are none"
             );
@@ -306,14 +315,25 @@ impl Call<'_> {
     }
 
     /// Phase 6: each policy has to allow. Gives the arguments, and whether a policy changed them.
-    async fn decide(&self, facts: &Facts, mut arguments: Arguments) -> Result<(Arguments, bool), Fault> {
+    async fn decide(
+        &self,
+        policies: &[&Policy],
+        facts: &Facts,
+        mut arguments: Arguments,
+    ) -> Result<(Arguments, bool), Fault> {
         let mut changed: Option<CallFacts> = None;
         let asked = self.relayed.asked;
-        for policy in asked.view.policies.iter().filter(|p| p.plugin.hooks().tool_call) {
+        // Where all of them only watch, nothing has looked at the arguments yet.
+        let readable = policies.iter().any(|p| p.enforces()) || judge::is_readable(&facts.call.arguments);
+        for policy in policies.iter().filter(|p| p.hooks().tool_call) {
             let call = changed.as_ref().unwrap_or(&facts.call);
-            let decision = policy.plugin.decide(asked.principal, &facts.request, call).await;
+            if !readable {
+                policy.unreadable(asked.principal, &facts.request, call);
+                continue;
+            }
+            let decision = policy.decide(asked.principal, &facts.request, call).await;
             if let Some(new) = judge::meaning(asked, policy, decision).map_err(|f| self.relayed.fault(f))? {
-                let new = judge::unambiguous(policy.plugin.name(), new).map_err(|f| self.relayed.fault(f))?;
+                let new = judge::unambiguous(policy.name(), new).map_err(|f| self.relayed.fault(f))?;
                 let new = self.pinned_again(policy, new)?;
                 changed = Some(CallFacts { arguments: new.clone(), ..facts.call.clone() });
                 arguments = Arguments::Changed(new);
@@ -325,6 +345,7 @@ impl Call<'_> {
 
 /// Phase 10: tool-result policies see the result before the client does.
 struct Reviewer<'a> {
+    policies: &'a [&'a Policy],
     asked: &'a Asked<'a>,
     server: &'a portcullis_model::Name,
     exposed: &'a str,
@@ -336,16 +357,16 @@ impl Review for Reviewer<'_> {
         if message.kind != MessageKind::Result {
             return Ok(message);
         }
-        for policy in self.asked.view.policies.iter().filter(|p| p.plugin.hooks().tool_result) {
+        for policy in self.policies.iter().filter(|p| p.hooks().tool_result) {
             let outcome =
                 ResultFacts { is_error: message.is_error, content: message.body.slice(message.payload.clone()) };
             let (request, call) = (&self.facts.request, &self.facts.call);
-            let decision = policy.plugin.review(self.asked.principal, request, call, &outcome).await;
+            let decision = policy.review(self.asked.principal, request, call, &outcome).await;
             let new = judge::meaning(self.asked, policy, decision)
                 .map_err(|fault| fault.server(self.server.as_str()).tool(self.exposed))?;
             if let Some(new) = new {
                 message = message.with_payload(&new).map_err(|e| {
-                    tracing::warn!(policy = policy.plugin.name(), error = e, "a policy's new result is no result");
+                    tracing::warn!(policy = policy.name(), error = e, "a policy's new result is no result");
                     Fault::new(Side::Gateway, "plugin-invalid", "a policy answered with an invalid result")
                 })?;
             }

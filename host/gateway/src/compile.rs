@@ -10,7 +10,7 @@ use portcullis_credential::{CredentialPlan, PlanParts};
 use portcullis_identity::Provider;
 use portcullis_model::{
     Fault, Kind, Name, Resource, ResourceKey, Side, Spec,
-    spec::{self, CredentialMode, McpServer, PluginUse},
+    spec::{self, CredentialMode, McpServer, Mode, PluginUse},
 };
 use portcullis_plugin::{
     Description,
@@ -27,12 +27,13 @@ use crate::{
     gateways::Gateways,
     naming,
     pinned::Pinned,
+    policy::{Policies, Policy},
     routes::{Exposure, Routes},
     scopes::Scopes,
     serve::API_KEY,
     targets,
     uris::Labels,
-    view::{Assigned, Policy, Reach, Shared, Snapshot, View},
+    view::{Assigned, Reach, Shared, Snapshot, View},
     visits::Visits,
 };
 
@@ -60,7 +61,8 @@ pub fn places(fleet: &Fleet) -> BTreeSet<Place> {
         };
         match &resource.spec {
             Spec::Gateway(gateway) => {
-                for used in gateway.auth.iter().chain(&gateway.policies) {
+                let asked = gateway.auth.iter().chain(&gateway.policies);
+                for used in asked.filter(|used| used.mode != Mode::Disabled) {
                     add(&used.plugin, config_of(used));
                 }
                 for assignment in &gateway.servers {
@@ -146,7 +148,7 @@ impl Gateways {
         gateway: &spec::Gateway,
         conditions: &mut Vec<Condition>,
     ) -> View {
-        let tenant = &resource.metadata.namespace;
+        let (tenant, gateway_name) = (&resource.metadata.namespace, &resource.metadata.name);
         let key = resource.key();
         let mut broken = None;
         let mut note = |problem: String, fatal: bool| {
@@ -165,7 +167,7 @@ impl Gateways {
 
         let mut providers = Vec::new();
         let mut description: Option<Description> = None;
-        for used in &gateway.auth {
+        for used in gateway.auth.iter().filter(|used| used.mode != Mode::Disabled) {
             match plugin(used) {
                 Ok(found) if found.plugin.hooks().provider => {
                     let said = found.plugin.description().filter(|said| **said != Description::default());
@@ -177,25 +179,34 @@ impl Gateways {
             }
         }
         let mut policies = Vec::new();
-        for used in &gateway.policies {
-            match plugin(used) {
-                Ok(found) => {
-                    let hooks = found.plugin.hooks();
-                    if !hooks.policy() {
-                        note(format!("policies: plugin \"{}\" is no policy", used.plugin), true);
-                    }
-                    let resource = ResourceKey {
-                        tenant: tenant.clone(),
-                        kind: Kind::Plugin,
-                        name: used.plugin.parse().unwrap_or_else(|_| Name::default_tenant()),
-                    };
-                    let own = sources.fleet.get(&resource).and_then(|r| match &r.spec {
-                        Spec::Plugin(plugin) => Some(plugin.on_error),
-                        _ => None,
-                    });
-                    policies.push(Policy { plugin: found.plugin, on_error: used.on_error.or(own).unwrap_or_default() });
+        for used in gateway.policies.iter().filter(|used| used.mode != Mode::Disabled) {
+            // What only watches may be missing: nothing is decided by it.
+            let fatal = used.mode == Mode::Enforce;
+            let placed = match plugin(used) {
+                Ok(placed) if placed.plugin.hooks().policy() => placed,
+                Ok(_) => {
+                    note(format!("policies: plugin \"{}\" is no policy", used.plugin), fatal);
+                    continue;
                 }
-                Err(problem) => note(format!("policies: {problem}"), true),
+                Err(problem) => {
+                    note(format!("policies: {problem}"), fatal);
+                    continue;
+                }
+            };
+            let its = ResourceKey {
+                tenant: tenant.clone(),
+                kind: Kind::Plugin,
+                name: used.plugin.parse().unwrap_or_else(|_| Name::default_tenant()),
+            };
+            let own = sources.fleet.get(&its).and_then(|r| match &r.spec {
+                Spec::Plugin(plugin) => Some(plugin.on_error),
+                _ => None,
+            });
+            let on_error = used.on_error.or(own).unwrap_or_default();
+            let watch = (&self.audit, gateway_name);
+            match Policy::new(placed, on_error, used.mode, used.when.as_ref(), watch) {
+                Ok(policy) => policies.push(policy),
+                Err(problem) => note(format!("policies: plugin \"{}\": when: {problem}", used.plugin), fatal),
             }
         }
 
@@ -239,7 +250,7 @@ impl Gateways {
             Scopes::default()
         });
         // By whatever name.
-        let own = gateway.auth.iter().any(|used| {
+        let own = gateway.auth.iter().filter(|used| used.mode != Mode::Disabled).any(|used| {
             portcullis_store::registry::built_in_of(sources.fleet, tenant, &used.plugin) == Some("bearer-token")
         });
         let mut view = View {
@@ -251,7 +262,7 @@ impl Gateways {
             providers,
             api_key: gateway.api_key_header.as_deref().and_then(|name| name.parse().ok()).filter(|n| *n != API_KEY),
             anonymous: gateway.anonymous,
-            policies,
+            policies: Policies::new(policies),
             visits: Visits::default(),
             oauth: own
                 || !gateway.oauth.authorization_servers.is_empty()
@@ -319,8 +330,8 @@ impl Gateways {
                 server: assignment.server.clone(),
                 spec: server,
                 mode,
-                resolver: in_use.plugin,
-                resolver_identity: in_use.identity.to_string(),
+                resolver_identity: in_use.whole_identity(),
+                resolver: Arc::new(in_use),
             }))
         };
         let call_time = CredentialMode::default();

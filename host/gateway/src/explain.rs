@@ -24,7 +24,8 @@ use crate::{
     catalogue::Kind,
     gateways::Gateways,
     judge,
-    view::{Assigned, Policy, Reach, STAND_IN, View},
+    policy::Policy,
+    view::{Assigned, Reach, STAND_IN, View},
 };
 
 /// How long the policies may take together.
@@ -184,8 +185,9 @@ impl Gateways {
             let timeout = assigned.traffic.timeout.get().as_secs();
             told.step("call", assigned.server.as_str(), says, format!("{place}, {how}; {timeout} s at most"));
         }
-        for policy in view.policies.iter().filter(|p| p.plugin.hooks().tool_result) {
-            told.step("review", policy.plugin.name(), "not asked", "it sees the result before the caller does");
+        let policies = view.policies.about(&wanted.principal, Kind::Tools, assigned.server.as_str(), judged);
+        for policy in policies.filter(|p| p.hooks().tool_result) {
+            told.step("review", policy.name(), "not asked", "it sees the result before the caller does");
         }
     }
 
@@ -220,22 +222,41 @@ impl Gateways {
             exposed_tool: Arc::from(exposed),
             arguments: Bytes::from(arguments),
         };
-        for policy in view.policies.iter().filter(|p| p.plugin.hooks().tool_call) {
-            let name = policy.plugin.name();
+        for policy in view.policies.iter().filter(|p| p.hooks().tool_call) {
+            let name = policy.name();
+            if !policy.applies(&wanted.principal, Kind::Tools, assigned.server.as_str(), judged) {
+                told.step("decide", name, "not asked", "its conditions do not fit");
+                continue;
+            }
             if told.stopped.is_some() {
                 told.step("decide", name, "not asked", "the call ended before");
                 continue;
             }
-            let decision = policy.plugin.decide(&wanted.principal, &request, &call).await;
+            // The version itself: nothing is noted of what nobody called.
+            let version = policy.version_for(&wanted.principal);
+            if !policy.enforces() {
+                let would = match version.decide(&wanted.principal, &request.apart(), &call).await {
+                    Ok(Decision::Allow) => "would allow".to_owned(),
+                    Ok(Decision::Deny { code, .. }) => format!("would deny ({code})"),
+                    Ok(Decision::Modify(_)) => "would modify the arguments".to_owned(),
+                    Ok(Decision::RequireApproval(_)) => "would require approval".to_owned(),
+                    Err(why) => format!("would fail: {why}"),
+                };
+                told.step("decide", name, "only watches", would);
+                continue;
+            }
+            let decision = version.decide(&wanted.principal, &request, &call).await;
             self.said(policy, decision, assigned, own, &mut call, told);
         }
         if told.stopped.as_ref().is_some_and(|stop| stop.phase == "decide") {
             let item = [Item { server: assigned.server.as_str(), name: judged }];
-            for policy in view.policies.iter().filter(|p| p.plugin.hooks().list_filter) {
-                let kept = policy.plugin.filter(&wanted.principal, &request, ListKind::Tools, &item).await;
+            let policies = view.policies.enforced(&wanted.principal, Kind::Tools, assigned.server.as_str(), judged);
+            for policy in policies.filter(|p| p.hooks().list_filter) {
+                let version = policy.version_for(&wanted.principal);
+                let kept = version.filter(&wanted.principal, &request, ListKind::Tools, &item).await;
                 if kept.is_ok_and(|kept| kept.is_empty()) {
                     let detail = "the caller does not see the tool, and is told that there is none";
-                    told.step("decide", policy.plugin.name(), "hides it", detail);
+                    told.step("decide", policy.name(), "hides it", detail);
                 }
             }
         }
@@ -250,7 +271,7 @@ impl Gateways {
         call: &mut CallFacts,
         told: &mut Told,
     ) {
-        let name = policy.plugin.name();
+        let name = policy.name();
         let failed = decision.as_ref().err().map(ToString::to_string);
         let denial = match &decision {
             Ok(Decision::Deny { code, .. }) => Some(code.clone()),
@@ -327,16 +348,21 @@ impl Gateways {
                     told.step("route", server, "not known", "nobody has listed it yet, or no account is connected")
                 }
             }
-            let items: Vec<Item<'_>> = names.iter().map(|name| Item { server, name }).collect();
-            for policy in view.policies.iter().filter(|p| p.plugin.hooks().list_filter) {
-                let kept = policy.plugin.filter(&wanted.principal, &request, ListKind::Tools, &items).await;
+            for policy in view.policies.iter().filter(|p| p.enforces() && p.hooks().list_filter) {
+                let applies = |name: &&String| policy.applies(&wanted.principal, Kind::Tools, server, name);
+                let items: Vec<Item<'_>> = names.iter().filter(applies).map(|name| Item { server, name }).collect();
+                if items.is_empty() && !names.is_empty() {
+                    continue;
+                }
+                let version = policy.version_for(&wanted.principal);
+                let kept = version.filter(&wanted.principal, &request, ListKind::Tools, &items).await;
                 match kept {
                     Ok(kept) => {
                         let says =
                             if kept.is_empty() { "hides all".to_owned() } else { format!("leaves {}", kept.len()) };
-                        told.step("decide", policy.plugin.name(), says, format!("of {server}"));
+                        told.step("decide", policy.name(), says, format!("of {server}"));
                     }
-                    Err(why) => told.step("decide", policy.plugin.name(), "failed", why.to_string()),
+                    Err(why) => told.step("decide", policy.name(), "failed", why.to_string()),
                 }
             }
         }

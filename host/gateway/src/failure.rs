@@ -23,6 +23,7 @@ pub fn meaning(failure: &PluginFailure) -> Option<Fault> {
 pub fn fault(what: &str, name: &str, failure: &PluginFailure) -> Fault {
     let code = match failure {
         PluginFailure::PoolFull => "plugin-busy",
+        PluginFailure::Quarantined => "plugin-quarantined",
         PluginFailure::Timeout | PluginFailure::Cpu => "plugin-timeout",
         _ => "plugin-failed",
     };
@@ -32,5 +33,9 @@ pub fn fault(what: &str, name: &str, failure: &PluginFailure) -> Fault {
         format!("the {what} \"{name}\" failed ({}), so this is refused", failure.word()),
     )
     .next("Ask your operator: the gateway's log says more under this request id");
-    if code == "plugin-busy" { fault.retry_after_ms(100) } else { fault }
+    match code {
+        "plugin-busy" => fault.retry_after_ms(100),
+        "plugin-quarantined" => fault.retry_after_ms(1000),
+        _ => fault,
+    }
 }

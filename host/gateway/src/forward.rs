@@ -174,7 +174,7 @@ fn arguments(asked: &Asked<'_>) -> Result<Bytes, Fault> {
     let Some(piece) = asked.message.params.as_ref().and_then(|p| p.arguments) else {
         return Ok(Bytes::from_static(b"{}"));
     };
-    if !asked.view.policies.is_empty() {
+    if asked.view.policies.enforce() {
         let limits = ParseLimits { max_bytes: usize::MAX, ..ParseLimits::default() };
         strict::check(piece.raw.as_bytes(), &limits).map_err(|e| e.to_fault())?;
         if !piece.raw.starts_with('{') {

@@ -15,13 +15,7 @@ use portcullis_plugin::{
 };
 use portcullis_protocol::{ParseLimits, strict};
 
-use crate::{
-    asked::Asked,
-    catalogue::Kind,
-    conversation::Who,
-    failure,
-    view::{Policy, View},
-};
+use crate::{asked::Asked, catalogue::Kind, conversation::Who, failure, policy::Policy, view::View};
 
 /// The code of a refusal that a person could lift.
 pub const APPROVAL: &str = "approval-required";
@@ -39,22 +33,6 @@ pub fn request_facts(asked: &Asked<'_>, deadline: Instant) -> RequestFacts {
         deadline,
         attributes: asked.attributes.clone(),
     }
-}
-
-/// Whether anybody decides about this kind, or nobody has to.
-fn is_decided(view: &View, kind: Kind) -> bool {
-    view.policies.is_empty() || view.policies.iter().any(|policy| decides(policy, kind))
-}
-
-/// Whether this policy decides about this kind: by its own hook, or by what it leaves in a list.
-fn decides(policy: &Policy, kind: Kind) -> bool {
-    let hooks = policy.plugin.hooks();
-    let own = match kind {
-        Kind::Tools => hooks.tool_call,
-        Kind::Prompts => hooks.prompt_get,
-        Kind::Resources | Kind::Templates => hooks.resource_read,
-    };
-    own || hooks.list_filter
 }
 
 fn list_kind(kind: Kind) -> ListKind {
@@ -76,20 +54,30 @@ pub async fn filter<'r, R: Copy>(
     mut rows: Vec<R>,
     item: impl Fn(R) -> Item<'r>,
 ) -> Result<Vec<R>, Fault> {
-    if kind != Kind::Tools && !is_decided(asked.view, kind) {
+    if kind != Kind::Tools && !asked.view.policies.decide_about(kind) {
         return Ok(Vec::new());
     }
     let request = request_facts(asked, asked.started + LIST_TIME);
-    for policy in asked.view.policies.iter().filter(|p| p.plugin.hooks().list_filter) {
+    for policy in asked.view.policies.iter().filter(|p| p.hooks().list_filter) {
+        let applies = |about: &Item<'_>| {
+            policy.applies_to_all() || policy.applies(asked.principal, kind, about.server, about.name)
+        };
         let kept = {
-            let items: Vec<Item<'_>> = rows.iter().map(|row| item(*row)).collect();
-            policy.plugin.filter(asked.principal, &request, list_kind(kind), &items).await
+            // It is not told of what it is not asked about.
+            let items: Vec<Item<'_>> = rows.iter().map(|row| item(*row)).filter(applies).collect();
+            if items.is_empty() && !rows.is_empty() {
+                continue;
+            }
+            policy.filter(asked.principal, &request, list_kind(kind), &items).await
         };
         match kept {
             Ok(kept) => {
                 let mut kept = kept.into_iter().peekable();
                 let mut at = 0u32;
-                rows.retain(|_| {
+                rows.retain(|row| {
+                    if !applies(&item(*row)) {
+                        return true;
+                    }
                     let stays = kept.next_if_eq(&at).is_some();
                     at += 1;
                     stays
@@ -97,10 +85,8 @@ pub async fn filter<'r, R: Copy>(
             }
             Err(_) if policy.on_error == Failure::Allow => {}
             Err(error) => {
-                tracing::warn!(request = &**asked.request_id, policy = policy.plugin.name(), failure = %error, "list filter failed");
-                return Err(
-                    failure::meaning(&error).unwrap_or_else(|| failure::fault("policy", policy.plugin.name(), &error))
-                );
+                tracing::warn!(request = &**asked.request_id, policy = policy.name(), failure = %error, "list filter failed");
+                return Err(failure::meaning(&error).unwrap_or_else(|| failure::fault("policy", policy.name(), &error)));
             }
         }
     }
@@ -111,13 +97,20 @@ pub async fn filter<'r, R: Copy>(
 /// filter that fails hides nothing here: then the list is refused as a whole, and says so.
 pub async fn is_hidden(asked: &Asked<'_>, kind: Kind, server: &str, name: &str, deadline: Instant) -> bool {
     let request = request_facts(asked, deadline);
-    for policy in asked.view.policies.iter().filter(|p| p.plugin.hooks().list_filter) {
-        let kept = policy.plugin.filter(asked.principal, &request, list_kind(kind), &[Item { server, name }]).await;
+    let policies = asked.view.policies.enforced(asked.principal, kind, server, name);
+    for policy in policies.filter(|p| p.hooks().list_filter) {
+        let kept = policy.filter(asked.principal, &request, list_kind(kind), &[Item { server, name }]).await;
         if kept.is_ok_and(|kept| kept.is_empty()) {
             return true;
         }
     }
     false
+}
+
+/// Whether arguments can be read in one way only.
+pub fn is_readable(arguments: &[u8]) -> bool {
+    let limits = ParseLimits { max_bytes: usize::MAX, ..ParseLimits::default() };
+    arguments.starts_with(b"{") && strict::check(arguments, &limits).is_ok()
 }
 
 /// What a policy's answer means: nothing, something in the old one's place, or a refusal.
@@ -145,7 +138,7 @@ pub fn meaning_for(
         Ok(Decision::Allow) => Ok(None),
         Ok(Decision::Modify(new)) => Ok(Some(new)),
         Ok(Decision::Deny { code, message }) => {
-            tracing::debug!(request = request_id, policy = policy.plugin.name(), code, "denied");
+            tracing::debug!(request = request_id, policy = policy.name(), code, "denied");
             Err(Fault::new(Side::Policy, "denied", message).next("Ask your operator if you need this"))
         }
         Ok(Decision::RequireApproval(what)) => {
@@ -156,8 +149,8 @@ pub fn meaning_for(
             Some(refusal) => Err(refusal),
             None if policy.on_error == Failure::Allow => Ok(None),
             None => {
-                tracing::warn!(request = request_id, policy = policy.plugin.name(), failure = %error, "policy failed");
-                Err(failure::fault("policy", policy.plugin.name(), &error))
+                tracing::warn!(request = request_id, policy = policy.name(), failure = %error, "policy failed");
+                Err(failure::fault("policy", policy.name(), &error))
             }
         },
     }
@@ -210,11 +203,8 @@ pub async fn read_by(
     purpose: ReadPurpose,
     deadline: Instant,
 ) -> Result<(), Fault> {
-    if who.view.policies.is_empty() {
-        return Ok(());
-    }
     let kind = if purpose == ReadPurpose::Complete { Kind::Templates } else { Kind::Resources };
-    if !is_decided(&who.view, kind) {
+    if !who.view.policies.decide_about(kind) {
         return Err(undecided("resources"));
     }
     let request = RequestFacts {
@@ -225,10 +215,10 @@ pub async fn read_by(
         attributes: who.attributes.clone(),
     };
     let facts = ReadFacts { server: server.clone(), uri: Arc::from(uri), exposed_uri: Arc::from(exposed), purpose };
-    for policy in &who.view.policies {
-        let hooks = policy.plugin.hooks();
+    for policy in who.view.policies.about(&who.principal, kind, server.as_str(), uri) {
+        let hooks = policy.hooks();
         if hooks.resource_read {
-            meaning_for(&who.request_id, policy, policy.plugin.read(&who.principal, &request, &facts).await)?;
+            meaning_for(&who.request_id, policy, policy.read(&who.principal, &request, &facts).await)?;
         } else if hooks.list_filter {
             listed(&who.principal, policy, kind, &request, server.as_str(), uri).await?;
         }
@@ -249,22 +239,20 @@ pub async fn prompt(
     arguments: Bytes,
     deadline: Instant,
 ) -> Result<Option<Bytes>, Fault> {
-    if asked.view.policies.is_empty() {
-        return Ok(None);
-    }
-    if !is_decided(asked.view, Kind::Prompts) {
+    if !asked.view.policies.decide_about(Kind::Prompts) {
         return Err(undecided("prompts"));
     }
     let request = request_facts(asked, deadline);
     let (prompt, exposed_prompt) = (Arc::from(prompt), Arc::from(exposed));
     let mut facts = PromptFacts { server: server.clone(), prompt, exposed_prompt, arguments, purpose };
     let mut changed = None;
-    for policy in &asked.view.policies {
-        let hooks = policy.plugin.hooks();
+    let own = Arc::clone(&facts.prompt);
+    for policy in asked.view.policies.about(asked.principal, Kind::Prompts, server.as_str(), &own) {
+        let hooks = policy.hooks();
         if hooks.prompt_get {
-            let decision = policy.plugin.prompt(asked.principal, &request, &facts).await;
+            let decision = policy.prompt(asked.principal, &request, &facts).await;
             if let Some(new) = meaning(asked, policy, decision)?.filter(|_| purpose == PromptPurpose::Get) {
-                let new = unambiguous(policy.plugin.name(), new)?;
+                let new = unambiguous(policy.name(), new)?;
                 facts.arguments = new.clone();
                 changed = Some(new);
             }
@@ -284,7 +272,7 @@ async fn listed(
     server: &str,
     name: &str,
 ) -> Result<(), Fault> {
-    let kept = policy.plugin.filter(principal, request, list_kind(kind), &[Item { server, name }]).await;
+    let kept = policy.filter(principal, request, list_kind(kind), &[Item { server, name }]).await;
     match kept {
         Ok(kept) if kept.is_empty() => {
             Err(Fault::new(Side::Policy, "denied", "no rule lets you use this").next("Ask your operator"))
@@ -299,7 +287,7 @@ async fn listed(
 /// # Errors
 /// A refusal where there are policies.
 pub fn unknown_method(view: &View) -> Result<(), Fault> {
-    if view.policies.is_empty() { Ok(()) } else { Err(undecided("this method")) }
+    if !view.policies.enforce() { Ok(()) } else { Err(undecided("this method")) }
 }
 
 fn undecided(what: &str) -> Fault {

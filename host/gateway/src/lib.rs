@@ -47,6 +47,7 @@ mod members;
 mod naming;
 mod offer;
 mod pinned;
+mod policy;
 mod reads;
 mod record;
 mod relay;

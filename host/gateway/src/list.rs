@@ -315,7 +315,7 @@ fn hints(gateways: &Gateways, asked: &Asked<'_>, gathered: &Gathered, kind: Kind
     let view = asked.view;
     let mut ttl = None;
     let mut public = view.is_open();
-    let mut ours = !view.policies.is_empty();
+    let mut ours = view.policies.enforce();
     for part in &gathered.parts {
         let shared = view.servers[part.at].shared.is_some();
         let (Some(entry), Some(_), None) = (&part.entry, &part.listing, &part.problem) else {

@@ -92,7 +92,7 @@ pub async fn offer(gateways: &Gateways, asked: &Asked<'_>) -> Offer {
         // The list will say why.
         Err(_) => BTreeSet::new(),
     };
-    let filtered = view.policies.iter().any(|p| p.plugin.hooks().list_filter);
+    let filtered = view.policies.iter().any(|p| p.enforces() && p.hooks().list_filter);
     let known: Vec<_> = gathered
         .parts
         .iter()

@@ -336,7 +336,7 @@ impl<'a> Relayed<'a> {
         }
         let (Incoming::Json { version, .. } | Incoming::Stream { version, .. }) = incoming;
         let mut rewrite = self.rewrite(version.era(), level);
-        let asks = self.asked.view.policies.iter().any(|p| p.plugin.hooks().server_request);
+        let asks = self.asked.view.policies.iter().any(|p| p.hooks().server_request);
         let mut events = Vec::new();
         let message = match (incoming, &line) {
             (Incoming::Json { message, .. }, _) => message,

@@ -300,6 +300,7 @@ where
             return Ok(dispatch(gateways, &received, &message).await);
         }
         let gateways = Arc::clone(gateways);
+        // In a box of its own: it is too large to be moved about.
         let work = async move { Box::pin(old_answer(&gateways, &received, _room)).await };
         return old::accept(&live, work).map_err(fault);
     }

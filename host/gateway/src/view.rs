@@ -11,9 +11,9 @@ use portcullis_credential::CredentialPlan;
 use portcullis_identity::Provider;
 use portcullis_model::{
     Fault, Name,
-    spec::{Disclosure, Failure, Process, Traffic},
+    spec::{Disclosure, Process, Traffic},
 };
-use portcullis_plugin::{Description, Plugin};
+use portcullis_plugin::Description;
 use portcullis_telemetry::CallMetrics;
 use portcullis_upstream::{HttpEndpoint, Peer};
 use quick_cache::sync::Cache;
@@ -23,6 +23,7 @@ use crate::{
     catalogue::{Catalogue, Entry, Key, Kind},
     enrich::Enrich,
     pinned::Pinned,
+    policy::Policies,
     routes::{Exposure, Known, Route, Routes},
     scopes::Scopes,
     uris::Labels,
@@ -75,7 +76,7 @@ pub struct View {
     /// Whether callers without a credential are let in.
     pub anonymous: bool,
     /// Policies, in order.
-    pub policies: Vec<Policy>,
+    pub policies: Policies,
     /// What session policies have said of whom.
     pub visits: Visits,
     /// What the auth providers say of themselves: the first that says something.
@@ -98,14 +99,6 @@ pub struct View {
     pub scopes: Scopes,
     /// How tools are shown.
     pub disclosure: Disclosure,
-}
-
-/// A policy at its place.
-pub struct Policy {
-    /// The plugin, with the configuration of this place.
-    pub plugin: Arc<Plugin>,
-    /// What its failure means here.
-    pub on_error: Failure,
 }
 
 /// An assigned server.
@@ -231,7 +224,7 @@ impl View {
 
     /// Whether everybody is let in and given the same.
     pub fn is_open(&self) -> bool {
-        self.anonymous && self.policies.is_empty()
+        self.anonymous && !self.policies.enforce()
     }
 
     /// Whether what it lists is made of the same: its own spec and its servers'.

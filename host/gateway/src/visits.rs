@@ -72,7 +72,7 @@ struct Verdict {
 
 /// Whether a session policy is asked here.
 fn asks(view: &View) -> bool {
-    view.policies.iter().any(|policy| policy.plugin.hooks().session)
+    view.policies.iter().any(|policy| policy.hooks().session)
 }
 
 /// Lets a request in, where every session policy lets its caller in.
@@ -123,8 +123,8 @@ fn introduced(info: Option<Piece<'_>>) -> Introduced {
 async fn ask(asked: &Asked<'_>, facts: &SessionFacts) -> (Result<(), Fault>, bool) {
     let request = judge::request_facts(asked, asked.started + PATIENCE);
     let mut remembered = true;
-    for policy in asked.view.policies.iter().filter(|policy| policy.plugin.hooks().session) {
-        let answer = policy.plugin.open(asked.principal, &request, facts).await;
+    for policy in asked.view.policies.about_visits(asked.principal) {
+        let answer = policy.open(asked.principal, &request, facts).await;
         let decision = answer.map(|(decision, reads)| {
             // A header may be another one in the next request.
             remembered &= !reads.iter().any(|read| matches!(read, Read::Header(_) | Read::Attribute(_)));

@@ -491,6 +491,7 @@ fn failed(provider: &Provider, presented: &Presented<'_>, failure: &PluginFailur
             let passing = matches!(
                 failure,
                 PluginFailure::PoolFull
+                    | PluginFailure::Quarantined
                     | PluginFailure::Timeout
                     | PluginFailure::Error(
                         PluginError::Timeout | PluginError::Unavailable(_) | PluginError::Upstream { .. }

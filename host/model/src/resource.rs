@@ -238,11 +238,11 @@ impl Spec {
         match self {
             Self::Connection(connection) => connection.secrets.values().collect(),
             Self::Plugin(plugin) => {
-                let login = match &plugin.source {
+                let logins = plugin.sources().filter_map(|source| match source {
                     Source::Oci(oci) => oci.login.as_ref().map(|login| &login.password),
                     Source::File { .. } | Source::BuiltIn(_) => None,
-                };
-                plugin.grants.secrets.values().map(|granted| &granted.from).chain(login).collect()
+                });
+                plugin.grants.secrets.values().map(|granted| &granted.from).chain(logins).collect()
             }
             Self::IdentityProvider(provider) => provider.client_secret.iter().collect(),
             Self::OAuthClient(client) => client.secret.iter().collect(),
@@ -257,8 +257,10 @@ impl Spec {
             Self::Connection(connection) => connection.secrets.clear(),
             Self::Plugin(plugin) => {
                 plugin.grants.secrets.clear();
-                if let Source::Oci(oci) = &mut plugin.source {
-                    oci.login = None;
+                for source in plugin.sources_mut() {
+                    if let Source::Oci(oci) = source {
+                        oci.login = None;
+                    }
                 }
             }
             Self::IdentityProvider(provider) => provider.client_secret = None,
@@ -277,11 +279,12 @@ impl Spec {
         match self {
             Self::Connection(connection) => connection.secrets.values_mut().collect(),
             Self::Plugin(plugin) => {
-                let login = match &mut plugin.source {
+                let tried = plugin.candidate.iter_mut().map(|candidate| &mut candidate.source);
+                let logins = std::iter::once(&mut plugin.source).chain(tried).filter_map(|source| match source {
                     Source::Oci(oci) => oci.login.as_mut().map(|login| &mut login.password),
                     Source::File { .. } | Source::BuiltIn(_) => None,
-                };
-                plugin.grants.secrets.values_mut().map(|granted| &mut granted.from).chain(login).collect()
+                });
+                plugin.grants.secrets.values_mut().map(|granted| &mut granted.from).chain(logins).collect()
             }
             Self::IdentityProvider(provider) => provider.client_secret.iter_mut().collect(),
             Self::OAuthClient(client) => client.secret.iter_mut().collect(),

@@ -9,13 +9,14 @@ pub mod identity_provider;
 pub mod mcp_server;
 pub mod oauth_client;
 pub mod people;
+pub mod place;
 pub mod plugin;
 pub mod secret_source;
 
 pub use connection::{Connection, Owner};
 pub use field::{Field, FieldType};
 pub use gateway::{
-    CredentialMode, Disclosure, Gateway, GatewayOAuth, PluginUse, ScopeRule, ServerAssignment, Shown, ToolAssignment,
+    CredentialMode, Disclosure, Gateway, GatewayOAuth, ScopeRule, ServerAssignment, Shown, ToolAssignment,
 };
 pub use identity_provider::{IdentityProvider, LoginToken, LoginTokens};
 pub use mcp_server::{
@@ -24,5 +25,6 @@ pub use mcp_server::{
 };
 pub use oauth_client::OAuthClient;
 pub use people::{Agent, ExternalGroup, Identity, Role, Team, User};
-pub use plugin::{Failure, Grants, Isolation, Limits, Login, Oci, Plugin, SecretGrant, Source};
+pub use place::{Mode, PluginUse, When, Whom};
+pub use plugin::{Candidate, Failure, Grants, Isolation, Limits, Login, Oci, Plugin, SecretGrant, Source};
 pub use secret_source::{KubernetesSecret, SecretSource, VaultSecret};

@@ -253,8 +253,16 @@ impl Hooks {
             (self.prompt_get, "policy/prompt-get"),
             (self.server_request, "policy/server-request"),
             (self.list_filter, "policy/list-filter"),
+            (self.session, "policy/session"),
+            (self.described, "auth/described"),
         ];
         all.into_iter().filter_map(|(serves, name)| serves.then_some(name)).collect()
+    }
+
+    /// One of `others` that it does not serve.
+    pub fn lacks(&self, others: Self) -> Option<&'static str> {
+        let own = self.names();
+        others.names().into_iter().find(|name| !own.contains(name))
     }
 
     /// Whether it serves any hook of a policy.

@@ -1,6 +1,6 @@
 //! A component: what it exports, what it imports, compiled once and loaded as often as plugins name it.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, Weak};
 
 use portcullis_manifest::{Declared, Manifest, Schema};
 use sha2::{Digest as _, Sha256};
@@ -192,6 +192,18 @@ impl Component {
         waits.into_iter().any(|(interface, function)| self.uses(interface, function).is_some())
     }
 
+    /// Whether it can change something outside: it imports a function that sends, or makes the house send (keys of an issuer are
+    /// fetched). What can't may run beside another version. What it remembers, counts and signs stays with it: a candidate has a
+    /// space and figures of its own, and what it signed goes nowhere by itself.
+    pub(crate) fn reaches_out(&self) -> bool {
+        let sends = [
+            ("portcullis:host/http", "send"),
+            ("portcullis:host/token-request", "send"),
+            ("portcullis:auth/jwt", "verify"),
+        ];
+        sends.into_iter().any(|(interface, function)| self.uses(interface, function).is_some())
+    }
+
     /// The full name of the interface, if the function is imported from it.
     pub(crate) fn uses(&self, interface: &str, function: &str) -> Option<&str> {
         self.imports
@@ -242,6 +254,12 @@ impl Host {
         survey(&wasm)?;
         let declared = portcullis_manifest::read(&wasm)?;
         let digest: String = Sha256::digest(&wasm).iter().map(|b| format!("{b:02x}")).collect();
+        {
+            let known = self.components.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(component) = known.get(&digest).and_then(Weak::upgrade) {
+                return Ok(component);
+            }
+        }
         let open = if may_get_ready(&wasm) { prepare::opened(&wasm) } else { None };
         let compiled = match &open {
             Some(open) => self.compiled(&format!("{digest}-open"), || open)?,
@@ -270,7 +288,13 @@ impl Host {
                 all.map(|(interface, _)| format!("{interface}@{VERSION}")).collect::<Vec<_>>().join(", "),
             ));
         }
-        Ok(Arc::new(Component { digest, compiled, source: open.map(|_| wasm), hooks, imports, declared }))
+        let source = open.map(|_| wasm);
+        let component = Arc::new(Component { digest: digest.clone(), compiled, source, hooks, imports, declared });
+        let mut known = self.components.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody has any more go, so there are never more than plugins.
+        known.retain(|_, component| component.strong_count() > 0);
+        known.insert(digest, Arc::downgrade(&component));
+        Ok(component)
     }
 
     /// Native code of a component, from the cache by this key or compiled now.

@@ -55,6 +55,16 @@ pub enum LoadError {
         /// The missing grant, as written in YAML.
         grant: &'static str,
     },
+    /// It uses what its own manifest does not ask for, so it does not get it.
+    #[error(
+        "the component imports {interface}, which needs `{grant}`; that is granted, and its manifest does not ask for it: its author has to name it under `wants`"
+    )]
+    Unasked {
+        /// The interface.
+        interface: String,
+        /// The grant, as written in YAML.
+        grant: &'static str,
+    },
     /// It wants what this Portcullis does not offer here.
     #[error("the component imports {0}, which is not available here")]
     Unavailable(String),
@@ -107,6 +117,9 @@ pub enum PluginFailure {
     /// No instance was free in time. Worth another try.
     #[error("all plugin instances are busy")]
     PoolFull,
+    /// It trapped too often for too many, and is not asked for a while.
+    #[error("the plugin is in quarantine after repeated failures")]
+    Quarantined,
     /// The answer makes no sense, or asserts what was not granted.
     #[error("the plugin's answer is invalid: {0}")]
     Invalid(String),
@@ -174,9 +187,10 @@ impl PluginFailure {
         )
     }
 
-    /// Whether it may count towards quarantine: wall time alone may be the machine's fault, a full pool ours.
+    /// Whether it may count towards quarantine: wall time alone may be the machine's fault, a full pool ours, and an answer that
+    /// makes no sense is one call's.
     pub fn counts_against_plugin(&self) -> bool {
-        self.is_fault() && !matches!(self, Self::Timeout | Self::PoolFull | Self::NoHook | Self::Error(_))
+        matches!(self, Self::Trap(_) | Self::Memory | Self::Cpu)
     }
 
     /// A short stable word for metrics and logs.
@@ -188,6 +202,7 @@ impl PluginFailure {
             Self::Memory => "memory",
             Self::Output => "output",
             Self::PoolFull => "pool-full",
+            Self::Quarantined => "quarantined",
             Self::Invalid(_) => "invalid",
             Self::NoHook => "no-hook",
             Self::Error(_) => "error",

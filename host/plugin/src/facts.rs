@@ -42,6 +42,11 @@ impl Attributes {
         true
     }
 
+    /// The same attributes, to be changed apart from these.
+    fn apart(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.all())))
+    }
+
     /// All attributes in the order in which they were first set.
     pub fn all(&self) -> Vec<(String, Value)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -68,6 +73,13 @@ pub struct RequestFacts {
     pub deadline: Instant,
     /// What the hooks of this call tell each other.
     pub attributes: Attributes,
+}
+
+impl RequestFacts {
+    /// The same request for whoever only watches: what it notes stays with it.
+    pub fn apart(&self) -> Self {
+        Self { attributes: self.attributes.apart(), ..self.clone() }
+    }
 }
 
 /// One call of a tool.

@@ -1,6 +1,11 @@
 //! One engine, one linker, one pool for all plugins.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, Weak},
+    time::Duration,
+};
 
 use portcullis_telemetry::Metrics;
 use tokio::sync::Semaphore;
@@ -13,7 +18,10 @@ use crate::{
     bindings::Everything,
     cache::Cache,
     compile::{CompileLimits, Compiler, TooCostly},
+    component::Component,
     error::LoadError,
+    instances::Ready,
+    shadow::Shadows,
     spaces::Spaces,
     state::State,
     ticker::Ticker,
@@ -85,6 +93,12 @@ pub struct Host {
     pub(crate) metrics: Arc<Metrics>,
     /// What plugins remember.
     pub(crate) spaces: Spaces,
+    /// Components in use, by digest: one that several places name is there once.
+    pub(crate) components: Mutex<HashMap<String, Weak<Component>>>,
+    /// What plugins with isolation `shared` share.
+    pub(crate) shared: Mutex<HashMap<String, Weak<Ready>>>,
+    /// Where candidates run beside the active version.
+    pub(crate) shadows: Shadows,
     pooled: bool,
 }
 
@@ -137,6 +151,9 @@ impl Host {
             too_costly: TooCostly::default(),
             metrics: options.metrics,
             spaces: Spaces::default(),
+            components: Mutex::default(),
+            shared: Mutex::default(),
+            shadows: Shadows::default(),
             pooled,
         }))
     }

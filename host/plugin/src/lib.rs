@@ -14,18 +14,25 @@ mod component;
 mod distribution;
 mod error;
 mod facts;
+mod granted;
+mod health;
 mod host;
 mod imports;
+mod instances;
 mod json_patch;
+mod load;
 pub mod manager;
 mod meter;
 mod needs;
 mod passthrough;
 mod plugin;
 mod prepare;
+mod rollout;
+mod run;
 mod secrets;
 mod services;
 mod sessions;
+mod shadow;
 mod spaces;
 mod state;
 mod survey;
@@ -46,11 +53,14 @@ pub use facts::{
     PromptFacts, PromptPurpose, QuestionFacts, ReadFacts, ReadPurpose, RequestFacts, ResultFacts, SessionFacts,
     TargetFacts, carries_credential,
 };
+pub use health::Quarantine;
 pub use host::{Host, HostOptions};
-// What a component says of itself is read where it is compiled.
+pub use load::{GrantedSecret, LoadPlan};
 pub use passthrough::Passed;
-pub use plugin::{GrantedSecret, LoadPlan, Plugin};
+pub use plugin::Plugin;
+// What a component says of itself is read where it is compiled.
 pub use portcullis_manifest::{Complaint, Manifest, Schema, Want};
+pub use rollout::{Candidate, Difference, Placed};
 pub use secrets::{Allowed, Guarded, MAX_SECRET_BYTES, OriginPattern};
 pub use services::{
     Assertion, Assertions, BoxFuture, ConnectionFacts, Connections, Jwt, JwtError, JwtRules, Outbound, OutboundError,

@@ -3,23 +3,37 @@
 //! A place is where a plugin is named: by itself, or in a gateway with a configuration of its own. [`Manager::reconcile`] loads
 //! what places want and swaps it in all at once; whatever fails to load leaves the previous one serving and is reported.
 
+mod fetch;
+mod places;
+mod stand;
+mod standing;
+mod versions;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
 use arc_swap::ArcSwap;
+use futures_util::{StreamExt as _, stream};
 use portcullis_model::{
     Name,
-    spec::{Grants, Limits, Plugin as Spec, SecretGrant, Source},
+    spec::{Candidate as CandidateSpec, Grants, Plugin as Spec},
 };
 use portcullis_package::Packages;
-use sha2::{Digest, Sha256};
+use portcullis_telemetry::Metrics;
+use serde_json::Value;
 
-use crate::{
-    GrantedSecret, Host, LoadError, LoadPlan, Plugin, SecretReader, Services, distribution, survey::MAX_BYTES,
-};
+use crate::{BoxFuture, Host, Placed, Services};
+use fetch::Fetched;
+use places::{Loaded, Slot};
+pub use standing::{CandidateStanding, Standing, State};
+pub use versions::KEPT;
+use versions::Versions;
+
+/// How many plugins are loaded at once; what is compiled at once is bounded by the host.
+const AT_ONCE: usize = 8;
 
 /// A plugin that Portcullis brings.
 #[derive(Clone, Debug)]
@@ -57,7 +71,7 @@ pub struct Place {
 }
 
 /// A place whose plugin is not as the resources want it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
     /// The place.
     pub place: Place,
@@ -65,16 +79,8 @@ pub struct Trouble {
     pub problem: String,
     /// Whether an earlier one serves in its stead.
     pub previous: bool,
-}
-
-/// A plugin at its place.
-#[derive(Clone, Debug)]
-pub struct InUse {
-    /// The plugin.
-    pub plugin: Arc<Plugin>,
-    /// Tells it from any other component, configuration, grant or secret at this place: answers of another one must not be
-    /// used any more. A digest, no secret.
-    pub identity: Arc<str>,
+    /// Whether it is about the version that is tried: what serves is as it should be.
+    pub candidate: bool,
 }
 
 /// All plugins in use.
@@ -83,16 +89,38 @@ pub struct Manager {
     built_ins: HashMap<&'static str, BuiltIn>,
     services: Services,
     packages: Option<Arc<Packages>>,
-    active: ArcSwap<HashMap<Place, Result<InUse, String>>>,
-    turn: tokio::sync::Mutex<()>,
+    metrics: Arc<Metrics>,
+    active: ArcSwap<HashMap<Place, Slot>>,
+    standings: ArcSwap<BTreeMap<(Name, Name), Standing>>,
+    versions: Arc<tokio::sync::Mutex<Versions>>,
+}
+
+/// What a resource comes to, before any place is looked at.
+struct Wanted<'r> {
+    resource: &'r Resource,
+    /// The version that is to serve: the pinned one, or what the resource says.
+    version: Result<(Fetched, Value), String>,
+    /// What the resource says.
+    desired: Option<String>,
+    pinned: bool,
+    candidate: Option<(&'r CandidateSpec, Result<Fetched, String>)>,
+}
+
+/// The components that a resource names.
+struct Found<'r> {
+    active: Result<Fetched, String>,
+    candidate: Option<(&'r CandidateSpec, Result<Fetched, String>)>,
 }
 
 impl Manager {
-    /// A manager with nothing loaded.
-    pub fn new(host: Arc<Host>, built_ins: Vec<BuiltIn>, services: Services) -> Self {
+    /// A manager with nothing loaded. Earlier versions are kept in `versions` (made with mode 0700 where it is not there), or in
+    /// memory.
+    pub fn new(host: Arc<Host>, built_ins: Vec<BuiltIn>, services: Services, versions: Option<PathBuf>) -> Self {
         let built_ins = built_ins.into_iter().map(|b| (b.name, b)).collect();
-        let (active, turn) = (ArcSwap::default(), tokio::sync::Mutex::default());
-        Self { host, built_ins, services, packages: None, active, turn }
+        let metrics = Arc::clone(&host.metrics);
+        let versions = Arc::new(tokio::sync::Mutex::new(Versions::open(versions)));
+        let (active, standings) = (ArcSwap::default(), ArcSwap::default());
+        Self { host, built_ins, services, packages: None, metrics, active, standings, versions }
     }
 
     /// With components of registries, and signatures.
@@ -105,164 +133,123 @@ impl Manager {
     ///
     /// # Errors
     /// In words for operators, where none could be loaded: whoever needs it refuses.
-    pub fn get(&self, place: &Place) -> Result<InUse, String> {
+    pub fn get(&self, place: &Place) -> Result<Placed, String> {
         match self.active.load().get(place) {
-            Some(in_use) => in_use.clone(),
+            Some(slot) => slot.serving.clone(),
             None => Err(format!("plugin \"{}\" is not loaded", place.plugin)),
         }
     }
 
+    /// How a `Plugin` resource stands; none where there was none at the last round.
+    pub fn standing(&self, tenant: &Name, name: &Name) -> Option<Standing> {
+        let mut standing = self.standings.load().get(&(tenant.clone(), name.clone())).cloned()?;
+        let active = self.active.load();
+        let places = active.iter().filter(|(place, _)| place.tenant == *tenant && place.plugin == name.as_str());
+        let serving = places.filter_map(|(_, slot)| slot.serving.as_ref().ok());
+        standing.quarantined = serving.filter_map(|placed| placed.plugin.quarantine()).collect();
+        Some(standing)
+    }
+
+    /// Goes back to the version that was active before, from the next round on: until the resource names another source or
+    /// configuration, or [`Manager::resume`].
+    ///
+    /// # Errors
+    /// In words for operators, where there is nothing to go back to.
+    pub async fn roll_back(&self, resource: &Resource) -> Result<String, String> {
+        let mut versions = self.versions.lock().await;
+        let life = versions.lives.get_mut(&life_of(&resource.tenant, resource.name.as_str()));
+        let nothing = || format!("no earlier version of plugin \"{}\" is kept", resource.name);
+        let digest = life.and_then(|life| life.roll_back(&resource.spec)).ok_or_else(nothing)?.digest;
+        Ok(digest)
+    }
+
+    /// Takes a rollback back, from the next round on. False where there was none.
+    pub async fn resume(&self, tenant: &Name, name: &Name) -> bool {
+        let mut versions = self.versions.lock().await;
+        versions.lives.get_mut(&life_of(tenant, name.as_str())).is_some_and(|life| life.pin.take().is_some())
+    }
+
     /// Loads what these places want. Calls under way finish on the plugins they began with.
     pub async fn reconcile(&self, resources: &[Resource], places: &BTreeSet<Place>) -> Vec<Trouble> {
-        let _turn = self.turn.lock().await;
-        let by_name: BTreeMap<(&str, &str), &Resource> =
-            resources.iter().map(|r| ((r.tenant.as_str(), r.name.as_str()), r)).collect();
-        let before = self.active.load_full();
-        let mut after = HashMap::with_capacity(places.len());
-        let mut troubles = Vec::new();
-        for place in places {
-            let resource = by_name.get(&(place.tenant.as_str(), place.plugin.as_str())).copied();
-            let earlier = before.get(place).and_then(|l| l.as_ref().ok());
-            let loaded = match self.load(place, resource, earlier).await {
-                Ok(loaded) => Ok(loaded),
-                Err(problem) => {
-                    troubles.push(Trouble {
-                        place: place.clone(),
-                        problem: problem.clone(),
-                        previous: earlier.is_some(),
-                    });
-                    earlier.cloned().ok_or(problem)
-                }
-            };
-            after.insert(place.clone(), loaded);
+        let mut fetches: Vec<BoxFuture<'_, (&Resource, Found<'_>)>> = Vec::with_capacity(resources.len());
+        for resource in resources {
+            fetches.push(Box::pin(async move { (resource, self.found(resource).await) }));
         }
+        let found: Vec<_> = stream::iter(fetches).buffer_unordered(AT_ONCE).collect().await;
+        let mut versions = Arc::clone(&self.versions).lock_owned().await;
+        let mut wanted = BTreeMap::new();
+        for (resource, found) in found {
+            let key = (resource.tenant.as_str(), resource.name.as_str());
+            wanted.insert(key, wanted_of(resource, found, &mut versions));
+        }
+        let before = self.active.load_full();
+        let mut loads: Vec<BoxFuture<'_, (&Place, Loaded)>> = Vec::with_capacity(places.len());
+        for place in places {
+            let wanted = wanted.get(&(place.tenant.as_str(), place.plugin.as_str()));
+            let earlier = before.get(place);
+            loads.push(Box::pin(async move { (place, self.place(place, wanted, earlier).await) }));
+        }
+        let loaded: BTreeMap<&Place, Loaded> = stream::iter(loads).buffer_unordered(AT_ONCE).collect().await;
+        let troubles: Vec<Trouble> = loaded.values().flat_map(|(_, troubles)| troubles.clone()).collect();
+        let after = loaded.into_iter().map(|(place, (slot, _))| (place.clone(), slot)).collect();
+        let serving = self.stand(&wanted, &after, &troubles, &mut versions);
         self.active.store(Arc::new(after));
+        let current = resources.iter().map(|r| life_of(&r.tenant, r.name.as_str())).collect();
+        let kept = tokio::task::spawn_blocking(move || {
+            for (digest, wasm) in serving {
+                versions.keep(&digest, &wasm);
+            }
+            versions.save(&current);
+        });
+        if let Err(error) = kept.await {
+            tracing::error!(%error, "versions of plugins can't be kept");
+        }
         troubles
     }
 
-    async fn load(&self, place: &Place, resource: Option<&Resource>, earlier: Option<&InUse>) -> Result<InUse, String> {
-        let built_in = |name: &str| {
-            self.built_ins.get(name).ok_or_else(|| {
-                let mut known: Vec<_> = self.built_ins.keys().copied().collect();
-                known.sort_unstable();
-                format!("there is no plugin \"{name}\"; built in are {}", known.join(", "))
-            })
+    /// The components that a resource names.
+    async fn found<'r>(&self, resource: &'r Resource) -> Found<'r> {
+        let spec = &resource.spec;
+        let candidate = match &spec.candidate {
+            Some(candidate) => Some((candidate, self.fetch(&candidate.source, resource).await)),
+            None => None,
         };
-        let mut signer = None;
-        let (wasm, grants, spec): (Arc<[u8]>, Grants, Option<&Spec>) = match resource {
-            None => {
-                let found = built_in(&place.plugin)?;
-                (Arc::from(found.wasm), found.grants.clone(), None)
-            }
-            Some(resource) => match &resource.spec.source {
-                Source::BuiltIn(name) => {
-                    // What a resource grants to a built-in is all that it gets, as with anybody else's.
-                    let found = built_in(name)?;
-                    let asked = &resource.spec.grants;
-                    let grants = if *asked == Grants::default() { found.grants.clone() } else { asked.clone() };
-                    (Arc::from(found.wasm), grants, Some(&resource.spec))
-                }
-                Source::File { path, sha256 } => {
-                    let full = resource.base.as_deref().map_or_else(|| PathBuf::from(path), |base| base.join(path));
-                    let wasm = read(&full, sha256.as_deref()).await?;
-                    let believed = distribution::from_file(self.packages.as_deref(), &full, wasm).await?;
-                    signer = believed.signer;
-                    (believed.wasm, resource.spec.grants.clone(), Some(&resource.spec))
-                }
-                Source::Oci(oci) => {
-                    let secrets = self.services.secrets.as_deref();
-                    let fetched = distribution::from_registry(self.packages.as_deref(), secrets, &place.tenant, oci);
-                    let believed = fetched.await?;
-                    signer = believed.signer;
-                    (believed.wasm, resource.spec.grants.clone(), Some(&resource.spec))
-                }
-            },
-        };
-        let config = match (&place.config, spec.and_then(|s| s.config.as_ref())) {
-            (Some(here), _) => here.clone(),
-            (None, Some(own)) => own.to_string(),
-            (None, None) => "{}".to_owned(),
-        };
-        let secrets = granted(&place.tenant, &grants, self.services.secrets.as_deref())?;
-        let limits = spec.map(|s| s.limits.clone()).unwrap_or_default();
-        let isolation = spec.map(|s| s.isolation).unwrap_or_default();
-        let identity = identity(&wasm, &config, &grants, &secrets, &limits, isolation);
-        if let Some(earlier) = earlier.filter(|e| *e.identity == *identity) {
-            return Ok(earlier.clone());
-        }
-        let component = self.host.compile(wasm).await.map_err(|e: LoadError| e.to_string())?;
-        let plan = LoadPlan {
-            name: place.plugin.clone(),
-            tenant: place.tenant.clone(),
-            component,
-            config,
-            grants,
-            secrets,
-            limits,
-            isolation,
-            services: self.services.clone(),
-        };
-        let plugin = self.host.load(plan).await.map_err(|e| e.to_string())?;
-        let key = signer.as_ref().map_or("none", |s| &*s.name);
-        tracing::info!(plugin = place.plugin, tenant = %place.tenant, digest = %plugin.digest(), key, "plugin is serving");
-        Ok(InUse { plugin, identity: Arc::from(identity) })
+        Found { active: self.fetch(&spec.source, resource).await, candidate }
     }
 }
 
-async fn read(full: &Path, sha256: Option<&str>) -> Result<Arc<[u8]>, String> {
-    let size = tokio::fs::metadata(full).await.map_err(|e| format!("can't read {}: {e}", full.display()))?.len();
-    if size > MAX_BYTES as u64 {
-        return Err(
-            LoadError::TooLarge { size: usize::try_from(size).unwrap_or(usize::MAX), max: MAX_BYTES }.to_string()
-        );
+/// What a resource comes to.
+fn wanted_of<'r>(resource: &'r Resource, found: Found<'r>, versions: &mut Versions) -> Wanted<'r> {
+    let spec = &resource.spec;
+    let Found { active: found, candidate } = found;
+    let desired = found.as_ref().ok().map(|fetched| fetched.digest.clone());
+    let life = versions.lives.entry(life_of(&resource.tenant, resource.name.as_str())).or_default();
+    let had = life.pin.is_some();
+    let pin = life.pinned(spec).cloned();
+    if had && pin.is_none() {
+        let (plugin, tenant) = (&resource.name, &resource.tenant);
+        tracing::info!(%plugin, %tenant, "the resource names another version, which ends the rollback");
     }
-    let bytes = tokio::fs::read(full).await.map_err(|e| format!("can't read {}: {e}", full.display()))?;
-    if let Some(wanted) = sha256 {
-        let found = hex(&Sha256::digest(&bytes));
-        if !found.eq_ignore_ascii_case(wanted) {
-            return Err(format!("{} has the SHA-256 {found}, not {wanted}", full.display()));
-        }
-    }
-    Ok(Arc::from(bytes))
-}
-
-fn granted(
-    tenant: &Name,
-    grants: &Grants,
-    reader: Option<&dyn SecretReader>,
-) -> Result<BTreeMap<String, GrantedSecret>, String> {
-    let granted = |(name, grant): (&String, &SecretGrant)| {
-        let value = reader.ok_or("secrets can't be read here")?.read(tenant, &grant.from)?;
-        Ok((name.clone(), GrantedSecret { value, origins: grant.origins.clone() }))
+    let usual = found.as_ref().ok().and_then(|fetched| fetched.usual.clone());
+    let pinned = pin.is_some();
+    let version = match pin {
+        Some(pin) => versions
+            .component(&pin.digest)
+            .map(|wasm| (Fetched::new(wasm, usual), serde_json::from_str(&pin.config).unwrap_or(Value::Null))),
+        None => found.map(|fetched| (fetched, config_of(spec.config.as_ref()))),
     };
-    grants.secrets.iter().map(granted).collect()
+    Wanted { resource, version, desired, pinned, candidate }
 }
 
-fn identity(
-    wasm: &[u8],
-    config: &str,
-    grants: &Grants,
-    secrets: &BTreeMap<String, GrantedSecret>,
-    limits: &Limits,
-    isolation: portcullis_model::spec::Isolation,
-) -> String {
-    let mut hash = Sha256::new();
-    let mut part = |bytes: &[u8]| {
-        hash.update((bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    };
-    part(&Sha256::digest(wasm));
-    part(config.as_bytes());
-    part(&serde_json::to_vec(grants).unwrap_or_default());
-    part(&serde_json::to_vec(&(limits, isolation)).unwrap_or_default());
-    for (name, secret) in secrets {
-        part(name.as_bytes());
-        // Exit: only the digest of the digest stays, to notice a rotated secret.
-        part(&Sha256::digest(secret.value.expose()));
-    }
-    hex(&hash.finalize())
+/// A configuration as the plugin reads it.
+fn config_text(config: &Value) -> String {
+    if config.is_null() { "{}".to_owned() } else { config.to_string() }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+fn config_of(config: Option<&Value>) -> Value {
+    config.cloned().unwrap_or(Value::Null)
+}
+
+fn life_of(tenant: &Name, plugin: &str) -> String {
+    format!("{tenant}/{plugin}")
 }

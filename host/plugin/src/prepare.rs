@@ -25,8 +25,9 @@ use crate::{
     component::{Component, Exports, brief},
     error::{LoadError, PluginFailure},
     host::Host,
+    load::LoadPlan,
     meter::{Limiter, Meter, PollMeter},
-    plugin::{LoadPlan, TRIAL_CPU, failure, from_guest},
+    run::{TRIAL_CPU, failure, from_guest},
     state::{Fixed, State},
 };
 

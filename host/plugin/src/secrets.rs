@@ -36,16 +36,27 @@ impl OriginPattern {
         Some(Self { scheme, host, below, port })
     }
 
+    /// Whether every URL at that origin lies at this one.
+    pub(crate) fn holds(&self, other: &Self) -> bool {
+        (&self.scheme, self.port) == (&other.scheme, other.port)
+            && match (self.below, other.below) {
+                (false, false) => self.host == other.host,
+                (false, true) => false,
+                (true, false) => self.is_above(&other.host),
+                (true, true) => self.host == other.host || self.is_above(&other.host),
+            }
+    }
+
+    fn is_above(&self, host: &str) -> bool {
+        host.strip_suffix(self.host.as_str()).is_some_and(|head| head.len() > 1 && head.ends_with('.'))
+    }
+
     /// Whether the URL lies at this origin.
     pub fn matches(&self, url: &Url) -> bool {
         let Some(host) = url.host_str() else { return false };
         self.scheme == url.scheme()
             && self.port == url.port_or_known_default()
-            && if self.below {
-                host.strip_suffix(self.host.as_str()).is_some_and(|head| head.len() > 1 && head.ends_with('.'))
-            } else {
-                host == self.host
-            }
+            && if self.below { self.is_above(host) } else { host == self.host }
     }
 }
 

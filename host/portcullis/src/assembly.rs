@@ -4,6 +4,7 @@ mod entrance;
 mod health;
 mod keeper;
 mod people;
+mod plugins;
 mod schemas;
 mod session_key;
 mod state;
@@ -172,7 +173,8 @@ impl Assembly {
         let components = settings.data_dir.join("components");
         let packages = Packages::open(&settings.plugins, &components, Arc::clone(&outbound), Arc::clone(&metrics))
             .map_err(|why| anyhow::anyhow!(why))?;
-        let manager = Manager::new(host, built_ins(), services).with_packages(packages);
+        let manager =
+            Manager::new(host, built_ins(), services, Some(settings.data_dir.join("plugins"))).with_packages(packages);
 
         let orchestrator = Orchestrator::new(OrchestratorOptions {
             metrics: Arc::clone(&metrics),

@@ -1,4 +1,6 @@
 //! The `portcullis` binary: the command line, and the assembly of the gateway.
+// A call's future is made of the futures of everything on its way, and the compiler looks at all of them.
+#![recursion_limit = "256"]
 
 mod assembly;
 mod cli;

@@ -25,8 +25,8 @@ use queue::Queue;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AuditEvent {
-    /// What sort: `call`, `denial`, `grant`, `reveal`, `passthrough`, `borrowed-connection`, `administration`, `session`,
-    /// `revocation`.
+    /// What sort: `call`, `denial`, `monitored`, `grant`, `reveal`, `passthrough`, `borrowed-connection`, `administration`,
+    /// `session`, `revocation`.
     pub kind: Cow<'static, str>,
     /// The request's id, as in the answer and the logs.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,6 +55,9 @@ pub struct AuditEvent {
     /// The tool as the client named it, or the resource that an administrator touched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool: Option<Arc<str>>,
+    /// The policy whose answer this is, of what only watches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<Arc<str>>,
     /// What was decided: `allow`, `deny`, `modify`, `require-approval`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<Cow<'static, str>>,

@@ -14,6 +14,7 @@ use prometheus_client::{
 
 mod declare;
 mod handles;
+mod lives;
 mod own;
 
 pub use prometheus_client::metrics::{counter::Counter as CounterHandle, gauge::Gauge as GaugeHandle};
@@ -21,6 +22,7 @@ pub use prometheus_client::metrics::{counter::Counter as CounterHandle, gauge::G
 pub use declare::{Declared, MetricKind};
 use declare::{Declarer, HistogramFamily, Labels, labels};
 pub use handles::{CallMetrics, Outcome, PluginMetrics};
+use lives::Lives;
 pub use own::NotKept;
 
 /// The label value of whatever is beyond a bound.
@@ -49,6 +51,7 @@ pub struct Metrics {
     plugin_disk_bytes: Family<Labels, Gauge>,
     plugin_state: Family<Labels, Gauge>,
     plugin_own: own::Families,
+    plugin_lives: Lives,
     upstream_requests: Family<Labels, Counter>,
     upstream_connects: Family<Labels, Counter>,
     child_restarts: Family<Labels, Counter>,
@@ -162,6 +165,7 @@ impl Metrics {
         let plugin_state =
             d.gauges("plugin_state_bytes", "Bytes that a plugin has remembered in this replica", &["tenant", "plugin"]);
         let plugin_own = own::Families::declare(&mut d);
+        let plugin_lives = Lives::declare(&mut d);
         let upstream_requests =
             d.counters("upstream_requests", "Requests to servers", &["tenant", "server", "era", "outcome"]);
         let upstream_connects =
@@ -243,6 +247,7 @@ impl Metrics {
             plugin_disk_bytes,
             plugin_state,
             plugin_own,
+            plugin_lives,
             upstream_requests,
             upstream_connects,
             child_restarts,
@@ -343,6 +348,7 @@ impl Metrics {
                 [&self.plugin_traps, &self.plugin_timeouts, &self.plugin_denied, &self.plugin_token_requests],
                 &self.plugin_state,
                 self.plugin_own.of(tenant, plugin),
+                &self.plugin_lives,
             ))
         });
         Arc::clone(made)

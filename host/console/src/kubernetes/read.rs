@@ -70,10 +70,10 @@ fn local(spec: &Spec) -> Option<String> {
     }
     match spec {
         Spec::McpServer(server) => server.process.as_ref().map(|process| format!("the process {}", process.command)),
-        Spec::Plugin(plugin) => match &plugin.source {
+        Spec::Plugin(plugin) => plugin.sources().find_map(|source| match source {
             Source::File { path, .. } => Some(format!("the file {path}")),
             Source::Oci(_) | Source::BuiltIn(_) => None,
-        },
+        }),
         Spec::Connection(_)
         | Spec::Gateway(_)
         | Spec::Agent(_)
@@ -128,7 +128,8 @@ mod tests {
             (secret(json!({"env": "PORTCULLIS_KEY"})), true),
             (secret(json!({"file": "/var/run/secrets/kubernetes.io/serviceaccount/token"})), true),
             (custom(Kind::McpServer, "s", json!({"process": {"command": "sh"}})), true),
-            (custom(Kind::Plugin, "p", plugin), true),
+            (custom(Kind::Plugin, "p", plugin.clone()), true),
+            (custom(Kind::Plugin, "p", json!({"source": {"builtIn": "static"}, "candidate": plugin})), true),
             (secret(json!({"kubernetes": {"name": "jira", "key": "token"}})), false),
             (secret(json!({"vault": {"path": "a", "key": "token"}})), false),
             (custom(Kind::McpServer, "s", json!({"remote": {"url": "https://mcp.example/"}})), false),

@@ -15,7 +15,7 @@ use super::{
     reply::{Answer, not_found},
     resources::key,
 };
-use crate::api::{Condition, Described, Status};
+use crate::api::{Condition, Described, PluginItem, Status};
 
 pub(super) async fn describe(
     State(admin): State<Admin>,
@@ -82,10 +82,41 @@ pub(super) fn status(admin: &Admin, fleet: &Fleet, key: &ResourceKey, resource: 
         Spec::Agent(_) => {
             fact("tokens", tokens(admin, key, Subject::Agent(key.name.clone())));
         }
-        Spec::Plugin(_) | Spec::Role(_) | Spec::IdentityProvider(_) | Spec::OAuthClient(_) => {}
+        Spec::Plugin(_) => {
+            if let Some(plugin) = admin.view.plugin(tenant, &key.name) {
+                facts_of(&plugin, &mut fact);
+            }
+        }
+        Spec::Role(_) | Spec::IdentityProvider(_) | Spec::OAuthClient(_) => {}
     }
     status.conditions.sort_by_key(|c| c.status);
     status
+}
+
+fn facts_of(plugin: &PluginItem, fact: &mut impl FnMut(&str, String) -> Option<String>) {
+    fact("state", plugin.state.clone());
+    fact("hooks", plugin.hooks.join(", "));
+    let digests = [("desired", &plugin.desired), ("active", &plugin.active)];
+    for (name, digest) in digests {
+        fact(name, digest.clone().unwrap_or_else(|| "none".to_owned()));
+    }
+    if let Some(candidate) = &plugin.candidate {
+        let how = match (&candidate.problem, candidate.share) {
+            (Some(problem), _) => problem.clone(),
+            (None, 0) => format!("beside the active version, {} last differences", candidate.differences.len()),
+            (None, share) => format!("for {share} of 100 callers"),
+        };
+        fact("candidate", format!("{}: {how}", candidate.digest.as_deref().unwrap_or("none")));
+    }
+    if !plugin.withheld.is_empty() {
+        fact("granted, not asked for", plugin.withheld.join(", "));
+    }
+    if !plugin.ungranted.is_empty() {
+        fact("asked for, not granted", plugin.ungranted.join(", "));
+    }
+    if !plugin.previous.is_empty() {
+        fact("can go back to", plugin.previous.join(", "));
+    }
 }
 
 fn tokens(admin: &Admin, key: &ResourceKey, owner: Subject) -> String {

@@ -118,6 +118,13 @@ fn advice(key: &ResourceKey, resource: &Resource, condition: &Condition) -> (Gra
         "PreviousServes" => {
             (Grade::Warning, "Correct the component or its configuration; it is loaded again at once.".to_owned())
         }
+        "CandidateRefused" => (Grade::Warning, "Correct the candidate; what serves is not touched by it.".to_owned()),
+        "RolledBack" => {
+            (Grade::Warning, format!("Apply a better version, or go forward again: `portcullis plugin resume {name}`."))
+        }
+        "Quarantined" => {
+            (Grade::Error, format!("Read the log, then `portcullis plugin rollback {name}` or apply a better version."))
+        }
         "NotLoaded" => {
             (Grade::Error, "Correct the component or its configuration; it is loaded again at once.".to_owned())
         }

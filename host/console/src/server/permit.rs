@@ -98,14 +98,8 @@ impl Admin {
                 Ok(())
             }
             (Spec::Plugin(new), old) => {
-                who.must(&Action::Administer(Kind::Plugin), &changing)?;
-                let granted = |plugin: &spec::Plugin| plugin.grants != Grants::default();
-                let trusted =
-                    granted(new) || matches!(old, Some(Spec::Plugin(old)) if granted(old)) || believes(fleet, &key);
-                if trusted {
-                    who.must(&Action::Trust, &format!("{changing}: it has grants, or says who is calling"))?;
-                }
-                Ok(())
+                let granted = matches!(old, Some(Spec::Plugin(old)) if granted(old)) || granted(new);
+                lets_change(who, fleet, &key, granted)
             }
             (Spec::Team(new), Some(Spec::Team(old)))
                 if new.groups == old.groups && new.title == old.title && new.members != old.members =>
@@ -115,6 +109,15 @@ impl Admin {
             }
             (spec, _) => who.must(&Action::Administer(spec.kind()), &changing),
         }
+    }
+
+    /// Refuses to say which version of a plugin serves, to whoever may not change the plugin.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub(super) fn lets_move(&self, who: &Who, key: &ResourceKey, resource: &Resource) -> Result<(), ApiError> {
+        let granted = matches!(&resource.spec, Spec::Plugin(plugin) if granted(plugin));
+        lets_change(who, &self.registry.snapshot(), key, granted)
     }
 
     /// Refuses to delete what somebody may not delete. What they may not even see is not there.
@@ -134,6 +137,20 @@ impl Admin {
             spec => who.must(&Action::Administer(spec.kind()), &what),
         }
     }
+}
+
+fn granted(plugin: &spec::Plugin) -> bool {
+    plugin.grants != Grants::default()
+}
+
+/// Refuses to change a plugin.
+fn lets_change(who: &Who, fleet: &Fleet, key: &ResourceKey, granted: bool) -> Result<(), ApiError> {
+    let changing = format!("change {key}");
+    who.must(&Action::Administer(Kind::Plugin), &changing)?;
+    if granted || believes(fleet, key) {
+        who.must(&Action::Trust, &format!("{changing}: it has grants, or says who is calling"))?;
+    }
+    Ok(())
 }
 
 /// What of a gateway says who is believed.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _, path::PathBu
 
 use portcullis_console::{
     Admin, AdminSocket, Client, ClientError, View,
-    api::{Condition, ConnectRequest, Finding, GatewayStatus, Grade, TokenRequest},
+    api::{Condition, ConnectRequest, Finding, GatewayStatus, Grade, PluginItem, TokenRequest},
     documents, server,
 };
 use portcullis_credential::{ConnectionBook, KeySource, Secrets, Vault};
@@ -36,6 +36,15 @@ impl View for Still {
     }
     fn settle(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
+    }
+    fn plugin(&self, _: &Name, _: &Name) -> Option<PluginItem> {
+        None
+    }
+    fn roll_back<'a>(&'a self, _: &'a Name, _: &'a Name) -> BoxFuture<'a, Result<PluginItem, String>> {
+        Box::pin(async { Err("no earlier version is kept".to_owned()) })
+    }
+    fn resume<'a>(&'a self, _: &'a Name, _: &'a Name) -> BoxFuture<'a, Result<PluginItem, String>> {
+        Box::pin(async { Err("nothing was rolled back".to_owned()) })
     }
 }
 

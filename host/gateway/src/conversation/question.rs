@@ -48,11 +48,12 @@ pub async fn judge(
     if !Capabilities::read(capabilities).allows(question.method, question.params) {
         return refused("client-capability", "the server asked the client for what it can't do");
     }
-    if !who.view.policies.iter().any(|p| p.plugin.hooks().server_request) {
+    let policies = || who.view.policies.about_questions(&who.principal, question.server.as_str(), question.tool);
+    if policies().next().is_none() {
         return Ok(None);
     }
     let limits = ParseLimits { max_bytes: usize::MAX, ..ParseLimits::default() };
-    if strict::check(question.params.as_bytes(), &limits).is_err() {
+    if policies().any(|policy| policy.enforces()) && strict::check(question.params.as_bytes(), &limits).is_err() {
         return refused("server-protocol", "the server's request can be read in two ways");
     }
     let request = RequestFacts {
@@ -69,10 +70,10 @@ pub async fn judge(
         tool: question.tool.map(Arc::from),
     };
     let mut changed = None;
-    for policy in who.view.policies.iter().filter(|p| p.plugin.hooks().server_request) {
-        let decision = policy.plugin.ask(&who.principal, &request, &facts).await;
+    for policy in policies() {
+        let decision = policy.ask(&who.principal, &request, &facts).await;
         if let Some(new) = judge::meaning_for(&who.request_id, policy, decision)? {
-            let new = judge::unambiguous(policy.plugin.name(), new)?;
+            let new = judge::unambiguous(policy.name(), new)?;
             facts.params = new.clone();
             changed = Some(new);
         }

@@ -49,7 +49,7 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// A loaded plugin that serves the provider hook. `identity` is the one of `portcullis_plugin::InUse`.
+    /// A loaded plugin that serves the provider hook. `identity` is the one of `portcullis_plugin::Placed`.
     pub fn new(plugin: Arc<Plugin>, identity: &Arc<str>) -> Self {
         Self { hook: plugin, identity: Arc::clone(identity) }
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     Name, Problem,
-    spec::{Failure, exchange, headers},
+    spec::{PluginUse, exchange, headers},
 };
 
 /// One endpoint: which servers it shows, how callers prove who they are, and what they may do.
@@ -48,7 +48,7 @@ pub struct Gateway {
 }
 
 fn default_auth() -> Vec<PluginUse> {
-    vec![PluginUse { plugin: "bearer-token".to_owned(), config: None, on_error: None }]
+    vec![PluginUse { plugin: "bearer-token".to_owned(), ..PluginUse::default() }]
 }
 
 /// What OAuth means at a gateway.
@@ -103,20 +103,6 @@ impl Disclosure {
     pub fn is_list(&self) -> bool {
         *self == Self::List
     }
-}
-
-/// A plugin at a place in a gateway.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct PluginUse {
-    /// A `Plugin` resource of the tenant, or a built-in plugin where no resource has the name.
-    pub plugin: String,
-    /// Its configuration here; the `Plugin` resource's own where left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub config: Option<Value>,
-    /// What its failure means here; the `Plugin` resource's `onError` where left out. Auth providers always deny.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub on_error: Option<Failure>,
 }
 
 /// A server's tools, prompts and resources in a gateway.
@@ -246,6 +232,12 @@ impl ServerAssignment {
 
 impl Gateway {
     pub(crate) fn check(&self, problems: &mut Vec<Problem>) {
+        for (i, used) in self.auth.iter().enumerate() {
+            used.check_provider(&format!("spec.auth[{i}]"), problems);
+        }
+        for (i, used) in self.policies.iter().enumerate() {
+            used.check_policy(&format!("spec.policies[{i}]"), problems);
+        }
         let mut prefixes = std::collections::BTreeMap::new();
         for (i, assignment) in self.servers.iter().enumerate() {
             let path = format!("spec.servers[{i}]");

@@ -29,6 +29,24 @@ pub struct Plugin {
     /// What its failure (a trap, a timeout, an answer that makes no sense) means for a policy. Others always deny.
     #[serde(default)]
     pub on_error: Failure,
+    /// A version that is tried beside this one. It becomes the plugin when its source is moved to `source`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<Candidate>,
+}
+
+/// A version that is tried: of a policy beside the active one, of a policy or a credential resolver for some callers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Candidate {
+    /// Where its component comes from.
+    pub source: Source,
+    /// What it reads as its configuration, where a gateway does not say otherwise; the plugin's own where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Value>,
+    /// Of a hundred callers, how many get its answers; always the same ones. With 0 nobody does: it is asked beside the active
+    /// version, and what it would have said otherwise is counted.
+    #[serde(default)]
+    pub share: u8,
 }
 
 /// Where a component comes from: exactly one field.
@@ -70,6 +88,19 @@ pub struct Login {
     pub username: Option<String>,
     /// Where the password or token is read from.
     pub password: SecretSource,
+}
+
+impl Source {
+    fn check(&self, path: &str, problems: &mut Vec<Problem>) {
+        if let Self::File { sha256: Some(digest), .. } = self
+            && (digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_hexdigit()))
+        {
+            problems.push(Problem::new(format!("{path}.file.sha256"), "must be 64 hex digits"));
+        }
+        if let Self::Oci(oci) = self {
+            oci.check(&format!("{path}.oci"), problems);
+        }
+    }
 }
 
 /// What a plugin may do. Empty is deny.
@@ -165,6 +196,9 @@ pub enum Isolation {
     Call,
     /// Instances are used again within a tenant and a place of use.
     Tenant,
+    /// Instances are used again by every tenant and place whose plugin has the same component, configuration and grants, and
+    /// says so as well. Not for credential resolvers.
+    Shared,
 }
 
 /// What a plugin's failure means.
@@ -179,33 +213,45 @@ pub enum Failure {
 }
 
 impl Oci {
-    fn check(&self, problems: &mut Vec<Problem>) {
+    fn check(&self, path: &str, problems: &mut Vec<Problem>) {
         match Reference::parse(&self.reference) {
             Ok(reference) if reference.digest().is_some() => {}
             Ok(_) => problems.push(Problem::new(
-                "spec.source.oci.reference",
+                format!("{path}.reference"),
                 "names no digest; a tag may change its mind, so write ...@sha256:... (`portcullis plugin install` finds it out)",
             )),
-            Err(error) => problems.push(Problem::new("spec.source.oci.reference", error.to_string())),
+            Err(error) => problems.push(Problem::new(format!("{path}.reference"), error.to_string())),
         }
         if let Some(login) = &self.login {
-            login.password.check("spec.source.oci.login.password", problems);
+            login.password.check(&format!("{path}.login.password"), problems);
             if login.username.as_ref().is_some_and(|name| name.is_empty() || name.contains([':', '\n', '\r'])) {
-                problems.push(Problem::new("spec.source.oci.login.username", "must be a name without a colon"));
+                problems.push(Problem::new(format!("{path}.login.username"), "must be a name without a colon"));
             }
         }
     }
 }
 
 impl Plugin {
+    /// Where its component comes from, and its candidate's.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+        std::iter::once(&self.source).chain(self.candidate.iter().map(|candidate| &candidate.source))
+    }
+
+    /// [`Plugin::sources`], to be changed.
+    pub fn sources_mut(&mut self) -> impl Iterator<Item = &mut Source> {
+        std::iter::once(&mut self.source).chain(self.candidate.iter_mut().map(|candidate| &mut candidate.source))
+    }
+
     pub(crate) fn check(&self, problems: &mut Vec<Problem>) {
-        if let Source::File { sha256: Some(digest), .. } = &self.source
-            && (digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_hexdigit()))
-        {
-            problems.push(Problem::new("spec.source.file.sha256", "must be 64 hex digits"));
-        }
-        if let Source::Oci(oci) = &self.source {
-            oci.check(problems);
+        self.source.check("spec.source", problems);
+        if let Some(candidate) = &self.candidate {
+            candidate.source.check("spec.candidate.source", problems);
+            if candidate.share > 99 {
+                problems.push(Problem::new(
+                    "spec.candidate.share",
+                    "99 is the most; to give it to everybody, move its source to spec.source",
+                ));
+            }
         }
         for (i, origin) in self.grants.http.iter().enumerate() {
             let plain = origin.replacen("*.", "", 1);

@@ -10,10 +10,17 @@ use crate::{
 };
 
 /// The component with one more custom section.
-fn with_section(wasm: &[u8], name: &str, content: &str) -> Arc<[u8]> {
+pub(crate) fn with_section(wasm: &[u8], name: &str, content: &str) -> Arc<[u8]> {
     let payload = [&[name.len() as u8][..], name.as_bytes(), content.as_bytes()].concat();
-    assert!(payload.len() < 128, "one byte of length is enough here");
-    [wasm, &[0, payload.len() as u8], &payload].concat().into()
+    assert!(payload.len() < 1 << 14, "two bytes of length are enough here");
+    let length = [0x80 | (payload.len() & 0x7f) as u8, (payload.len() >> 7) as u8];
+    [wasm, &[0], &length, &payload].concat().into()
+}
+
+/// The component with a manifest that asks for these.
+pub(crate) fn asking(wasm: &[u8], wants: &serde_json::Value) -> Arc<[u8]> {
+    let manifest = serde_json::json!({"manifest": 1, "name": "p", "version": "1", "wit": "0.1.0", "wants": wants});
+    with_section(wasm, "portcullis:manifest", &manifest.to_string())
 }
 
 #[tokio::test]

@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use portcullis_model::spec::Grants;
 use portcullis_plugin::{Host, HostOptions, LoadError, LoadPlan};
 use portcullis_telemetry::Metrics;
+use serde_json::json;
 use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
 use wit_parser::{LiftLowerAbi, ManglingAndAbi, Resolve};
 
-use crate::{guests::plan, released::services};
+use crate::{declared::asking, guests::plan, released::services};
 
 /// The grant that an interface needs, as a refusal names it, and what metrics call it; none where it needs none. Every interface of
 /// `wit/` that a component can import stands here.
@@ -43,7 +44,7 @@ fn needed(interface: &str) -> Option<(&'static str, &'static str)> {
     })
 }
 
-fn everything() -> Grants {
+pub(crate) fn everything() -> Grants {
     Grants {
         http: vec!["https://x.example".into()],
         reveal: true,
@@ -58,7 +59,7 @@ fn everything() -> Grants {
 }
 
 /// The contract, and the interfaces of each package that are no hooks.
-fn contract() -> (Resolve, Vec<String>) {
+pub(crate) fn contract() -> (Resolve, Vec<String>) {
     let mut resolve = Resolve::new();
     let mut interfaces = Vec::new();
     for package in ["types", "host", "auth", "credential", "policy"] {
@@ -82,7 +83,7 @@ fn contract() -> (Resolve, Vec<String>) {
 }
 
 /// A policy that imports all of an interface, and does nothing with it.
-fn importing(resolve: &Resolve, interface: &str) -> Arc<[u8]> {
+pub(crate) fn importing(resolve: &Resolve, interface: &str) -> Arc<[u8]> {
     let mut resolve = resolve.clone();
     let text = format!(
         "package trial:one@0.1.0;\nworld one {{ import portcullis:{interface}@0.1.0; export portcullis:policy/tool-call@0.1.0; }}"
@@ -144,4 +145,55 @@ async fn every_import_is_free_or_refused_without_its_grant() {
         );
         assert!(text.contains(&line), "{line} is not in\n{text}");
     }
+}
+
+#[tokio::test]
+async fn what_a_manifest_does_not_ask_for_is_not_handed_out_though_it_is_granted() {
+    let host = Host::new(HostOptions { pool_instances: 8, ..HostOptions::default() }).unwrap();
+    let (resolve, interfaces) = contract();
+    let mut tried = 0;
+    for interface in &interfaces {
+        let Some((grant, _)) = needed(interface) else { continue };
+        let asked = grant.split(':').next().unwrap();
+        let wasm = importing(&resolve, interface);
+        let load = async |wants: serde_json::Value| {
+            let component = host.compile(asking(&wasm, &wants)).await.unwrap();
+            host.load(LoadPlan { grants: everything(), services: services(), ..plan(component) }).await
+        };
+        let refused = load(json!([{"grant": "roles", "reason": "another one"}])).await;
+        assert!(
+            matches!(&refused, Err(LoadError::Unasked { grant: said, .. }) if *said == grant),
+            "{interface}: {refused:?}"
+        );
+        let loaded = load(json!([{"grant": asked, "reason": "it is used"}])).await.unwrap();
+        let got = serde_json::to_value(loaded.grants()).unwrap();
+        assert_eq!(got.as_object().unwrap().keys().collect::<Vec<_>>(), [asked], "{interface}: and nothing else");
+        assert_eq!(loaded.withheld().len(), 7, "{interface}: {:?}", loaded.withheld());
+        tried += 1;
+    }
+    assert!(tried > 6, "{tried}");
+}
+
+#[tokio::test]
+async fn a_secret_that_is_not_asked_for_by_its_name_is_not_there() {
+    let (dir, manager) = (tempfile::tempdir().unwrap(), crate::manager::manager());
+    std::fs::write(dir.path().join("key"), "k").unwrap();
+    let wasm = crate::guests::Guest::default().wasm();
+    let wants = json!([
+        {"grant": "secrets", "what": "key", "reason": "proves"}, {"grant": "state", "reason": "counts"},
+    ]);
+    std::fs::write(dir.path().join("guard.wasm"), asking(&wasm, &wants)).unwrap();
+    let from = json!({"from": {"file": dir.path().join("key")}});
+    let spec = json!({"source": {"file": {"path": "guard.wasm"}}, "grants": {"secrets": {"key": from, "other": from}}});
+    let place = crate::manager::place("guard", None);
+    let resources = [crate::manager::resource("guard", dir.path(), spec)];
+    assert!(crate::manager::reconcile(&manager, &resources, &[&place]).await.is_empty());
+    let plugin = manager.get(&place).unwrap().plugin;
+    assert_eq!(plugin.grants().secrets.keys().collect::<Vec<_>>(), ["key"]);
+    // An operator is told both.
+    let standing = manager.standing(&crate::guests::tenant(), &"guard".parse().unwrap()).unwrap();
+    assert_eq!(
+        (standing.withheld, standing.ungranted),
+        (vec!["secrets other".to_owned()], vec!["state (counts)".to_owned()])
+    );
 }

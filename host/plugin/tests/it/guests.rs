@@ -68,6 +68,10 @@ const MEMORY: &str = r#"(memory (export "memory") 48)"#;
 /// Drops both handles and answers `ok(allow)`: all zero.
 pub(crate) const ALLOW: &str = "(call $drop-caller (local.get 0)) (call $drop-call (local.get 1)) (i32.const 1024)";
 
+/// Drops both handles and answers `ok(deny)` with an empty code and no words.
+pub(crate) const DENY: &str = "(call $drop-caller (local.get 0)) (call $drop-call (local.get 1))
+    (i32.store (i32.const 1028) (i32.const 1)) (i32.const 1024)";
+
 impl Guest<'_> {
     pub(crate) fn wasm(&self) -> Arc<[u8]> {
         let Self { imports, with, core, memory, start, decide, exports } = self;
@@ -166,7 +170,11 @@ pub(crate) fn tenant() -> Name {
 }
 
 pub(crate) fn principal() -> Arc<Principal> {
-    Arc::new(Principal::new(tenant(), Subject::User("alice".parse().unwrap())))
+    user("alice")
+}
+
+pub(crate) fn user(name: &str) -> Arc<Principal> {
+    Arc::new(Principal::new(tenant(), Subject::User(name.parse().unwrap())))
 }
 
 pub(crate) fn request() -> RequestFacts {

@@ -7,8 +7,8 @@ use portcullis_model::{
     spec::{Grants, Plugin as Spec, SecretSource},
 };
 use portcullis_plugin::{
-    Decision, SecretReader, Services,
-    manager::{BuiltIn, InUse, Manager, Place, Resource, Trouble},
+    Decision, Placed, SecretReader, Services,
+    manager::{BuiltIn, Manager, Place, Resource, Trouble},
 };
 use serde_json::{Value, json};
 
@@ -17,13 +17,17 @@ use crate::{
     guests::{ALLOW, Guest, call, host, principal, request, tenant},
 };
 
-fn manager() -> Manager {
+pub(crate) fn manager() -> Manager {
+    manager_with(Services::default())
+}
+
+pub(crate) fn manager_with(services: Services) -> Manager {
     let built_ins = portcullis_plugins::built_ins()
         .iter()
         .map(|b| BuiltIn { name: b.name, wasm: b.wasm, grants: Grants::default() })
         .collect();
-    let services = Services { secrets: Some(Arc::new(Files)), ..Services::default() };
-    Manager::new(host(), built_ins, services)
+    let services = Services { secrets: Some(Arc::new(Files)), ..services };
+    Manager::new(host(), built_ins, services, None)
 }
 
 /// Secrets in files.
@@ -36,21 +40,21 @@ impl SecretReader for Files {
     }
 }
 
-fn place(plugin: &str, config: Option<&str>) -> Place {
+pub(crate) fn place(plugin: &str, config: Option<&str>) -> Place {
     Place { tenant: tenant(), plugin: plugin.into(), config: config.map(str::to_owned) }
 }
 
-fn resource(name: &str, base: &Path, spec: Value) -> Resource {
+pub(crate) fn resource(name: &str, base: &Path, spec: Value) -> Resource {
     let spec: Spec = serde_json::from_value(spec).unwrap();
     Resource { tenant: tenant(), name: name.parse().unwrap(), spec, base: Some(base.to_owned()) }
 }
 
-async fn reconcile(manager: &Manager, resources: &[Resource], places: &[&Place]) -> Vec<Trouble> {
+pub(crate) async fn reconcile(manager: &Manager, resources: &[Resource], places: &[&Place]) -> Vec<Trouble> {
     let places: BTreeSet<Place> = places.iter().map(|p| (*p).clone()).collect();
     manager.reconcile(resources, &places).await
 }
 
-async fn decide(in_use: &InUse) -> Decision {
+async fn decide(in_use: &Placed) -> Decision {
     in_use.plugin.decide(&principal(), &request(), &call()).await.unwrap()
 }
 

@@ -41,8 +41,8 @@ impl Shortcomings {
         for trouble in &self.troubles {
             let known = before.troubles.iter().any(|b| b.place == trouble.place && b.problem == trouble.problem);
             if !known {
-                let (place, previous) = (&trouble.place, trouble.previous);
-                tracing::error!(plugin = place.plugin, tenant = %place.tenant, previous, problem = trouble.problem, "a plugin can't be loaded");
+                let (place, previous, candidate) = (&trouble.place, trouble.previous, trouble.candidate);
+                tracing::error!(plugin = place.plugin, tenant = %place.tenant, previous, candidate, problem = trouble.problem, "a plugin can't be loaded");
             }
         }
         for condition in &self.conditions {
@@ -145,6 +145,46 @@ impl Keeper {
         self.rounds.fetch_add(1, Ordering::Release);
     }
 
+    /// How a plugin stands.
+    pub fn standing(&self, tenant: &Name, name: &Name) -> Option<manager::Standing> {
+        self.manager.standing(tenant, name)
+    }
+
+    /// Goes back to the version of a plugin that was active before. Calls see it when this returns.
+    ///
+    /// # Errors
+    /// Why that can't be, for operators; then what served goes on serving.
+    pub async fn roll_back(&self, tenant: &Name, name: &Name) -> Result<(), String> {
+        let fleet = self.registry.snapshot();
+        let found = plugins(&fleet).into_iter().find(|p| p.tenant == *tenant && p.name == *name);
+        let resource = found.ok_or_else(|| format!("there is no Plugin \"{name}\""))?;
+        let digest = self.manager.roll_back(&resource).await?;
+        self.round().await;
+        let standing = self.manager.standing(tenant, name);
+        if standing
+            .as_ref()
+            .is_some_and(|s| s.state == manager::State::RolledBack && s.active.as_ref() == Some(&digest))
+        {
+            return Ok(());
+        }
+        self.manager.resume(tenant, name).await;
+        self.round().await;
+        let why = standing.and_then(|s| s.problem).unwrap_or_default();
+        Err(format!("the earlier version {digest} can't be loaded any more: {why}"))
+    }
+
+    /// Takes that back.
+    ///
+    /// # Errors
+    /// Where there was nothing to take back.
+    pub async fn resume(&self, tenant: &Name, name: &Name) -> Result<(), String> {
+        if !self.manager.resume(tenant, name).await {
+            return Err(format!("plugin \"{name}\" was not rolled back"));
+        }
+        self.round().await;
+        Ok(())
+    }
+
     async fn read_again(&self) {
         if let Err(error) = self.book.refresh().await {
             tracing::error!(%error, "the connections could not be read again; those that were known go on serving");
@@ -224,13 +264,13 @@ fn secret_files(fleet: &Fleet) -> Vec<PathBuf> {
     files.collect()
 }
 
-/// The file of a component, and its signature.
-fn component_files(resource: &manager::Resource) -> Vec<PathBuf> {
-    match &resource.spec.source {
+/// The files of a plugin's component and of its candidate's, and their signatures.
+fn component_files(resource: &manager::Resource) -> impl Iterator<Item = PathBuf> {
+    resource.spec.sources().flat_map(|source| match source {
         Source::File { path, .. } => {
             let path = resource.base.as_deref().map_or_else(|| PathBuf::from(path), |base| base.join(path));
             vec![portcullis_plugin::signature_of(&path), path]
         }
         Source::Oci(_) | Source::BuiltIn(_) => Vec::new(),
-    }
+    })
 }

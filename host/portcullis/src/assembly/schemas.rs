@@ -12,7 +12,7 @@ use std::{
 
 use portcullis_model::{
     Door, Name, Problem, Resource, ResourceKey, Spec,
-    spec::{Plugin, PluginUse, Source},
+    spec::{PluginUse, Source},
 };
 use portcullis_package::Need;
 use portcullis_plugin::{Schema, schema_of};
@@ -55,13 +55,15 @@ impl Schemas {
             name,
         });
         match key.and_then(|key| fleet.get(&key)).map(|resource| (&resource.spec, resource)) {
-            Some((Spec::Plugin(plugin), resource)) => Some((self.of_source(plugin, resource)?, plugin.config.clone())),
+            Some((Spec::Plugin(plugin), resource)) => {
+                Some((self.of_source(&plugin.source, resource)?, plugin.config.clone()))
+            }
             _ => Some((self.built_in.get(name)?.clone()?, None)),
         }
     }
 
-    fn of_source(&self, plugin: &Plugin, resource: &Resource) -> Option<Arc<Schema>> {
-        match &plugin.source {
+    fn of_source(&self, source: &Source, resource: &Resource) -> Option<Arc<Schema>> {
+        match source {
             // What a registry holds is fetched when the plugin is loaded.
             Source::Oci(_) => None,
             Source::BuiltIn(name) => self.built_in.get(name.as_str())?.clone(),
@@ -119,8 +121,15 @@ impl Judge for Schemas {
         let mut problems = Vec::new();
         match &resource.spec {
             Spec::Plugin(plugin) => {
-                if let (Some(config), Some(schema)) = (&plugin.config, self.of_source(plugin, resource)) {
+                if let (Some(config), Some(schema)) = (&plugin.config, self.of_source(&plugin.source, resource)) {
                     complain(&schema, config, "spec.config", &mut problems);
+                }
+                let tried = plugin.candidate.as_ref();
+                let tried = tried.and_then(|tried| Some((tried, self.of_source(&tried.source, resource)?)));
+                if let Some((candidate, schema)) = tried
+                    && let Some(config) = candidate.config.as_ref().or(plugin.config.as_ref())
+                {
+                    complain(&schema, config, "spec.candidate.config", &mut problems);
                 }
             }
             Spec::Gateway(gateway) => {

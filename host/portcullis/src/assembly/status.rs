@@ -8,7 +8,7 @@ use std::{
 };
 
 use portcullis_console::{
-    api::{Condition, Finding, GatewayStatus, Grade},
+    api::{Condition, Finding, GatewayStatus, Grade, PluginItem},
     kubernetes::ClusterDoor,
     server::{Explain, View},
 };
@@ -19,7 +19,7 @@ use portcullis_plugin::{BoxFuture, RevealAudit};
 use portcullis_protocol::seal::Sealer;
 use portcullis_telemetry::{Audit, AuditEvent};
 
-use super::health::Watched;
+use super::{health::Watched, plugins};
 use crate::{listener::Certificates, settings::Settings};
 
 /// Names of what keeps it from being ready.
@@ -113,6 +113,24 @@ impl View for Assembled {
         Box::pin(self.watched.keeper.explain(Wanted { tenant, gateway, tool, principal, arguments }))
     }
 
+    fn plugin(&self, tenant: &Name, name: &Name) -> Option<PluginItem> {
+        self.watched.keeper.standing(tenant, name).map(|standing| plugins::item(name, &standing))
+    }
+
+    fn roll_back<'a>(&'a self, tenant: &'a Name, name: &'a Name) -> BoxFuture<'a, Result<PluginItem, String>> {
+        Box::pin(async move {
+            self.watched.keeper.roll_back(tenant, name).await?;
+            self.plugin(tenant, name).ok_or_else(|| format!("there is no Plugin \"{name}\""))
+        })
+    }
+
+    fn resume<'a>(&'a self, tenant: &'a Name, name: &'a Name) -> BoxFuture<'a, Result<PluginItem, String>> {
+        Box::pin(async move {
+            self.watched.keeper.resume(tenant, name).await?;
+            self.plugin(tenant, name).ok_or_else(|| format!("there is no Plugin \"{name}\""))
+        })
+    }
+
     fn settle(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let keeper = Arc::clone(&self.watched.keeper);
         Box::pin(async move { keeper.round().await })
@@ -141,9 +159,17 @@ impl View for Assembled {
                 .iter()
                 .filter(|t| t.place.tenant == key.tenant && t.place.plugin == key.name.as_str())
             {
-                let reason = if trouble.previous { "PreviousServes" } else { "NotLoaded" };
-                found.push(not_ready(reason, trouble.problem.clone()));
+                found.push(match (trouble.candidate, trouble.previous) {
+                    (true, _) => Condition {
+                        kind: "Candidate".to_owned(),
+                        ..not_ready("CandidateRefused", trouble.problem.clone())
+                    },
+                    (false, true) => not_ready("PreviousServes", trouble.problem.clone()),
+                    (false, false) => not_ready("NotLoaded", trouble.problem.clone()),
+                });
             }
+            let standing = self.watched.keeper.standing(&key.tenant, &key.name);
+            found.extend(standing.iter().flat_map(plugins::conditions));
         }
         let unreachable =
             (key.kind == Kind::McpServer).then(|| self.watched.keeper.unreachable(&key.tenant, &key.name)).flatten();
@@ -155,7 +181,7 @@ impl View for Assembled {
                 message: why,
             });
         }
-        if found.is_empty() {
+        if !found.iter().any(|condition| condition.kind == "Ready") {
             found.push(Condition {
                 kind: "Ready".to_owned(),
                 status: self.watched.keeper.rounds() > 0,

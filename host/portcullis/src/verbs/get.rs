@@ -1,9 +1,15 @@
 //! `get`: resources as they are kept.
 
 use clap::Args;
+use portcullis_console::api::PluginItem;
 use portcullis_model::{Kind, Name, Resource, Spec};
 
-use crate::{cli::Global, exit::Failure, output, verbs::kind};
+use crate::{
+    cli::Global,
+    exit::Failure,
+    output::{self, Format},
+    verbs::kind,
+};
 
 /// Show resources
 #[derive(Args)]
@@ -30,6 +36,12 @@ impl Get {
         }
         let kind = if self.kind == "all" { None } else { Some(kind(&self.kind)?) };
         let resources = client.list(kind).await?;
+        if kind == Some(Kind::Plugin) && global.output == Format::Table {
+            // Who may see them but not how they stand, sees them.
+            if let Ok(standing) = client.plugins().await {
+                return output::text(&plugins(&resources, &standing));
+            }
+        }
         output::list(global.output, &resources, show)
     }
 }
@@ -48,6 +60,28 @@ fn show(resources: &[Resource]) -> String {
         &["NAME", head(resources, several), "CAME BY", "CREATED"],
         &resources.iter().map(row).collect::<Vec<_>>(),
     )
+}
+
+/// Plugins, and how they stand.
+fn plugins(resources: &[Resource], standing: &[PluginItem]) -> String {
+    let row = |r: &Resource| {
+        let stands = standing.iter().find(|s| s.name == r.metadata.name.as_str());
+        let digest = |digest: Option<&String>| digest.map_or("-", |d| d.get(..12).unwrap_or(d)).to_owned();
+        vec![
+            r.metadata.name.to_string(),
+            summary(&r.spec),
+            stands.map_or_else(|| "-".to_owned(), |s| s.state.clone()),
+            digest(stands.and_then(|s| s.active.as_ref())),
+            digest(stands.and_then(|s| s.desired.as_ref())),
+            r.metadata.door.as_ref().map_or_else(String::new, ToString::to_string),
+            output::when(r.metadata.created_ms),
+        ]
+    };
+    let rows: Vec<_> = resources.iter().map(row).collect();
+    if rows.is_empty() {
+        return "nothing there yet\n".to_owned();
+    }
+    output::table(&["NAME", "WHAT", "STATE", "ACTIVE", "DESIRED", "CAME BY", "CREATED"], &rows)
 }
 
 fn head(resources: &[Resource], several: bool) -> &'static str {

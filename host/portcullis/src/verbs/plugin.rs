@@ -6,7 +6,9 @@ mod keys;
 mod project;
 mod push;
 mod registry;
+mod rollback;
 mod sign;
+mod status;
 mod tried;
 
 use std::{path::Path, process::ExitCode, sync::Arc};
@@ -19,10 +21,10 @@ use crate::{
     exit::{Exit, Failure},
 };
 
-/// Write, try out and look at plugins
+/// Write, try out and look at plugins; see how those of a gateway stand, and go back
 ///
-/// Only `install` asks the gateway. `docs/plugins/guide.md` goes from nothing to a plugin that serves,
-/// `docs/guides/plugin-distribution.md` from there to gateways elsewhere.
+/// Only `install`, `status`, `rollback` and `resume` ask a gateway. `docs/plugins/guide.md` goes from nothing to a plugin that
+/// serves, `docs/guides/plugin-distribution.md` from there to gateways elsewhere, `docs/plugins/operating.md` on from there.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -45,6 +47,9 @@ enum Verb {
     Push(push::Push),
     Install(install::Install),
     Vendor(project::Vendor),
+    Status(status::Status),
+    Rollback(rollback::Rollback),
+    Resume(rollback::Resume),
 }
 
 impl Plugin {
@@ -60,6 +65,9 @@ impl Plugin {
             Verb::Sign(verb) => verb.run(global).await?,
             Verb::Push(verb) => verb.run(global).await?,
             Verb::Install(verb) => verb.run(global).await?,
+            Verb::Status(verb) => verb.run(global).await?,
+            Verb::Rollback(verb) => verb.run(global).await?,
+            Verb::Resume(verb) => verb.run(global).await?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -27,7 +27,7 @@ fn the_first_page_names_every_verb_and_exit_code() {
       signin       Make a one-time code by which a person signs in to the pages
       call         Call a tool through a gateway, or list the tools
       logs         Show what a server that runs here wrote to standard error
-      plugin       Write, try out and look at plugins
+      plugin       Write, try out and look at plugins; see how those of a gateway stand, and go back
       crds         Print the kinds as Kubernetes custom resource definitions
       restart      Restart a server that runs here
       doctor       Look for what is not as it should be

@@ -6,6 +6,7 @@ use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge,
 
 use super::{
     declare::{HistogramFamily, Labels, labels},
+    lives::Lives,
     own::{NotKept, OwnSeries},
     seconds,
 };
@@ -122,6 +123,7 @@ pub struct PluginMetrics {
     token_requests: Family<Labels, Counter>,
     state: Gauge,
     own: OwnSeries,
+    lives: Lives,
     tenant: String,
     plugin: String,
 }
@@ -157,6 +159,7 @@ impl PluginMetrics {
         [traps, timeouts, denied, token_requests]: [&Family<Labels, Counter>; 4],
         state: &Family<Labels, Gauge>,
         own: OwnSeries,
+        lives: &Lives,
     ) -> Self {
         let timeout =
             |clock| timeouts.get_or_create_owned(&labels(&["tenant", "plugin", "clock"], &[tenant, plugin, clock]));
@@ -171,6 +174,7 @@ impl PluginMetrics {
             token_requests: token_requests.clone(),
             state: state.get_or_create_owned(&labels(&["tenant", "plugin"], &[tenant, plugin])),
             own,
+            lives: lives.clone(),
             tenant: tenant.to_owned(),
             plugin: plugin.to_owned(),
         }
@@ -240,5 +244,25 @@ impl PluginMetrics {
     pub fn token_request(&self, outcome: &'static str) {
         let values = [self.tenant.as_str(), self.plugin.as_str(), outcome];
         self.token_requests.get_or_create(&labels(&["tenant", "plugin", "outcome"], &values)).inc();
+    }
+
+    /// Counts what became of the plugin, such as `active`, `refused` or `quarantined`: the words of `docs/metrics.md`.
+    pub fn transition(&self, to: &'static str) {
+        self.lives.transition([&self.tenant, &self.plugin], to);
+    }
+
+    /// One more place of the plugin is in quarantine, or one less.
+    pub fn quarantined(&self, begins: bool) {
+        self.lives.quarantined([&self.tenant, &self.plugin], begins);
+    }
+
+    /// Counts an answer of its candidate beside the active version's: `none` where they agree.
+    pub fn compared(&self, difference: &'static str) {
+        self.lives.compared([&self.tenant, &self.plugin], difference);
+    }
+
+    /// Counts an answer in a place that only watches.
+    pub fn monitored(&self, hook: &'static str, answer: &'static str) {
+        self.lives.monitored([&self.tenant, &self.plugin], hook, answer);
     }
 }

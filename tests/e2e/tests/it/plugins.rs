@@ -1,4 +1,6 @@
-//! Plugins of other people, from nothing to serving.
+//! Plugins in the whole product, and other people's from nothing to serving.
 
 mod distribution;
 mod guide;
+mod life;
+mod places;

@@ -1,0 +1,193 @@
+//! One place: what serves there now, which may be what served before, and the version that is tried beside it.
+
+use std::sync::Arc;
+
+use portcullis_model::spec::{Grants, Isolation, Limits, Plugin as Spec};
+use serde_json::Value;
+
+use super::{
+    Manager, Place, Trouble, Wanted, config_of, config_text,
+    fetch::{self, Fetched, granted, identity},
+    standing::not_compared,
+};
+use crate::{Candidate, LoadError, LoadPlan, Placed, Plugin, PluginFailure, rollout::Differences};
+
+/// What there is at a place.
+#[derive(Clone)]
+pub(super) struct Slot {
+    pub(super) serving: Result<Placed, String>,
+    /// What was refused for good, by identity: trying the same again would only cost time.
+    refused: Option<Refused>,
+    refused_candidate: Option<Refused>,
+}
+
+#[derive(Clone)]
+pub(super) struct Refused {
+    identity: String,
+    problem: String,
+}
+
+/// What a place came to, and what is not as it should be.
+pub(super) type Loaded = (Slot, Vec<Trouble>);
+
+/// One version for one place, ready to load.
+struct Recipe<'w> {
+    name: String,
+    fetched: &'w Fetched,
+    config: String,
+    grants: Grants,
+    limits: Limits,
+    isolation: Isolation,
+}
+
+impl Manager {
+    /// What a place comes to: what serves there now, and what is not as it should be.
+    pub(super) async fn place(&self, place: &Place, wanted: Option<&Wanted<'_>>, earlier: Option<&Slot>) -> Loaded {
+        let mut troubles = Vec::new();
+        let trouble = |problem: &str, previous: bool, candidate: bool| Trouble {
+            place: place.clone(),
+            problem: problem.to_owned(),
+            previous,
+            candidate,
+        };
+        let was = earlier.and_then(|slot| slot.serving.as_ref().ok());
+        let built_in;
+        let recipe = match wanted {
+            None => match fetch::built_in(&place.plugin, &self.built_ins) {
+                Ok(fetched) => {
+                    built_in = fetched;
+                    Ok(Recipe::of(place, &built_in, None, &Value::Null))
+                }
+                Err(problem) => Err(problem),
+            },
+            Some(wanted) => match &wanted.version {
+                Ok((fetched, config)) => Ok(Recipe::of(place, fetched, Some(&wanted.resource.spec), config)),
+                Err(problem) => Err(problem.clone()),
+            },
+        };
+        let known = was.map(|was| (&was.plugin, &was.identity));
+        let (loaded, refused) = match recipe {
+            Ok(recipe) => self.load(place, recipe, known, earlier.and_then(|e| e.refused.as_ref())).await,
+            Err(problem) => (Err(problem), None),
+        };
+        let mut serving = match loaded {
+            Ok((plugin, identity)) => Ok(Placed::alone(plugin, identity)),
+            Err(problem) => {
+                troubles.push(trouble(&problem, was.is_some(), false));
+                match was {
+                    Some(was) => Ok(Placed::alone(Arc::clone(&was.plugin), Arc::clone(&was.identity))),
+                    None => Err(problem),
+                }
+            }
+        };
+        let mut refused_candidate = None;
+        if let (Ok(placed), Some((wanted, (spec, found)))) =
+            (&mut serving, wanted.and_then(|w| Some((w, w.candidate.as_ref()?))))
+        {
+            let was = was.and_then(|was| was.candidate.as_ref());
+            let loaded = match found {
+                Ok(fetched) => {
+                    let own = wanted.resource.spec.config.as_ref();
+                    let config = config_of(spec.config.as_ref().or(own));
+                    let mut recipe = Recipe::of(place, fetched, Some(&wanted.resource.spec), &config);
+                    recipe.name = format!("{}@candidate", place.plugin);
+                    let refused = earlier.and_then(|e| e.refused_candidate.as_ref());
+                    let known = was.map(|was| (&was.plugin, &was.identity));
+                    let (loaded, refused) = self.load(place, recipe, known, refused).await;
+                    refused_candidate = refused;
+                    loaded
+                }
+                Err(problem) => Err(problem.clone()),
+            };
+            // Its callers would be without that hook.
+            let fits = loaded.and_then(|(plugin, identity)| match plugin.hooks().lacks(placed.plugin.hooks()) {
+                Some(hook) => Err(format!("it lacks the hook {hook}, which the active version serves")),
+                None => Ok((plugin, identity)),
+            });
+            match fits {
+                Ok((plugin, identity)) => {
+                    let differences = was
+                        .filter(|was| *was.identity == *identity)
+                        .map_or_else(Differences::default, |was| was.differences.clone());
+                    let share = spec.share;
+                    let shadows = share == 0 && not_compared(&plugin).is_none();
+                    placed.candidate = Some(Candidate { plugin, identity, share, shadows, differences });
+                }
+                Err(problem) => troubles.push(trouble(&problem, true, true)),
+            }
+        }
+        (Slot { serving, refused, refused_candidate }, troubles)
+    }
+
+    /// Loads one version, unless it is the one that is there or one that was refused for good.
+    async fn load(
+        &self,
+        place: &Place,
+        recipe: Recipe<'_>,
+        known: Option<(&Arc<Plugin>, &Arc<str>)>,
+        refused: Option<&Refused>,
+    ) -> (Result<(Arc<Plugin>, Arc<str>), String>, Option<Refused>) {
+        let Recipe { name, fetched, config, grants, limits, isolation } = recipe;
+        let secrets = match granted(&place.tenant, &grants, self.services.secrets.as_deref()) {
+            Ok(secrets) => secrets,
+            Err(problem) => return (Err(problem), None),
+        };
+        let identity = identity(&fetched.digest, &config, &grants, &secrets, &limits, isolation);
+        if let Some((plugin, known)) = known.filter(|(_, known)| ***known == *identity) {
+            return (Ok((Arc::clone(plugin), Arc::clone(known))), None);
+        }
+        if let Some(refused) = refused.filter(|refused| refused.identity == identity) {
+            return (Err(refused.problem.clone()), Some(refused.clone()));
+        }
+        let loaded = async {
+            let component = self.host.compile(Arc::clone(&fetched.wasm)).await?;
+            let (tenant, services) = (place.tenant.clone(), self.services.clone());
+            let plan = LoadPlan { name, tenant, component, config, grants, secrets, limits, isolation, services };
+            self.host.load(plan).await
+        };
+        match loaded.await {
+            Ok(plugin) => {
+                let (tenant, digest, key) = (&place.tenant, plugin.digest(), fetched.key.as_deref().unwrap_or("none"));
+                tracing::info!(plugin = plugin.name(), %tenant, digest, key, "plugin is serving");
+                (Ok((plugin, Arc::from(identity))), None)
+            }
+            Err(error) => {
+                let problem = error.to_string();
+                let refused = (!may_pass(&error)).then(|| Refused { identity, problem: problem.clone() });
+                (Err(problem), refused)
+            }
+        }
+    }
+}
+
+impl<'w> Recipe<'w> {
+    fn of(place: &Place, fetched: &'w Fetched, spec: Option<&Spec>, own: &Value) -> Self {
+        let config = place.config.clone().unwrap_or_else(|| config_text(own));
+        // What a resource grants to a built-in is all that it gets, as with anybody else's.
+        let grants = match (spec.map(|s| &s.grants), &fetched.usual) {
+            (None, Some(usual)) => usual.clone(),
+            (Some(asked), Some(usual)) if *asked == Grants::default() => usual.clone(),
+            (Some(asked), _) => asked.clone(),
+            (None, None) => Grants::default(),
+        };
+        Self {
+            name: place.plugin.clone(),
+            fetched,
+            config,
+            grants,
+            limits: spec.map(|s| s.limits.clone()).unwrap_or_default(),
+            isolation: spec.map(|s| s.isolation).unwrap_or_default(),
+        }
+    }
+}
+
+/// Whether the same may well load another time.
+fn may_pass(error: &LoadError) -> bool {
+    matches!(
+        error,
+        LoadError::CompileTimeout(_)
+            | LoadError::Host(_)
+            | LoadError::Unavailable(_)
+            | LoadError::Trial(PluginFailure::Timeout | PluginFailure::PoolFull | PluginFailure::Cpu)
+    )
+}
