@@ -113,6 +113,9 @@ pub fn resolve_paths(resource: &mut Resource, base: &Path) {
             if let Some(cwd) = server.process.as_mut().and_then(|p| p.cwd.as_mut()) {
                 absolute(cwd);
             }
+            if let Some(Source::File { path, .. }) = server.component.as_mut().map(|component| &mut component.source) {
+                absolute(path);
+            }
             // A command with a slash is a path, as in a shell; without one it is looked up in PATH.
             if let Some(process) = server.process.as_mut().filter(|p| p.command.contains('/')) {
                 absolute(&mut process.command);

@@ -292,8 +292,8 @@ impl Gateways {
         let key = ResourceKey { tenant: tenant.clone(), kind: Kind::McpServer, name: assignment.server.clone() };
         let resource = sources.fleet.get(&key).ok_or("there is no such McpServer")?;
         let Spec::McpServer(server) = &resource.spec else { return Err("there is no such McpServer".to_owned()) };
-        let reach = match (&server.remote, &server.process) {
-            (Some(remote), _) => {
+        let reach = match (&server.remote, &server.process, &server.component) {
+            (Some(remote), ..) => {
                 let headers = remote
                     .headers
                     .iter()
@@ -311,8 +311,11 @@ impl Gateways {
                     allow_private: remote.allow_private,
                 }))
             }
-            (None, Some(process)) => Reach::Process(Arc::new(process.clone())),
-            (None, None) => return Err("it is neither remote nor a process".to_owned()),
+            (None, Some(process), _) => Reach::Process(Arc::new(process.clone())),
+            (None, None, Some(component)) => {
+                Reach::Component(Arc::new(component.clone()), Arc::new(component.as_process()))
+            }
+            (None, None, None) => return Err("it is neither remote, nor a process, nor a component".to_owned()),
         };
         let plan = |mode: &CredentialMode| -> Result<Arc<CredentialPlan>, String> {
             let place = Place { tenant: tenant.clone(), plugin: mode.mode.clone(), config: None };
@@ -354,8 +357,8 @@ impl Gateways {
         }
         let pinned = Pinned::of(&server.traffic, assignment).map_err(|e| format!("pinnedArguments: {e}"))?;
         let enrich = Enrich::of(assignment, own_headers)?;
-        if enrich.is_some() && matches!(reach, Reach::Process(_)) {
-            return Err("a process takes no headers".to_owned());
+        if enrich.is_some() && !matches!(reach, Reach::Http(_)) {
+            return Err("only a remote server takes headers".to_owned());
         }
         if whole.is_none() && !tool_plans.is_empty() {
             note(

@@ -180,6 +180,7 @@ impl Gateways {
             let (place, how) = match &assigned.reach {
                 Reach::Http(endpoint) => (endpoint.url.origin().ascii_serialization(), "over HTTP"),
                 Reach::Process(process) => (process.command.clone(), "as a process of the gateway's"),
+                Reach::Component(..) => (assigned.server.to_string(), "as a component within the gateway"),
             };
             let says = if stands_in { "not asked" } else { "would be called" };
             let timeout = assigned.traffic.timeout.get().as_secs();

@@ -30,7 +30,7 @@ pub fn target(view: &View, assigned: &Assigned, carried: Option<&Carried>) -> Ta
     let account = match (&assigned.reach, carried) {
         (_, None) => Account::None,
         // Nothing of the connection reaches the child, so that everybody may share it.
-        (Reach::Process(_), Some(_)) if !assigned.child_per_connection => Account::None,
+        (Reach::Process(_) | Reach::Component(..), Some(_)) if !assigned.child_per_connection => Account::None,
         (_, Some(carried)) => match &carried.connection {
             Some(name) => Account::Connection { name: name.clone(), revision: carried.connection_revision },
             None => Account::Holder(Arc::clone(&carried.executed_as)),
@@ -38,8 +38,11 @@ pub fn target(view: &View, assigned: &Assigned, carried: Option<&Carried>) -> Ta
     };
     let endpoint = match &assigned.reach {
         Reach::Http(endpoint) => Endpoint::Http(Arc::clone(endpoint)),
-        Reach::Process(process) => {
+        Reach::Process(process) | Reach::Component(_, process) => {
             let mut spec = LaunchSpec::plain(Arc::clone(process));
+            if let Reach::Component(component, _) = &assigned.reach {
+                spec.component = Some(Arc::clone(component));
+            }
             if let (Some(carried), Account::Connection { .. }) = (carried, &account) {
                 spec.values.clone_from(&carried.values);
                 spec.env.clone_from(&carried.env);

@@ -11,7 +11,7 @@ use portcullis_credential::CredentialPlan;
 use portcullis_identity::Provider;
 use portcullis_model::{
     Fault, Name,
-    spec::{Disclosure, Process, Traffic},
+    spec::{ComponentServer, Disclosure, Process, Traffic},
 };
 use portcullis_plugin::Description;
 use portcullis_telemetry::CallMetrics;
@@ -136,6 +136,8 @@ pub enum Reach {
     Http(Arc<HttpEndpoint>),
     /// As a child process.
     Process(Arc<Process>),
+    /// As a component within the gateway, and what stands for its process.
+    Component(Arc<ComponentServer>, Arc<Process>),
 }
 
 /// What callers of a server without credentials share.
@@ -179,7 +181,7 @@ impl Assigned {
     /// How long the server may take to say what it offers: package runners download first.
     pub fn patience(&self) -> Duration {
         let start = match &self.reach {
-            Reach::Process(process) => process.start_timeout.get(),
+            Reach::Process(process) | Reach::Component(_, process) => process.start_timeout.get(),
             Reach::Http(_) => Duration::ZERO,
         };
         self.traffic.timeout.get().max(start)

@@ -246,7 +246,17 @@ impl Spec {
             }
             Self::IdentityProvider(provider) => provider.client_secret.iter().collect(),
             Self::OAuthClient(client) => client.secret.iter().collect(),
-            Self::McpServer(server) => server.oauth().and_then(|o| o.client_secret.as_ref()).into_iter().collect(),
+            Self::McpServer(server) => {
+                let component = server.component.iter().flat_map(|component| {
+                    let login = match &component.source {
+                        Source::Oci(oci) => oci.login.as_ref().map(|login| &login.password),
+                        Source::File { .. } | Source::BuiltIn(_) => None,
+                    };
+                    component.grants.secrets.values().map(|granted| &granted.from).chain(login)
+                });
+                let client = server.oauth().and_then(|o| o.client_secret.as_ref());
+                client.into_iter().chain(component).collect()
+            }
             Self::Gateway(_) | Self::Agent(_) | Self::Team(_) | Self::User(_) | Self::Role(_) => Vec::new(),
         }
     }
@@ -290,7 +300,15 @@ impl Spec {
             Self::OAuthClient(client) => client.secret.iter_mut().collect(),
             Self::McpServer(server) => {
                 let need = server.credential.as_mut().and_then(|need| need.oauth.as_mut());
-                need.and_then(|o| o.client_secret.as_mut()).into_iter().collect()
+                let component = server.component.iter_mut().flat_map(|component| {
+                    let login = match &mut component.source {
+                        Source::Oci(oci) => oci.login.as_mut().map(|login| &mut login.password),
+                        Source::File { .. } | Source::BuiltIn(_) => None,
+                    };
+                    component.grants.secrets.values_mut().map(|granted| &mut granted.from).chain(login)
+                });
+                let client = need.and_then(|o| o.client_secret.as_mut());
+                client.into_iter().chain(component).collect()
             }
             Self::Gateway(_) | Self::Agent(_) | Self::Team(_) | Self::User(_) | Self::Role(_) => Vec::new(),
         }

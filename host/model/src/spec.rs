@@ -20,8 +20,8 @@ pub use gateway::{
 };
 pub use identity_provider::{IdentityProvider, LoginToken, LoginTokens};
 pub use mcp_server::{
-    AuthorizationServer, CredentialNeed, Interaction, McpServer, OAuth, Placement, Process, Registration, Remote,
-    Sharing, TokenHeader, Traffic,
+    AuthorizationServer, ComponentServer, CredentialNeed, Interaction, McpServer, OAuth, Placement, Process,
+    Registration, Remote, Sharing, TokenHeader, ToolLimits, Traffic,
 };
 pub use oauth_client::OAuthClient;
 pub use people::{Agent, ExternalGroup, Identity, Role, Team, User};

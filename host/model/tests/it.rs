@@ -1,7 +1,7 @@
 //! Resources as people write them: what is accepted, what is refused and where, and the schema that editors read.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use portcullis_model::{Resource, schema::resource_schema};
+use portcullis_model::{Bytes, Resource, Span, Spec, schema::resource_schema, spec::ToolLimits};
 use serde_json::{Value, json};
 
 fn resource(kind: &str, spec: Value) -> Result<Resource, String> {
@@ -30,7 +30,7 @@ fn check(kind: &str, spec: Value, wanted: &[&str]) {
 fn servers() {
     check("McpServer", json!({ "remote": { "url": "https://mcp.example.com/mcp" } }), &[]);
     check("McpServer", json!({ "process": { "command": "npx" } }), &[]);
-    check("McpServer", json!({}), &["spec: say exactly one of remote and process"]);
+    check("McpServer", json!({}), &["spec: say exactly one of remote, process and component"]);
     check("McpServer", json!({ "remote": { "url": "http://127.0.0.1:9/mcp" } }), &[]);
     check("McpServer", json!({ "remote": { "url": "http://mcp.example.com/" } }), &["spec.remote.url: must be https"]);
     check("McpServer", json!({ "remote": { "url": "https://u:p@mcp.example.com/" } }), &["must not hold a credential"]);
@@ -47,6 +47,46 @@ fn servers() {
         json!({ "process": { "command": "x" }, "traffic": { "timeout": "soon" } }),
         &["\"soon\" is not a duration such as 500ms, 30s, 5m, 1h or 7d"],
     );
+}
+
+#[test]
+fn servers_that_are_components() {
+    let server = |component: Value| json!({ "component": component });
+    let file = json!({ "file": { "path": "text.wasm" } });
+    check("McpServer", server(json!({ "source": file })), &[]);
+    check(
+        "McpServer",
+        server(json!({ "source": { "builtIn": "static" } })),
+        &["spec.component.source: built-in plugins"],
+    );
+    check(
+        "McpServer",
+        server(
+            json!({ "source": file, "limits": { "memory": "65MiB" }, "grants": { "http": ["a.example"] }, "maxInFlight": 0 }),
+        ),
+        &["spec.component.grants.http[0]", "spec.component.limits.memory", "spec.component.maxInFlight"],
+    );
+    check(
+        "McpServer",
+        json!({ "component": { "source": file }, "process": { "command": "x" } }),
+        &["say exactly one of remote, process and component"],
+    );
+    let field = json!([{ "name": "token", "sensitive": true }]);
+    let placed =
+        |place: Value| json!({ "component": { "source": file }, "fields": field, "credential": { "place": [place] } });
+    check("McpServer", placed(json!({ "field": "token", "env": "TOKEN" })), &[]);
+    check("McpServer", placed(json!({ "field": "token", "file": "TOKEN_FILE" })), &["only a process takes"]);
+    check(
+        "McpServer",
+        placed(json!({ "field": "token", "header": "x-token" })),
+        &["only a remote server takes headers"],
+    );
+    // One limit that is said leaves the others as they are for tools, not as they are for plugins.
+    let one = resource("McpServer", server(json!({ "source": file, "limits": { "cpu": "1s" } }))).unwrap();
+    let Spec::McpServer(one) = one.spec else { panic!("another kind") };
+    let limits = one.component.unwrap().limits;
+    assert_eq!(limits, ToolLimits { cpu: Span::seconds(1), ..ToolLimits::default() });
+    assert_eq!(limits.of_plugin().memory, Bytes::mebi(32));
 }
 
 #[test]

@@ -236,6 +236,22 @@ impl Host {
     /// # Errors
     /// What is wrong with it, offenders by name.
     pub async fn compile(self: &Arc<Self>, wasm: Arc<[u8]>) -> Result<Arc<Component>, LoadError> {
+        let component = self.compile_tools(wasm).await?;
+        if component.hooks == Hooks::default() {
+            let policies = [SESSION, TOOL_CALL, TOOL_RESULT, RESOURCE_READ, PROMPT_GET, SERVER_REQUEST, LIST_FILTER];
+            let all = [RESOLVER, PROVIDER].into_iter().chain(policies);
+            return Err(LoadError::NoHook(
+                all.map(|(interface, _)| format!("{interface}@{VERSION}")).collect::<Vec<_>>().join(", "),
+            ));
+        }
+        Ok(component)
+    }
+
+    /// The same for a component that need not have any hook: its functions are tools.
+    ///
+    /// # Errors
+    /// As for [`Host::compile`].
+    pub async fn compile_tools(self: &Arc<Self>, wasm: Arc<[u8]>) -> Result<Arc<Component>, LoadError> {
         let host = Arc::clone(self);
         let patience = self.compile_timeout;
         let work = async move {
@@ -281,13 +297,6 @@ impl Host {
             session: exports.session.is_some(),
             described: exports.described.is_some() && exports.provider.is_some(),
         };
-        if hooks == Hooks::default() {
-            let policies = [SESSION, TOOL_CALL, TOOL_RESULT, RESOURCE_READ, PROMPT_GET, SERVER_REQUEST, LIST_FILTER];
-            let all = [RESOLVER, PROVIDER].into_iter().chain(policies);
-            return Err(LoadError::NoHook(
-                all.map(|(interface, _)| format!("{interface}@{VERSION}")).collect::<Vec<_>>().join(", "),
-            ));
-        }
         let source = open.map(|_| wasm);
         let component = Arc::new(Component { digest: digest.clone(), compiled, source, hooks, imports, declared });
         let mut known = self.components.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,10 +6,14 @@ use std::{
     sync::Arc,
 };
 
-use portcullis_model::{Name, spec::Oci};
+use portcullis_model::{
+    Name,
+    spec::{Oci, Source},
+};
 use portcullis_package::{Credentials, Packages, Signer};
+use sha2::{Digest as _, Sha256};
 
-use crate::SecretReader;
+use crate::{LoadError, SecretReader, survey::MAX_BYTES};
 
 /// The most bytes of a signature beside a file.
 const MAX_SIGNATURE: u64 = 4 << 10;
@@ -18,6 +22,51 @@ const MAX_SIGNATURE: u64 = 4 << 10;
 pub(crate) struct Believed {
     pub(crate) wasm: Arc<[u8]>,
     pub(crate) signer: Option<Signer>,
+}
+
+/// The component of a source that is not built in, which lies at an absolute path where it is a file.
+///
+/// # Errors
+/// In words for operators.
+pub(crate) async fn fetch(
+    packages: Option<&Packages>,
+    secrets: Option<&dyn SecretReader>,
+    tenant: &Name,
+    source: &Source,
+) -> Result<Believed, String> {
+    match source {
+        Source::File { path, sha256 } => {
+            let path = Path::new(path);
+            from_file(packages, path, read(path, sha256.as_deref()).await?).await
+        }
+        Source::Oci(oci) => from_registry(packages, secrets, tenant, oci).await,
+        Source::BuiltIn(name) => Err(format!("the built-in {name} has no tools")),
+    }
+}
+
+/// A file's bytes, whole: none that is too large, written to meanwhile, or another than the one with this SHA-256.
+///
+/// # Errors
+/// In words for operators.
+pub(crate) async fn read(full: &Path, sha256: Option<&str>) -> Result<Arc<[u8]>, String> {
+    let failed = |e: std::io::Error| format!("can't read {}: {e}", full.display());
+    let before = tokio::fs::metadata(full).await.map_err(failed)?;
+    if before.len() > MAX_BYTES as u64 {
+        let size = usize::try_from(before.len()).unwrap_or(usize::MAX);
+        return Err(LoadError::TooLarge { size, max: MAX_BYTES }.to_string());
+    }
+    let bytes = tokio::fs::read(full).await.map_err(failed)?;
+    let after = tokio::fs::metadata(full).await.map_err(failed)?;
+    if bytes.len() as u64 != before.len() || before.modified().ok() != after.modified().ok() {
+        return Err(format!("{} is being written; it is read again", full.display()));
+    }
+    if let Some(wanted) = sha256 {
+        let found = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect::<String>();
+        if !found.eq_ignore_ascii_case(wanted) {
+            return Err(format!("{} has the SHA-256 {found}, not {wanted}", full.display()));
+        }
+    }
+    Ok(Arc::from(bytes))
 }
 
 /// The component that a registry has.

@@ -38,6 +38,7 @@ mod state;
 mod survey;
 mod ticker;
 mod token_request;
+mod tools;
 
 pub use answer::{
     Asserted, AssertedPrincipal, Decision, Description, Hooks, Outcome, Read, Rejection, Resolution, Verdict,
@@ -67,3 +68,4 @@ pub use services::{
     OutboundRequest, OutboundResponse, RevealAudit, SecretReader, Services, Signed, Still, TokenFacts,
     TokenLookupError, Tokens, VerifiedJwt,
 };
+pub use tools::{Tool, ToolAnswer, ToolError, Toolbox, Toolshed};

@@ -129,6 +129,33 @@ fn leb(bytes: &[u8]) -> Option<(u32, &[u8])> {
     None
 }
 
+/// What the custom sections of this name hold, of a component and of the modules and components in it. What is broken ends the search.
+pub(crate) fn custom_sections<'a>(bytes: &'a [u8], name: &str) -> Vec<&'a [u8]> {
+    let mut found = Vec::new();
+    search(bytes, name, &mut found, 0);
+    found
+}
+
+fn search<'a>(bytes: &'a [u8], name: &str, found: &mut Vec<&'a [u8]>, depth: u32) {
+    let core = bytes.starts_with(&CORE);
+    let mut rest = bytes.get(8..).unwrap_or_default();
+    while let Some((&id, after)) = rest.split_first() {
+        let Some((size, after)) = leb(after) else { return };
+        let Some((section, next)) = after.split_at_checked(size as usize) else { return };
+        match (core, id) {
+            (_, 0) => {
+                let named = leb(section).and_then(|(length, rest)| rest.split_at_checked(length as usize));
+                if let Some((_, content)) = named.filter(|(found, _)| *found == name.as_bytes()) {
+                    found.push(content);
+                }
+            }
+            (false, 1 | 4) if depth < MAX_DEPTH => search(section, name, found, depth + 1),
+            _ => {}
+        }
+        rest = next;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +168,19 @@ mod tests {
         assert!(matches!(survey(b"\x7fELF...."), Err(LoadError::Precompiled)));
         assert!(matches!(survey(&vec![0; MAX_BYTES + 1]), Err(LoadError::TooLarge { .. })));
         assert!(survey(&COMPONENT).is_ok());
+    }
+
+    #[test]
+    fn custom_sections_are_found_at_any_depth() {
+        let custom = |name: &str, content: &[u8]| {
+            let named = [&[name.len() as u8][..], name.as_bytes(), content].concat();
+            [&[0, named.len() as u8][..], &named].concat()
+        };
+        let module = [&CORE[..], &custom("docs", b"inner"), &custom("other", b"x")].concat();
+        let bytes = [&COMPONENT[..], &custom("docs", b"outer"), &[1, module.len() as u8], &module].concat();
+        assert_eq!(custom_sections(&bytes, "docs"), [&b"outer"[..], b"inner"]);
+        assert_eq!(custom_sections(&bytes[..bytes.len() - 3], "docs"), [b"outer"], "up to where it is broken");
+        assert!(custom_sections(b"", "docs").is_empty());
     }
 
     #[test]

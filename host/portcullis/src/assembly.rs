@@ -33,11 +33,12 @@ use portcullis_identity::{
 use portcullis_orchestrator::{Options as OrchestratorOptions, Orchestrator};
 use portcullis_package::Packages;
 use portcullis_plugin::{
-    Compiler, Host, HostOptions, Services,
+    Compiler, Host, HostOptions, Services, Toolshed,
     manager::{BuiltIn, Manager},
 };
 use portcullis_store::{Registry, Revision};
 use portcullis_telemetry::{Audit, Metrics, audit::AuditOptions};
+use portcullis_tools::Components;
 use portcullis_upstream::{Options as UpstreamOptions, Upstreams};
 use tokio_util::sync::CancellationToken;
 
@@ -173,6 +174,7 @@ impl Assembly {
         let components = settings.data_dir.join("components");
         let packages = Packages::open(&settings.plugins, &components, Arc::clone(&outbound), Arc::clone(&metrics))
             .map_err(|why| anyhow::anyhow!(why))?;
+        let shed = Toolshed::new(Arc::clone(&host), services.clone(), Arc::clone(&packages));
         let manager =
             Manager::new(host, built_ins(), services, Some(settings.data_dir.join("plugins"))).with_packages(packages);
 
@@ -184,7 +186,7 @@ impl Assembly {
         let upstreams = Upstreams::new(UpstreamOptions {
             tls: Some(Arc::new(trust)),
             metrics: Arc::clone(&metrics),
-            ..UpstreamOptions::new(Arc::new(orchestrator.clone()))
+            ..UpstreamOptions::new(Arc::new(Components::new(shed, Arc::new(orchestrator.clone()))))
         })?;
         let door = portcullis_gateway::Settings {
             allowed_hosts: settings.allowed_hosts.clone(),

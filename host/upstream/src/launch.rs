@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use portcullis_model::{Secret, Side, spec::Process};
+use portcullis_model::{
+    Secret, Side,
+    spec::{ComponentServer, Process},
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{BoxFuture, target::TargetKey};
@@ -24,6 +27,8 @@ pub struct SecretFile {
 pub struct LaunchSpec {
     /// The registry entry's part.
     pub process: Arc<Process>,
+    /// Where the server is a component, which needs no process: `process` says how it is treated.
+    pub component: Option<Arc<ComponentServer>>,
     /// Values for `${field.NAME}` in the arguments. Not secret.
     pub values: BTreeMap<String, String>,
     /// Variables that hold a connection's values.
@@ -37,7 +42,7 @@ pub struct LaunchSpec {
 impl LaunchSpec {
     /// A process that carries nobody's values.
     pub fn plain(process: Arc<Process>) -> Self {
-        Self { process, values: BTreeMap::new(), env: Vec::new(), args: Vec::new(), files: Vec::new() }
+        Self { process, component: None, values: BTreeMap::new(), env: Vec::new(), args: Vec::new(), files: Vec::new() }
     }
 }
 

@@ -69,11 +69,11 @@ fn local(spec: &Spec) -> Option<String> {
         }
     }
     match spec {
-        Spec::McpServer(server) => server.process.as_ref().map(|process| format!("the process {}", process.command)),
-        Spec::Plugin(plugin) => plugin.sources().find_map(|source| match source {
-            Source::File { path, .. } => Some(format!("the file {path}")),
-            Source::Oci(_) | Source::BuiltIn(_) => None,
-        }),
+        Spec::McpServer(server) => {
+            let process = server.process.as_ref().map(|process| format!("the process {}", process.command));
+            process.or_else(|| server.component.as_ref().and_then(|component| file(&component.source)))
+        }
+        Spec::Plugin(plugin) => plugin.sources().find_map(file),
         Spec::Connection(_)
         | Spec::Gateway(_)
         | Spec::Agent(_)
@@ -82,6 +82,13 @@ fn local(spec: &Spec) -> Option<String> {
         | Spec::Role(_)
         | Spec::IdentityProvider(_)
         | Spec::OAuthClient(_) => None,
+    }
+}
+
+fn file(source: &Source) -> Option<String> {
+    match source {
+        Source::File { path, .. } => Some(format!("the file {path}")),
+        Source::Oci(_) | Source::BuiltIn(_) => None,
     }
 }
 

@@ -76,7 +76,7 @@ impl Admin {
         }
         let changing = format!("change {key}");
         let of_machine = |spec: &Spec| {
-            matches!(spec, Spec::McpServer(server) if server.process.is_some())
+            matches!(spec, Spec::McpServer(server) if server.process.is_some() || server.component.is_some())
                 || serde_json::to_value(spec).is_ok_and(|value| reads_sources(&value))
         };
         if of_machine(&resource.spec) || before.is_some_and(|before| of_machine(&before.spec)) {

@@ -13,11 +13,13 @@ use crate::{
     spec::{CredentialMode, Field, exchange},
 };
 
+mod component;
 mod oauth;
 
+pub use component::{ComponentServer, ToolLimits};
 pub use oauth::{AuthorizationServer, OAuth, Registration, TokenHeader};
 
-/// A registry entry. Exactly one of `remote` and `process` says what the server is.
+/// A registry entry. Exactly one of `remote`, `process` and `component` says what the server is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct McpServer {
@@ -33,6 +35,9 @@ pub struct McpServer {
     /// A local process that speaks MCP on its standard input and output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
+    /// A WebAssembly component whose exported functions are tools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<ComponentServer>,
     /// What is asked for when somebody connects the server.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<Field>,
@@ -149,7 +154,7 @@ pub struct Placement {
     /// Put before the value, such as `Bearer ` (with the space).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
-    /// An environment variable (processes).
+    /// An environment variable (processes), or the name by which a component asks for the secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<String>,
     /// An argument appended to the command, such as `--token={}`, where `{}` stands for the value (processes). Arguments
@@ -231,14 +236,18 @@ impl McpServer {
 
     /// Whether a child holds a connection's values, so that it may not be shared beyond that connection.
     pub fn child_per_connection(&self) -> bool {
-        let Some(process) = &self.process else { return false };
         let placed = self.credential.iter().flat_map(|c| &c.place).any(|p| p.header.is_none());
+        let Some(process) = &self.process else { return self.component.is_some() && placed };
         placed || process.sharing == Sharing::Connection || process.args.iter().any(|a| a.contains("${field."))
     }
 
     pub(crate) fn check(&self, problems: &mut Vec<Problem>) {
-        if self.remote.is_some() == self.process.is_some() {
-            problems.push(Problem::new("spec", "say exactly one of remote and process"));
+        let kinds = [self.remote.is_some(), self.process.is_some(), self.component.is_some()];
+        if kinds.iter().filter(|said| **said).count() != 1 {
+            problems.push(Problem::new("spec", "say exactly one of remote, process and component"));
+        }
+        if let Some(component) = &self.component {
+            component.check(problems);
         }
         if let Some(remote) = &self.remote {
             remote.check(problems);
@@ -310,8 +319,8 @@ impl McpServer {
         if place.header.is_some() && self.remote.is_none() {
             problems.push(Problem::new(format!("{path}.header"), "only a remote server takes headers"));
         }
-        if place.header.is_none() && self.process.is_none() {
-            problems.push(Problem::new(path, "only a process takes env, argument and file"));
+        if place.header.is_none() && self.process.is_none() && (self.component.is_none() || place.env.is_none()) {
+            problems.push(Problem::new(path, "only a process takes env, argument and file, and a component env"));
         }
         if let Some(header) = &place.header
             && (header.is_empty() || !header.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)))

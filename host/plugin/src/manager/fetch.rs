@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -13,7 +13,7 @@ use portcullis_model::{
 use sha2::{Digest as _, Sha256};
 
 use super::{BuiltIn, Manager, Resource};
-use crate::{GrantedSecret, LoadError, SecretReader, distribution, survey::MAX_BYTES};
+use crate::{GrantedSecret, SecretReader, distribution};
 
 /// A component's bytes, and what it is granted where its resource says nothing.
 pub(super) struct Fetched {
@@ -42,7 +42,7 @@ impl Manager {
             Source::File { path, sha256 } => {
                 let base = resource.base.as_deref();
                 let full = base.map_or_else(|| PathBuf::from(path), |base| base.join(path));
-                let wasm = read(&full, sha256.as_deref()).await?;
+                let wasm = distribution::read(&full, sha256.as_deref()).await?;
                 distribution::from_file(packages, &full, wasm).await?
             }
             Source::Oci(oci) => {
@@ -63,27 +63,6 @@ pub(super) fn built_in(name: &str, built_ins: &HashMap<&'static str, BuiltIn>) -
         format!("there is no plugin \"{name}\"; built in are {}", known.join(", "))
     })?;
     Ok(Fetched::new(Arc::from(found.wasm), Some(found.grants.clone())))
-}
-
-async fn read(full: &Path, sha256: Option<&str>) -> Result<Arc<[u8]>, String> {
-    let failed = |e: std::io::Error| format!("can't read {}: {e}", full.display());
-    let before = tokio::fs::metadata(full).await.map_err(failed)?;
-    if before.len() > MAX_BYTES as u64 {
-        let size = usize::try_from(before.len()).unwrap_or(usize::MAX);
-        return Err(LoadError::TooLarge { size, max: MAX_BYTES }.to_string());
-    }
-    let bytes = tokio::fs::read(full).await.map_err(failed)?;
-    let after = tokio::fs::metadata(full).await.map_err(failed)?;
-    if bytes.len() as u64 != before.len() || before.modified().ok() != after.modified().ok() {
-        return Err(format!("{} is being written; it is read again", full.display()));
-    }
-    if let Some(wanted) = sha256 {
-        let found = hex(&Sha256::digest(&bytes));
-        if !found.eq_ignore_ascii_case(wanted) {
-            return Err(format!("{} has the SHA-256 {found}, not {wanted}", full.display()));
-        }
-    }
-    Ok(Arc::from(bytes))
 }
 
 /// The secrets that are granted, read.

@@ -20,4 +20,5 @@ mod quarantine;
 mod ready;
 mod released;
 mod swapping;
+mod tools;
 mod unruly;

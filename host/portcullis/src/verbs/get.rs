@@ -2,7 +2,7 @@
 
 use clap::Args;
 use portcullis_console::api::PluginItem;
-use portcullis_model::{Kind, Name, Resource, Spec};
+use portcullis_model::{Kind, Name, Resource, Spec, spec::Source};
 
 use crate::{
     cli::Global,
@@ -94,6 +94,14 @@ fn head(resources: &[Resource], several: bool) -> &'static str {
     }
 }
 
+fn source(source: &Source) -> String {
+    match source {
+        Source::File { path, .. } => path.clone(),
+        Source::Oci(oci) => oci.reference.clone(),
+        Source::BuiltIn(name) => format!("built-in {name}"),
+    }
+}
+
 fn summary(spec: &Spec) -> String {
     let joined = |names: &[Name]| {
         let mut text = names.iter().take(4).map(Name::as_str).collect::<Vec<_>>().join(", ");
@@ -103,18 +111,15 @@ fn summary(spec: &Spec) -> String {
         text
     };
     match spec {
-        Spec::McpServer(s) => match (&s.remote, &s.process) {
-            (Some(remote), _) => remote.url.to_string(),
-            (None, Some(process)) => format!("{} {}", process.command, process.args.join(" ")).trim_end().to_owned(),
-            (None, None) => String::new(),
+        Spec::McpServer(s) => match (&s.remote, &s.process, &s.component) {
+            (Some(remote), ..) => remote.url.to_string(),
+            (None, Some(process), _) => format!("{} {}", process.command, process.args.join(" ")).trim_end().to_owned(),
+            (None, None, Some(component)) => format!("component {}", source(&component.source)),
+            (None, None, None) => String::new(),
         },
         Spec::Connection(c) => format!("{} for {}", c.server, c.owner.subject()),
         Spec::Gateway(g) => joined(&g.servers.iter().map(|s| s.server.clone()).collect::<Vec<_>>()),
-        Spec::Plugin(p) => match &p.source {
-            portcullis_model::spec::Source::File { path, .. } => path.clone(),
-            portcullis_model::spec::Source::Oci(oci) => oci.reference.clone(),
-            portcullis_model::spec::Source::BuiltIn(name) => format!("built-in {name}"),
-        },
+        Spec::Plugin(p) => source(&p.source),
         Spec::Team(t) => joined(&t.members),
         Spec::User(u) => u.display_name.clone().or_else(|| u.email.clone()).unwrap_or_default(),
         Spec::IdentityProvider(s) => s.issuer.clone(),

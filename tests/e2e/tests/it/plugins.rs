@@ -1,6 +1,7 @@
-//! Plugins in the whole product, and other people's from nothing to serving.
+//! Plugins and tools in the whole product, and other people's from nothing to serving.
 
 mod distribution;
 mod guide;
 mod life;
 mod places;
+mod tools;

@@ -7,7 +7,7 @@ use super::Findings;
 use crate::shell::cargo;
 
 /// Each crate of the host, and which others it may use. Arrows point down, and each is here because it has a reason.
-const HOUSE: [(&str, &[&str]); 20] = [
+const HOUSE: [(&str, &[&str]); 21] = [
     ("model", &[]),
     ("manifest", &[]),
     ("telemetry", &["model"]),
@@ -25,6 +25,7 @@ const HOUSE: [(&str, &[&str]); 20] = [
     ("identity", &["model", "telemetry", "outbound", "store", "protocol", "plugin"]),
     ("credential", &["model", "telemetry", "outbound", "store", "protocol", "plugin", "cluster"]),
     ("orchestrator", &["model", "child", "telemetry", "store", "protocol", "upstream", "credential", "cluster"]),
+    ("tools", &["model", "protocol", "plugin", "upstream"]),
     ("gateway", &["model", "telemetry", "store", "protocol", "plugin", "upstream", "identity", "credential"]),
     (
         "console",
@@ -59,6 +60,7 @@ const HOUSE: [(&str, &[&str]); 20] = [
             "identity",
             "credential",
             "orchestrator",
+            "tools",
             "gateway",
             "console",
             "plugins",

@@ -1,6 +1,6 @@
-//! The guide for authors, done as it stands there: every file of it is saved, every command run, every line that it shows looked for.
+//! Guides, done as they stand there: every file of them is saved, every command run, every line that they show looked for.
 //!
-//! In `docs/plugins/guide.md` a block behind "Save this as `FILE`" is a file; a block `console` holds commands behind `$ `, and lines of
+//! In such a guide a block behind "Save this as `FILE`" is a file; a block `console` holds commands behind `$ `, and lines of
 //! what they answer. `console background` goes on running, `console fails` has to fail.
 
 use std::{
@@ -168,8 +168,8 @@ fn free_port() -> String {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
 }
 
-fn guide() -> String {
-    let text = fs::read_to_string(Path::new(&root()).join("docs/plugins/guide.md")).unwrap();
+fn guide(file: &str) -> String {
+    let text = fs::read_to_string(Path::new(&root()).join("docs").join(file)).unwrap();
     // Others may use these ports on this machine; nothing else is changed.
     let text = ["18765", "17777", "15000"].iter().fold(text, |text, port| text.replace(port, &free_port()));
     text.replace("portcullis quickstart", "portcullis quickstart --listen 127.0.0.1:0")
@@ -177,7 +177,12 @@ fn guide() -> String {
 
 #[test]
 fn a_newcomer_gets_from_nothing_to_a_plugin_that_serves() {
-    Reader::new().follow(&guide());
+    Reader::new().follow(&guide("plugins/guide.md"));
+}
+
+#[test]
+fn a_newcomer_gets_from_nothing_to_tools_without_a_server() {
+    Reader::new().follow(&guide("guides/wasm-tools.md"));
 }
 
 /// The other templates build, conform and say what is recorded, without an edit.
