@@ -10,7 +10,7 @@ use std::{
 };
 
 /// The folders under `plugins/`; the crate of each is `portcullis-plugin-{folder}`.
-const GUESTS: [&str; 12] = [
+const GUESTS: [&str; 14] = [
     "static",
     "call-time",
     "idp-exchange",
@@ -23,6 +23,8 @@ const GUESTS: [&str; 12] = [
     "size-cap",
     "arguments",
     "header-map",
+    "rate",
+    "webhook",
 ];
 /// What `cargo build` makes a component for straight away.
 const TARGET: &str = "wasm32-wasip2";

@@ -38,6 +38,10 @@ const ALL: &[BuiltIn] = &[
     BuiltIn { name: "size-cap", wasm: component!("size-cap"), tokens: false, connections: false },
     BuiltIn { name: "header-map", wasm: component!("header-map"), tokens: false, connections: true },
     BuiltIn { name: "arguments", wasm: component!("arguments"), tokens: false, connections: false },
+    // How much it may remember is an operator's decision.
+    BuiltIn { name: "rate", wasm: component!("rate"), tokens: false, connections: false },
+    // Whom it asks, and with which key, is an operator's decision.
+    BuiltIn { name: "webhook", wasm: component!("webhook"), tokens: false, connections: false },
 ];
 
 /// All of them.
@@ -70,7 +74,9 @@ mod tests {
                     "portcullis:policy/tool-result@0.1.0",
                     "portcullis:types/setup@0.1.0",
                 ],
-                "arguments" => &["portcullis:policy/tool-call@0.1.0", "portcullis:types/setup@0.1.0"],
+                "arguments" | "rate" | "webhook" => {
+                    &["portcullis:policy/tool-call@0.1.0", "portcullis:types/setup@0.1.0"]
+                }
                 "idp-exchange" => &[
                     "portcullis:credential/resolver@0.1.0",
                     "portcullis:credential/refresher@0.1.0",

@@ -92,15 +92,20 @@ fn principal(user: &str, teams: &[&str]) -> Arc<Principal> {
 }
 
 async fn load(built_in: &str, config: Value, issuers: &[&str], isolation: Isolation) -> Arc<Plugin> {
+    let issuers = issuers.iter().map(|&issuer| issuer.to_owned()).collect();
+    load_granted(built_in, config, Grants { issuers, ..Grants::default() }, isolation).await
+}
+
+/// With grants beside those that it has by default.
+async fn load_granted(built_in: &str, config: Value, grants: Grants, isolation: Isolation) -> Arc<Plugin> {
     let found = portcullis_plugins::built_ins().iter().find(|one| one.name == built_in).unwrap();
     let host = Host::new(HostOptions { pool_instances: 8, ..HostOptions::default() }).unwrap();
-    let issuers = issuers.iter().map(|&issuer| issuer.to_owned()).collect();
     host.load(LoadPlan {
         name: built_in.into(),
         tenant: Name::default_tenant(),
         component: host.compile(Arc::from(found.wasm)).await.unwrap(),
         config: config.to_string(),
-        grants: Grants { tokens: found.tokens, connections: found.connections, issuers, ..Grants::default() },
+        grants: Grants { tokens: found.tokens, connections: found.connections, ..grants },
         secrets: Default::default(),
         limits: Limits { cpu: Span::millis(500), wall: Span::seconds(20), ..Limits::default() },
         isolation,

@@ -3,6 +3,7 @@
 //! Nothing here knows the product from within: it is started, configured and asked as a user would.
 #![allow(clippy::print_stderr, reason = "a failed test tells what it saw")]
 
+pub mod asked;
 pub mod asker;
 pub mod authority;
 pub mod browser;

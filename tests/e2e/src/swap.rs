@@ -26,7 +26,7 @@ pub struct Running {
 }
 
 impl Running {
-    async fn start(mut command: Command) -> anyhow::Result<Self> {
+    pub(crate) async fn start(mut command: Command) -> anyhow::Result<Self> {
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
         let mut child = command.spawn()?;
         let stdout = child.stdout.take().context("no standard output")?;
@@ -43,7 +43,7 @@ impl Running {
         command
     }
 
-    fn python(script: &str) -> Command {
+    pub(crate) fn python(script: &str) -> Command {
         let mut command = Command::new(Parts::get().python("python"));
         command.arg(root().join("tests/fixtures/python").join(script));
         command

@@ -154,7 +154,7 @@ async fn built_ins_go_by_their_name_and_strangers_are_refused_by_theirs() {
     let trouble = reconcile(&manager, &[], &[&known, &unknown]).await;
     assert!(matches!(decide(&manager.get(&known).unwrap()).await, Decision::Deny { .. }), "its default");
     assert_eq!(trouble.len(), 1);
-    let why = "there is no plugin \"tool-acess\"; built in are arguments, bearer-token, call-time, client-certificate, header-map, idp-exchange, jwks, passthrough, redact, size-cap, static, tool-access";
+    let why = "there is no plugin \"tool-acess\"; built in are arguments, bearer-token, call-time, client-certificate, header-map, idp-exchange, jwks, passthrough, rate, redact, size-cap, static, tool-access, webhook";
     assert_eq!(trouble[0].problem, why);
     assert_eq!(manager.get(&unknown).unwrap_err(), why);
     // Without its grant a built-in is refused like anybody's.

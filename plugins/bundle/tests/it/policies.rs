@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use portcullis_model::spec::Isolation;
+use portcullis_model::{
+    Bytes as Size,
+    spec::{Grants, Isolation},
+};
 use portcullis_plugin::{CallFacts, Decision, Outcome, Plugin, PluginFailure, ResultFacts, TargetFacts};
 use serde_json::{Value, json};
 
-use super::{decide, load, name, principal, request};
+use super::{decide, load, load_granted, name, principal, request};
 
 async fn review(plugin: &Plugin, result: &Value) -> Result<Decision, PluginFailure> {
     let call = CallFacts {
@@ -134,4 +137,49 @@ async fn header_map_says_who_is_calling() {
     assert_eq!((beside.outcome, beside.headers.len()), (Outcome::Use { connection: name("bobs") }, 2));
     let missing = json!({"headers": {"X-Mail": {"claim": "email"}}});
     assert!(matches!(resolve(missing).await, Err(PluginFailure::Error(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn rate_gives_out_no_more_than_there_is() {
+    let config = json!({"rules": [{"name": "each", "per": ["caller"], "limit": 40, "every": "1d"}]});
+    for isolation in [Isolation::Call, Isolation::Tenant] {
+        let grants = Grants { state: Some(Size::mebi(1)), ..Grants::default() };
+        let plugin = load_granted("rate", config.clone(), grants, isolation).await;
+        let callers: Vec<_> = (0..8)
+            .map(|_| {
+                let plugin = Arc::clone(&plugin);
+                tokio::spawn(async move {
+                    let mut passed = 0;
+                    for _ in 0..20 {
+                        match decide(&plugin, &principal("ann", &[]), "add", "{}").await.unwrap() {
+                            Decision::Allow => passed += 1,
+                            Decision::Deny { code, .. } => assert_eq!(code, "rate-limited"),
+                            other => panic!("{other:?}"),
+                        }
+                    }
+                    passed
+                })
+            })
+            .collect();
+        let mut passed = 0;
+        for caller in callers {
+            passed += caller.await.unwrap();
+        }
+        assert_eq!(passed, 40, "{isolation:?}");
+        let bob = decide(&plugin, &principal("bob", &[]), "add", "{}").await.unwrap();
+        assert_eq!(bob, Decision::Allow, "his bucket is his own");
+    }
+}
+
+#[tokio::test]
+async fn rate_without_room_to_count_lets_nobody_pass() {
+    let config = json!({"rules": [{"name": "each", "per": ["caller"], "limit": 40, "every": "1d"}]});
+    let grants = Grants { state: Some(Size::new(256)), ..Grants::default() };
+    let plugin = load_granted("rate", config, grants, Isolation::Call).await;
+    assert_eq!(decide(&plugin, &principal("u0", &[]), "add", "{}").await.unwrap(), Decision::Allow);
+    let mut last = Ok(Decision::Allow);
+    for n in 1..4 {
+        last = decide(&plugin, &principal(&format!("u{n}"), &[]), "add", "{}").await;
+    }
+    assert!(matches!(last, Err(PluginFailure::Error(_))), "{last:?}");
 }

@@ -4,4 +4,6 @@ mod distribution;
 mod guide;
 mod life;
 mod places;
+mod rate;
 mod tools;
+mod webhook;
