@@ -34,6 +34,7 @@ fn the_first_page_names_every_verb_and_exit_code() {
       explain      Say what a call would meet: policies, account, server; the call is not made
       store        Look after the store
       demo-server  Be a small MCP server on standard input and output
+      bridge       Be a server's standard input and output, and speak streamable HTTP for it
 
     Options:
       -h, --help
