@@ -3,11 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::{Stream, StreamExt as _, stream};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::{
     api::{DynamicObject, Patch, PatchParams},
     runtime::{WatchStreamExt as _, watcher},
 };
-use portcullis_model::{Kind, Name};
+use portcullis_model::{Kind, Name, text::shown};
 use serde_json::{Value, json};
 
 use crate::{Cluster, ClusterError, access::TIMEOUT, error::Asked};
@@ -18,6 +19,8 @@ pub const MAX_OBJECTS: usize = 10_000;
 pub(crate) const MAX_STATUSES: usize = 8;
 /// Who writes the status, as the cluster keeps it.
 const MANAGER: &str = "portcullis";
+/// The most characters of such a name; the cluster takes 128.
+const MAX_MANAGER: usize = 128;
 /// Labels and annotations of the cluster's own tools say nothing to us.
 const TOOLS: [&str; 2] = ["kubernetes.io/", "k8s.io/"];
 
@@ -38,6 +41,8 @@ pub struct Custom {
     pub labels: BTreeMap<String, String>,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
+    /// What the program called itself that changed it last, ourselves left out; the cluster keeps no more than that of who it was.
+    pub manager: Option<String>,
     /// Its spec.
     pub spec: Value,
     /// Its status as it stands in the cluster; null where there is none.
@@ -125,9 +130,17 @@ fn custom(kind: Kind, namespace: &Name, object: DynamicObject) -> Custom {
         generation: metadata.generation.unwrap_or_default(),
         labels: own(metadata.labels),
         annotations: own(metadata.annotations),
+        manager: manager(metadata.managed_fields.unwrap_or_default()),
         spec: part("spec"),
         status: part("status"),
     }
+}
+
+/// Statuses are ours to write, and say nothing of who wrote the spec.
+fn manager(fields: Vec<ManagedFieldsEntry>) -> Option<String> {
+    let others = fields.into_iter().filter(|f| f.subresource.is_none() && f.manager.as_deref() != Some(MANAGER));
+    let last = others.max_by(|a, b| a.time.cmp(&b.time))?;
+    last.manager.map(|name| shown(&name, MAX_MANAGER))
 }
 
 fn own(words: Option<BTreeMap<String, String>>) -> BTreeMap<String, String> {

@@ -16,10 +16,10 @@ use std::{
 };
 
 use portcullis_store::Registry;
-use portcullis_telemetry::Metrics;
+use portcullis_telemetry::{Audit, Metrics};
 use tokio::{sync::watch as signal, task::JoinHandle};
 
-use crate::api::FileStatus;
+use crate::{api::FileStatus, recorded::Recorded};
 
 /// What the file door watches, and how often.
 #[derive(Clone, Debug)]
@@ -48,6 +48,7 @@ pub struct FileDoor {
 
 struct Shared {
     registry: Arc<Registry>,
+    recorded: Recorded,
     metrics: Arc<Metrics>,
     options: FileOptions,
     status: Mutex<Vec<FileStatus>>,
@@ -60,8 +61,9 @@ struct Shared {
 
 impl FileDoor {
     /// Reads all files once and watches them from there. When this answers, what could be taken is taken.
-    pub async fn open(registry: Arc<Registry>, metrics: Arc<Metrics>, options: FileOptions) -> Self {
+    pub async fn open(registry: Arc<Registry>, metrics: Arc<Metrics>, audit: Arc<Audit>, options: FileOptions) -> Self {
         let shared = Arc::new(Shared {
+            recorded: Recorded::new(Arc::clone(&registry), audit),
             registry,
             metrics,
             options,

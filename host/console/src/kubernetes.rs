@@ -18,10 +18,10 @@ use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
 use portcullis_cluster::{Cluster, Event, Namespace};
 use portcullis_model::Kind;
 use portcullis_store::{Lease, Leases, Registry};
-use portcullis_telemetry::Metrics;
+use portcullis_telemetry::{Audit, Metrics};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
-use crate::api::Finding;
+use crate::{api::Finding, recorded::Recorded};
 use sync::World;
 
 /// How long to wait after a change for further ones: `kubectl apply` sends one after another.
@@ -43,6 +43,7 @@ pub struct ClusterDoor {
 
 struct Shared {
     registry: Arc<Registry>,
+    recorded: Recorded,
     metrics: Arc<Metrics>,
     /// None where no cluster is configured: then what one brought goes.
     cluster: Option<Arc<Cluster>>,
@@ -54,10 +55,16 @@ struct Shared {
 impl ClusterDoor {
     /// Follows the namespaces that the cluster's settings name, from now on. When this answers, what could be taken is taken,
     /// unless the cluster is slow.
-    pub async fn open(registry: Arc<Registry>, metrics: Arc<Metrics>, cluster: Option<Arc<Cluster>>) -> Arc<Self> {
+    pub async fn open(
+        registry: Arc<Registry>,
+        metrics: Arc<Metrics>,
+        audit: Arc<Audit>,
+        cluster: Option<Arc<Cluster>>,
+    ) -> Arc<Self> {
+        let recorded = Recorded::new(Arc::clone(&registry), audit);
         let (findings, rounds) = (Mutex::default(), watch::Sender::new(0));
         let mut first = rounds.subscribe();
-        let shared = Arc::new(Shared { registry, metrics, cluster, findings, rounds });
+        let shared = Arc::new(Shared { registry, recorded, metrics, cluster, findings, rounds });
         let task = tokio::spawn(run(Arc::clone(&shared)));
         if tokio::time::timeout(FIRST, first.wait_for(|rounds| *rounds > 0)).await.is_err() {
             tracing::warn!("the cluster's API is slow; what the store holds serves until it answers");

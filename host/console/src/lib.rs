@@ -8,6 +8,7 @@ pub mod documents;
 pub mod files;
 mod install;
 pub mod kubernetes;
+mod recorded;
 pub mod server;
 pub mod web;
 

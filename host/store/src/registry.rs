@@ -209,10 +209,10 @@ impl Registry {
     pub async fn sync_door(
         &self,
         scope: &(dyn Fn(&Door) -> bool + Send + Sync),
-        set: Vec<(Door, Resource)>,
+        set: impl AsRef<[(Door, Resource)]>,
         dry_run: bool,
     ) -> Result<Vec<Applied>, RegistryError> {
-        self.commit(dry_run, &[], |fleet| Plan::apply(fleet, &set, Some(scope), self.judge())).await
+        self.commit(dry_run, &[], |fleet| Plan::apply(fleet, set.as_ref(), Some(scope), self.judge())).await
     }
 
     /// Deletes a resource: with a connection its sealed secrets and tokens, with a user, a team or an agent those of their

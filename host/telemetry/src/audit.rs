@@ -26,7 +26,7 @@ use queue::Queue;
 #[serde(rename_all = "camelCase", default)]
 pub struct AuditEvent {
     /// What sort: `call`, `denial`, `monitored`, `grant`, `reveal`, `passthrough`, `borrowed-connection`, `administration`,
-    /// `session`, `revocation`.
+    /// `session`, `revocation`, `registration`.
     pub kind: Cow<'static, str>,
     /// The request's id, as in the answer and the logs.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,7 +43,7 @@ pub struct AuditEvent {
     /// The principal, such as `user:alice`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caller: Option<Arc<str>>,
-    /// The id (never the text) of the token of ours that the caller came with.
+    /// The id (never the text) of the token of ours that the caller came with, got, or gave back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<Arc<str>>,
     /// The MCP method, or the verb of an administrator.
@@ -52,7 +52,7 @@ pub struct AuditEvent {
     /// The `McpServer`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<Arc<str>>,
-    /// The tool as the client named it, or the resource that an administrator touched.
+    /// The tool as the client named it, the resource that an administrator touched, or the OAuth client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool: Option<Arc<str>>,
     /// The policy whose answer this is, of what only watches.
@@ -76,6 +76,15 @@ pub struct AuditEvent {
     /// How long it took, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_us: Option<u64>,
+    /// Where a change came in that nobody asked the admin API for: `file:PATH` or `kubernetes:NAMESPACE/PLURAL/NAME`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub door: Option<Arc<str>>,
+    /// The revision that a changed resource had before; none of one that is new.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_revision: Option<u64>,
+    /// The revision that it has now; none of one that is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to_revision: Option<u64>,
     /// What policies noted of the request, by name: at most 16, 1 KiB each.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attributes: Option<serde_json::Map<String, serde_json::Value>>,

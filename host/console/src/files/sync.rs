@@ -13,6 +13,7 @@ use super::{Shared, scan};
 use crate::{
     api::FileStatus,
     documents::{self, Document, DocumentError},
+    recorded::TakeError,
 };
 
 /// What is remembered from one round to the next.
@@ -148,13 +149,13 @@ async fn take(
                 places.push((file.clone(), i));
             }
         }
-        match shared.registry.sync_door(&scope, set, false).await {
+        match shared.recorded.sync(&scope, &set, &|_| None).await {
             Ok(applied) => {
                 done(files, &applied);
                 shared.metrics.config_loaded("file", "applied");
                 return Ok(());
             }
-            Err(RegistryError::Refused(refusals)) => {
+            Err(TakeError::Registry(RegistryError::Refused(refusals))) => {
                 shared.metrics.config_loaded("file", "refused");
                 if !blame(files, &places, &refusals) {
                     return Err(());

@@ -104,7 +104,18 @@ mod tests {
     fn custom(kind: Kind, name: &str, spec: Value) -> Custom {
         let (labels, annotations) = (BTreeMap::new(), BTreeMap::new());
         let (name, namespace, uid) = (name.to_owned(), "team-a".parse().unwrap(), "u".to_owned());
-        Custom { kind, namespace, name, uid, generation: 1, labels, annotations, spec, status: Value::Null }
+        Custom {
+            kind,
+            namespace,
+            name,
+            uid,
+            generation: 1,
+            labels,
+            annotations,
+            manager: None,
+            spec,
+            status: Value::Null,
+        }
     }
 
     fn refusal(custom: &Custom, allow_local: bool) -> Option<Refusal> {

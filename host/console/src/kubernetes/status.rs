@@ -80,6 +80,7 @@ mod tests {
             generation,
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
+            manager: None,
             spec: Value::Null,
             status,
         }

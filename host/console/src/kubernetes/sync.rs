@@ -16,7 +16,10 @@ use super::{
     read::{self, Refusal},
     status,
 };
-use crate::api::{Finding, Grade};
+use crate::{
+    api::{Finding, Grade},
+    recorded::TakeError,
+};
 
 /// How many statuses are written, and rights asked for, at once.
 const AT_ONCE: usize = 8;
@@ -253,6 +256,17 @@ async fn take(
         let there = fleet.get(&resource.key()).and_then(|r| r.metadata.door.as_ref());
         there != Some(&Door::Kubernetes(place.clone()))
     });
+    let managers: BTreeMap<String, String> = world
+        .objects()
+        .filter_map(|(shelf, object)| {
+            let place = path(&shelf.place.namespace, object.custom.kind, &object.custom.name);
+            Some((place, object.custom.manager.clone()?))
+        })
+        .collect();
+    let who = |door: &Door| match door {
+        Door::Kubernetes(place) => managers.get(place).map(|manager| format!("kubernetes:{manager}")),
+        _ => None,
+    };
     // Each try sets one aside at least.
     for _ in 0..=all.len() {
         let set: Vec<(Door, Resource)> = all
@@ -273,7 +287,7 @@ async fn take(
             Door::Api | Door::File(_) | Door::BuiltIn => false,
         };
         let places: BTreeMap<_, _> = set.iter().map(|(door, r)| (r.key(), door.clone())).collect();
-        match shared.registry.sync_door(&scope, set, false).await {
+        match shared.recorded.sync(&scope, &set, &who).await {
             Ok(applied) => {
                 if applied.iter().any(|a| a.change != Outcome::Unchanged) {
                     shared.metrics.config_loaded("kubernetes", "applied");
@@ -289,7 +303,7 @@ async fn take(
                 }
                 return Ok(warnings);
             }
-            Err(RegistryError::Refused(refusals)) => {
+            Err(TakeError::Registry(RegistryError::Refused(refusals))) => {
                 if !blame(&refusals, refused) {
                     return Err(());
                 }

@@ -170,7 +170,7 @@ fn correct(resource: &Resource) -> String {
 async fn dangling(admin: &Admin) -> Vec<Finding> {
     let resources = admin.registry.list(None, None);
     let by_hand = resources.iter().filter(|r| !r.metadata.door.as_ref().is_some_and(Door::reads_again));
-    let set = by_hand
+    let set: Vec<_> = by_hand
         .map(|r| {
             let mut resource = Resource::clone(r);
             resource.metadata.revision = None;

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::symlink, path::Path, sync::Arc, time::Duration};
 use portcullis_console::files::{FileDoor, FileOptions};
 use portcullis_model::{Door, Kind, Name};
 use portcullis_store::Registry;
-use portcullis_telemetry::Metrics;
+use portcullis_telemetry::{Audit, Metrics, audit::AuditOptions};
 
 use crate::support::{eventually, registry};
 
@@ -20,7 +20,22 @@ fn title(registry: &Registry, name: &str) -> Option<String> {
 
 async fn open(registry: &Arc<Registry>, dir: &Path, rescan: Duration) -> FileDoor {
     let options = FileOptions { settle: Duration::from_millis(20), rescan, ..FileOptions::new(vec![dir.to_owned()]) };
-    FileDoor::open(Arc::clone(registry), Metrics::new(), options).await
+    FileDoor::open(Arc::clone(registry), Metrics::new(), Audit::discard(), options).await
+}
+
+/// What the audit stream says of a resource: outcome, method, revision before and after, and by which file.
+fn recorded(dir: &Path, resource: &str) -> Vec<(String, String, Option<u64>, Option<u64>, String)> {
+    let lines = fs::read_to_string(dir.join("audit.jsonl")).unwrap_or_default();
+    let events = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["event"].take());
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    events
+        .filter(|e| e["kind"] == "administration" && e["tool"] == resource)
+        .map(|e| {
+            assert_eq!(e["caller"], e["door"]);
+            let revisions = (e["fromRevision"].as_u64(), e["toRevision"].as_u64());
+            (text(&e["outcome"]), text(&e["method"]), revisions.0, revisions.1, text(&e["caller"]))
+        })
+        .collect()
 }
 
 const NEVER: Duration = Duration::from_secs(3600);
@@ -166,4 +181,66 @@ async fn files_that_resources_name_are_watched_too() {
     tokio::time::timeout(crate::support::PATIENCE, rounds.changed()).await.unwrap().unwrap();
     fs::write(other.join("p.wasm"), b"two, longer").unwrap();
     tokio::time::timeout(crate::support::PATIENCE, referred.changed()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_a_file_changes_is_on_record_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (files, kept) = (dir.path().join("files"), dir.path().join("audit"));
+    fs::create_dir(&files).unwrap();
+    let file = files.join("a.yaml");
+    fs::write(&file, team("a", "one") + "---\n" + &team("b", "same")).unwrap();
+    let registry = registry(&dir.path().join("store")).await;
+    let audit = Audit::open(AuditOptions::new(&kept), Metrics::new()).unwrap();
+    let options = FileOptions { settle: Duration::from_millis(20), ..FileOptions::new(vec![files.clone()]) };
+    let door = FileDoor::open(Arc::clone(&registry), Metrics::new(), Arc::clone(&audit), options).await;
+    let revision = |name: &str| {
+        let name: Name = name.parse().unwrap();
+        registry.snapshot().team(&Name::default_tenant(), &name).and_then(|t| t.resource.metadata.revision)
+    };
+    let by = format!("file:{}", file.display());
+    let first = revision("a");
+    let created = |outcome: &str, to| (outcome.to_owned(), "apply".to_owned(), None, to, by.clone());
+    assert_eq!(recorded(&kept, "Team/a"), [created("begun", None), created("done", first)]);
+    // Another text that means the same, and looking again, change nothing.
+    fs::write(&file, team("a", "one") + "# as it was\n---\n" + &team("b", "same")).unwrap();
+    let before = *door.rounds().borrow();
+    door.look();
+    eventually("it is read again", || *door.rounds().borrow() > before + 1).await;
+    assert_eq!(recorded(&kept, "Team/a").len(), 2);
+    fs::write(&file, team("a", "two") + "---\n" + &team("b", "same")).unwrap();
+    eventually("it is taken", || title(&registry, "a").as_deref() == Some("two")).await;
+    let second = revision("a");
+    fs::remove_file(&file).unwrap();
+    eventually("it is gone", || title(&registry, "a").is_none()).await;
+    eventually("that is on record", || recorded(&kept, "Team/a").len() == 6).await;
+    let changed = |outcome: &str, method: &str, from, to| (outcome.into(), method.into(), from, to, by.clone());
+    assert_eq!(
+        recorded(&kept, "Team/a")[2..],
+        [
+            changed("begun", "apply", first, None),
+            changed("done", "apply", first, second),
+            changed("begun", "delete", second, None),
+            changed("done", "delete", second, None),
+        ]
+    );
+    assert_eq!(recorded(&kept, "Team/b").len(), 4, "what stayed as it was is on record for coming and going only");
+}
+
+#[tokio::test]
+async fn what_can_not_be_recorded_is_not_taken_until_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = dir.path().join("files");
+    fs::create_dir(&files).unwrap();
+    let registry = registry(&dir.path().join("store")).await;
+    let audit = Audit::open(AuditOptions::new(dir.path().join("audit")), Metrics::new()).unwrap();
+    let options = FileOptions { settle: Duration::from_millis(20), ..FileOptions::new(vec![files.clone()]) };
+    let door = FileDoor::open(Arc::clone(&registry), Metrics::new(), Arc::clone(&audit), options).await;
+    audit.close();
+    fs::write(files.join("a.yaml"), team("a", "one")).unwrap();
+    eventually("it says why", || {
+        door.status().iter().flat_map(|f| &f.errors).any(|e| e.to_string().contains("could not be recorded"))
+    })
+    .await;
+    assert_eq!(title(&registry, "a"), None);
 }

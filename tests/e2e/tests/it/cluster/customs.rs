@@ -10,6 +10,12 @@ use portcullis_e2e::{
 };
 use serde_json::{Value, json};
 
+/// The audit stream's events.
+fn audited(product: &Product) -> Vec<Value> {
+    let text = std::fs::read_to_string(product.data().join("audit/audit.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["event"].take()).collect()
+}
+
 /// What the gateway's account needs for the door, and no more.
 fn rights() -> Value {
     json!([
@@ -164,6 +170,32 @@ async fn resources_are_taken_refused_in_words_changed_and_deleted() {
     // Deleted there, gone here.
     cluster.customs_of(&all[4]).delete("jira-alice", &DeleteParams::default()).await.unwrap();
     eventually("the connection is gone", || async { said().await.contains("missing-credential").then_some(()) }).await;
+    // Each change is on record once, begun and done, with what the program called itself that made it; a refused one is none.
+    let written = audited(&product);
+    let of = |resource: &str| -> Vec<String> {
+        let ours = written.iter().filter(|e| e["kind"] == "administration" && e["tool"] == resource);
+        ours.map(|e| {
+            let [outcome, method, caller] = ["outcome", "method", "caller"].map(|n| e[n].as_str().unwrap_or("-"));
+            let at = |name: &str| if e[name].is_u64() { "some" } else { "none" };
+            format!("{outcome} {method} {caller} {} {}", at("fromRevision"), at("toRevision"))
+        })
+        .collect()
+    };
+    let by = |outcome: &str, from: &str, to: &str| format!("{outcome} apply kubernetes:tests {from} {to}");
+    assert_eq!(
+        of("User/alice"),
+        [
+            by("begun", "none", "none"),
+            by("done", "none", "some"),
+            by("begun", "some", "none"),
+            by("done", "some", "some")
+        ]
+    );
+    assert_eq!(of("McpServer/jira").len(), 2, "{:?}", of("McpServer/jira"));
+    assert!(of("McpServer/shell").is_empty() && of("McpServer/peek").is_empty());
+    let place = format!("kubernetes:{}/connections/jira-alice", cluster.namespace);
+    let gone = written.iter().filter(|e| e["method"] == "delete" && e["tool"] == "Connection/jira-alice");
+    assert!(gone.clone().all(|e| e["door"] == place.as_str()) && gone.count() == 2, "{written:?}");
     assert!(!product.log().contains("canary-"), "{}", product.log());
     product.stop().await;
 }
