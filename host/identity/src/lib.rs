@@ -14,6 +14,7 @@ pub mod directory;
 pub mod jwt;
 pub mod oauth;
 pub mod permission;
+mod remembered;
 pub mod shelf;
 pub mod signin;
 pub mod token;
@@ -26,6 +27,7 @@ pub use directory::{Ambiguous, Directories, Directory};
 pub use jwt::{JwtOptions, JwtService};
 pub use oauth::OAuth;
 pub use permission::{Action, Whose, may};
+pub use remembered::{Remembered, remembered};
 pub use signin::{SignIn, kept::KeptTokens};
 pub use token::{
     AdminDoor, AdminRefusal, Created, Lifetime, NewToken, OnBehalf, TokenError, TokenOptions, TokenRecord,

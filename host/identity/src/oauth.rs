@@ -12,6 +12,7 @@ pub mod document;
 mod error;
 pub mod exchange;
 pub mod grant;
+mod record;
 pub mod redirect;
 pub mod register;
 pub mod resource;
@@ -26,7 +27,7 @@ use portcullis_model::Name;
 use portcullis_outbound::Client as Outbound;
 use portcullis_plugin::{Description, SecretReader};
 use portcullis_store::{Registry, Store, StoreError};
-use portcullis_telemetry::Metrics;
+use portcullis_telemetry::{Audit, Metrics};
 use quick_cache::sync::Cache;
 
 pub use challenge::{base, protected_resource, split};
@@ -85,6 +86,8 @@ pub struct OAuthParts {
     pub secrets: Arc<dyn SecretReader>,
     /// Identity providers, which are asked again about whoever signed in by them.
     pub oidc: Arc<Oidc>,
+    /// Where it is written down who got access, and who did not.
+    pub audit: Arc<Audit>,
     /// Counts.
     pub metrics: Arc<Metrics>,
 }

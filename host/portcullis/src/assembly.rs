@@ -103,7 +103,9 @@ impl Assembly {
 
         // Also where nothing is watched yet: components of plugins are, and what files brought that are no longer named goes.
         let options = FileOptions::new(settings.resources.clone());
-        let files = Some(Arc::new(FileDoor::open(Arc::clone(&registry), Arc::clone(&metrics), options).await));
+        let files = Some(Arc::new(
+            FileDoor::open(Arc::clone(&registry), Arc::clone(&metrics), Arc::clone(&audit), options).await,
+        ));
 
         let directories = Directories::follow(&registry);
         let tokens = TokenService::open(Arc::clone(&store), Arc::clone(&directories), TokenOptions::default())
@@ -121,14 +123,15 @@ impl Assembly {
             }
             None => None,
         };
-        let customs = ClusterDoor::open(Arc::clone(&registry), Arc::clone(&metrics), cluster.clone()).await;
+        let customs =
+            ClusterDoor::open(Arc::clone(&registry), Arc::clone(&metrics), Arc::clone(&audit), cluster.clone()).await;
         let services = SecretServices {
             vault: settings.vault.clone(),
             cluster: cluster.clone(),
             freshness: settings.secrets.clone(),
         };
         let sources = SecretSources::new(services, &outbound, Arc::clone(&metrics))
-            .map_err(|why| anyhow::anyhow!("secrets of other services: {why}"))?;
+            .context("secrets of other services can't be had")?;
         let open = ConnectionBook::open_with(
             Arc::clone(&registry),
             secrets.clone(),
@@ -214,6 +217,7 @@ impl Assembly {
             jwt: Arc::clone(&jwt),
             outbound,
             secrets: Arc::clone(&sources) as _,
+            audit: Arc::clone(&audit),
             metrics: Arc::clone(&metrics),
             vault,
         };

@@ -11,6 +11,7 @@ use super::{
     client::{Client, Origin, Presented, Proof},
     exchange::Asked,
     grant::{For, Issued},
+    record::About,
 };
 use crate::{
     clock::now_ms,
@@ -65,12 +66,19 @@ impl OAuth {
     }
 
     /// An identity assertion buys an access token.
-    pub(super) async fn by_assertion(&self, presented: &Presented, asked: &Asked) -> Result<Issued, OAuthError> {
+    pub(super) async fn by_assertion(
+        &self,
+        presented: &Presented,
+        asked: &Asked,
+        about: &mut About,
+    ) -> Result<Issued, OAuthError> {
         let assertion = asked.assertion.as_ref().ok_or_else(|| OAuthError::request("assertion is missing"))?;
         let claimed = claim(assertion, "resource");
         let resource = asked.resource.as_deref().or(claimed.as_deref()).ok_or_else(OAuthError::target)?;
         let target = self.target(resource)?;
+        about.target = Some(target.clone());
         let client = self.authenticate(&target.tenant, presented).await?;
+        about.client = Some(client.id.clone());
         if !client.is_confidential() {
             return Err(OAuthError::new(
                 "unauthorized_client",
@@ -103,6 +111,7 @@ impl OAuth {
             scopes.retain(|s| granted.contains(s));
         }
         let who = Who::Identity { issuer: jwt.issuer.clone(), subject: jwt.subject.clone() };
+        about.owner = Some(who.to_string());
         let wanted = For {
             client: &client.id,
             target: &target,

@@ -38,6 +38,11 @@ impl OAuthError {
         Self::new("invalid_target", "resource has to be the URL of one gateway here, and the one that was asked for")
     }
 
+    /// Whether it counts as a failed try of whoever asked, as a wrong password would: somebody who guesses is held up.
+    pub fn is_failure(&self) -> bool {
+        matches!(self.code, "invalid_client" | "invalid_grant" | "unauthorized_client" | "access_denied")
+    }
+
     fn server(error: &dyn std::error::Error) -> Self {
         tracing::error!(%error, "the authorization server has no answer");
         Self::new("temporarily_unavailable", "try again in a moment")

@@ -10,6 +10,7 @@ use super::{
     authorize::CODE_LABEL,
     client::Presented,
     grant::{For, Issued},
+    record::About,
 };
 use crate::{
     clock::{millis, now_ms},
@@ -44,17 +45,25 @@ impl OAuth {
     /// # Errors
     /// [`OAuthError`], for the client to read.
     pub async fn exchange(&self, presented: &Presented, asked: &Asked) -> Result<Issued, OAuthError> {
+        let mut about = About::default();
+        let answered = self.answer(presented, asked, &mut about).await;
+        self.record_token(presented, about, &answered).await;
+        answered
+    }
+
+    async fn answer(&self, presented: &Presented, asked: &Asked, about: &mut About) -> Result<Issued, OAuthError> {
         match asked.grant_type.as_deref() {
-            Some("authorization_code") => self.redeem(presented, asked).await,
+            Some("authorization_code") => self.redeem(presented, asked, about).await,
             Some("refresh_token") => {
                 let shown =
                     asked.refresh_token.as_ref().ok_or_else(|| OAuthError::request("refresh_token is missing"))?;
                 let tenant = self.tenant_of_grant(shown).await?;
                 let client = self.authenticate(&tenant, presented).await?;
-                self.renew(&client.id, shown, asked.scope.as_deref(), asked.resource.as_deref()).await
+                about.client = Some(client.id.clone());
+                self.renew(&client.id, shown, asked, about).await
             }
-            Some("client_credentials") => self.by_itself(presented, asked).await,
-            Some("urn:ietf:params:oauth:grant-type:jwt-bearer") => self.by_assertion(presented, asked).await,
+            Some("client_credentials") => self.by_itself(presented, asked, about).await,
+            Some("urn:ietf:params:oauth:grant-type:jwt-bearer") => self.by_assertion(presented, asked, about).await,
             Some(_) => Err(OAuthError::new("unsupported_grant_type", "this grant_type is not served")),
             None => Err(OAuthError::request("grant_type is missing")),
         }
@@ -69,7 +78,7 @@ impl OAuth {
         }
     }
 
-    async fn redeem(&self, presented: &Presented, asked: &Asked) -> Result<Issued, OAuthError> {
+    async fn redeem(&self, presented: &Presented, asked: &Asked, about: &mut About) -> Result<Issued, OAuthError> {
         let shown = asked.code.as_ref().ok_or_else(|| OAuthError::request("code is missing"))?;
         let key = digest(CODE_LABEL, shown.expose());
         let found = self.codes.get(&key).await?;
@@ -78,14 +87,17 @@ impl OAuth {
             None => self.tenant_of(asked)?,
         };
         let client = self.authenticate(&tenant, presented).await?;
+        about.client = Some(client.id.clone());
         let found = found.ok_or_else(OAuthError::grant)?;
         let code = &found.value;
+        (about.target, about.owner) = (Some(code.target.clone()), Some(code.who.to_string()));
         if let Some(grant) = &code.redeemed {
             // Somebody has this code who should not: what it gave is worth nothing from now on (RFC 6749 section 4.1.2).
             tracing::warn!(client = client.id, "an authorization code was used twice: what it gave is revoked");
             // At first, so that a first use that is still under way finds it gone and ends what it makes.
             self.codes.remove(&key).await?;
             self.end_grant(grant).await?;
+            about.ended = Some("code-used-twice");
             return Err(OAuthError::grant());
         }
         let verified = asked.code_verifier.as_ref().is_some_and(|verifier| {
@@ -107,6 +119,12 @@ impl OAuth {
         {
             return Err(OAuthError::target());
         }
+        if let Some(provider) = &code.provider
+            && self.parts.oidc.took_back(&code.target.tenant, provider, &code.who, code.signed_in_ms).await?
+        {
+            self.codes.remove(&key).await?;
+            return Err(OAuthError::grant());
+        }
         let id = String::from_utf8_lossy(random_text::<12>()?.expose()).into_owned();
         let mut used = code.clone();
         used.redeemed = Some(id.clone());
@@ -127,15 +145,18 @@ impl OAuth {
         // Whoever used the code again while this one was being granted could not end what was not there yet.
         if self.codes.get(&key).await?.is_none_or(|f| f.value.redeemed.as_deref() != Some(&id)) {
             self.end_grant(&id).await?;
+            about.ended = Some("code-used-twice");
             return Err(OAuthError::grant());
         }
         Ok(issued)
     }
 
     /// An agent's own credential (RFC 6749 section 4.4).
-    async fn by_itself(&self, presented: &Presented, asked: &Asked) -> Result<Issued, OAuthError> {
+    async fn by_itself(&self, presented: &Presented, asked: &Asked, about: &mut About) -> Result<Issued, OAuthError> {
         let target = self.asked_target(asked)?;
+        about.target = Some(target.clone());
         let client = self.authenticate(&target.tenant, presented).await?;
+        about.client = Some(client.id.clone());
         let (true, Some(agent)) = (client.is_confidential(), client.agent.clone()) else {
             return Err(OAuthError::new(
                 "unauthorized_client",

@@ -6,7 +6,13 @@ use std::time::Duration;
 use portcullis_model::{Name, Secret, Subject};
 use serde::{Deserialize, Serialize};
 
-use super::{GRANT_LIFE, OAuth, OAuthError, Target, confirm::Said};
+use super::{
+    GRANT_LIFE, OAuth, OAuthError, Target,
+    client::Presented,
+    confirm::{Confirmed, Said},
+    exchange::Asked,
+    record::About,
+};
 use crate::{
     clock::{millis, now_ms},
     signin::{Who, digest, is_known, random_text},
@@ -108,20 +114,24 @@ impl OAuth {
         &self,
         client: &str,
         shown: &Secret,
-        scope: Option<&str>,
-        resource: Option<&str>,
+        asked: &Asked,
+        about: &mut About,
     ) -> Result<Issued, OAuthError> {
+        let (scope, resource) = (asked.scope.as_deref(), asked.resource.as_deref());
         let (id, secret) = split(shown).ok_or_else(OAuthError::grant)?;
         let found = self.grants.get(&id).await?.ok_or_else(OAuthError::grant)?;
         let grant = &found.value;
+        about.is_of(grant);
         if grant.client != client {
             // Another client's refresh token was taken from somewhere.
             self.end_grant(&id).await?;
+            about.ended = Some("shown-by-another-client");
             return Err(OAuthError::grant());
         }
         if !same(&digest(LABEL, &secret), &grant.refresh) {
             tracing::warn!(client, grant = id, "a refresh token was used twice: the whole grant is ended");
             self.end_grant(&id).await?;
+            about.ended = Some("refresh-token-used-twice");
             return Err(OAuthError::grant());
         }
         // Whoever revokes what a client holds means all of it, the next access token as well.
@@ -131,6 +141,7 @@ impl OAuth {
         };
         if grant.access.iter().any(revoked) {
             self.end_grant(&id).await?;
+            about.ended = Some("access-token-revoked");
             return Err(OAuthError::grant());
         }
         if let Some(resource) = resource
@@ -146,7 +157,14 @@ impl OAuth {
             None => grant.scopes.clone(),
         };
         let said = Said { groups: grant.groups.clone(), at_ms: grant.said_ms.unwrap_or(grant.signed_in_ms) };
-        let said = self.confirmed(&grant.target.tenant, &grant.who, grant.provider.as_ref(), said).await?;
+        let said = match self.confirmed(&grant.target.tenant, &grant.who, grant.provider.as_ref(), said).await? {
+            Confirmed::Said(said) => said,
+            Confirmed::TookBack => {
+                self.end_grant(&id).await?;
+                about.ended = Some("refused-by-provider");
+                return Err(OAuthError::grant());
+            }
+        };
         let fresh = random_text::<32>()?;
         let wanted = For {
             client,
@@ -169,6 +187,7 @@ impl OAuth {
             // Somebody renewed it at the same moment, with the same token: one of the two is no honest client.
             self.parts.tokens.revoke(&grant.target.tenant, &issued.token).await?;
             self.end_grant(&id).await?;
+            about.ended = Some("refresh-token-used-twice");
             return Err(OAuthError::grant());
         }
         // What the grant does not know any more, its end could not end.
@@ -306,34 +325,46 @@ impl OAuth {
     ///
     /// # Errors
     /// `invalid_client`, or those of the store.
-    pub async fn revoke_shown(&self, presented: &super::client::Presented, shown: &Secret) -> Result<(), OAuthError> {
+    pub async fn revoke_shown(&self, presented: &Presented, shown: &Secret) -> Result<(), OAuthError> {
+        let mut about = About::default();
+        let answered = self.take_back(presented, shown, &mut about).await;
+        self.record_revoked(presented, about, &answered).await;
+        answered.map(drop)
+    }
+
+    /// Answers whether there was something to take back.
+    async fn take_back(&self, presented: &Presented, shown: &Secret, about: &mut About) -> Result<bool, OAuthError> {
         let tenant = match split(shown) {
             Some((id, _)) => self.grants.get(&id).await?.map(|f| f.value.target.tenant),
             None => self.parts.tokens.by_text(shown).map(|r| r.tenant),
         };
         let tenant = tenant.unwrap_or_else(portcullis_model::Name::default_tenant);
         let client = self.authenticate(&tenant, presented).await?;
-        self.revoke(&client.id, shown).await
+        about.client = Some(client.id.clone());
+        self.revoke(&client.id, shown, about).await
     }
 
     /// Revokes what a client shows: a refresh token with its whole grant, or an access token. What is unknown, or another
-    /// client's, is no error (RFC 7009 section 2.2).
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub async fn revoke(&self, client: &str, shown: &Secret) -> Result<(), OAuthError> {
+    /// client's, is no error (RFC 7009 section 2.2). Answers whether there was something.
+    async fn revoke(&self, client: &str, shown: &Secret, about: &mut About) -> Result<bool, OAuthError> {
         if let Some((id, secret)) = split(shown) {
-            let found = self.grants.get(&id).await?;
-            if found.is_some_and(|f| f.value.client == client && same(&digest(LABEL, &secret), &f.value.refresh)) {
-                self.end_grant(&id).await?;
+            let Some(found) = self.grants.get(&id).await? else { return Ok(false) };
+            if found.value.client != client || !same(&digest(LABEL, &secret), &found.value.refresh) {
+                return Ok(false);
             }
-            return Ok(());
+            about.is_of(&found.value);
+            self.end_grant(&id).await?;
+            return Ok(true);
         }
-        let Some(record) = self.parts.tokens.by_text(shown) else { return Ok(()) };
-        if record.on_behalf.is_some_and(|o| o.client == client) {
-            self.parts.tokens.revoke(&record.tenant, &record.id).await?;
+        let Some(record) = self.parts.tokens.by_text(shown) else { return Ok(false) };
+        if record.revoked_ms.is_some() || record.on_behalf.is_none_or(|o| o.client != client) {
+            return Ok(false);
         }
-        Ok(())
+        let gateway = record.gateways.into_iter().next();
+        about.target = gateway.map(|gateway| Target { tenant: record.tenant.clone(), gateway });
+        (about.owner, about.token) = (Some(record.owner.to_string()), Some(record.id.clone()));
+        self.parts.tokens.revoke(&record.tenant, &record.id).await?;
+        Ok(true)
     }
 }
 

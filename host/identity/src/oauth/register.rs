@@ -65,6 +65,13 @@ impl OAuth {
     /// # Errors
     /// `invalid_redirect_uri`, `invalid_client_metadata`, or that registration is not offered.
     pub async fn register(&self, wanted: Registration) -> Result<NewClient, OAuthError> {
+        let answered = self.take_in(wanted).await;
+        let id = |new: &NewClient| new.answer["client_id"].as_str().unwrap_or_default().to_owned();
+        self.record_registered(answered.as_ref().map(id));
+        answered
+    }
+
+    async fn take_in(&self, wanted: Registration) -> Result<NewClient, OAuthError> {
         if !self.options.registration {
             return Err(OAuthError::new("access_denied", "clients can't register themselves here; ask the operator"));
         }

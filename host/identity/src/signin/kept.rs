@@ -4,7 +4,9 @@
 //! One for each person and provider; the newest sign-in counts. Sealed in the store under `l/`, opened in memory, so that no call
 //! reads the store. What is said to providers is [`super::oidc`]'s.
 
+mod elsewhere;
 mod record;
+mod refused;
 
 use std::{
     collections::HashMap,
@@ -21,7 +23,7 @@ use portcullis_model::{
     CallerToken, Kind, Name, Secret, TokenOrigin,
     spec::{IdentityProvider, LoginToken},
 };
-use portcullis_store::{Expect, Registry, Revision, Store, StoreError, Write, keys, scan_all};
+use portcullis_store::{Expect, Leases, Registry, Revision, Store, StoreError, Write, keys, scan_all};
 use portcullis_telemetry::Metrics;
 use tokio::sync::Mutex;
 
@@ -29,6 +31,7 @@ use super::{digest, digest_bytes, is_known, random_text};
 use crate::{
     Directories,
     clock::{millis, now_ms},
+    shelf::Shelf,
 };
 
 /// How long a sign-in can be used for calls, as long as a client's grant.
@@ -190,6 +193,10 @@ pub struct KeptTokens {
     directories: Arc<Directories>,
     metrics: Arc<Metrics>,
     table: RwLock<Table>,
+    /// When a provider took back what it had said of somebody.
+    refused: Shelf<u64>,
+    /// Where others use the store too: who of them renews.
+    leases: Option<Leases>,
     generation: AtomicU64,
     /// Store and memory change together.
     writing: Mutex<()>,
@@ -215,6 +222,7 @@ impl KeptTokens {
     ) -> Result<Arc<Self>, StoreError> {
         let store = Arc::clone(registry.store());
         let mut table = Table::default();
+        let from = store.revision();
         for record in scan_all(&*store, keys::LOGINS).await? {
             let plain = sealing.unseal(&record.key, &record.value);
             match plain.map(|plain| record::read(&plain, record.revision)) {
@@ -229,7 +237,11 @@ impl KeptTokens {
             }
         }
         metrics.kept("login tokens", table.people.len());
+        let shared = store.is_shared();
+        let leases = if shared { Some(Leases::new(Arc::clone(&store), &holder()?)) } else { None };
         let kept = Arc::new(Self {
+            leases,
+            refused: Shelf::open(Arc::clone(&store), Arc::clone(&metrics), refused::PLAN).await?,
             store,
             sealing,
             registry,
@@ -240,6 +252,9 @@ impl KeptTokens {
             writing: Mutex::new(()),
         });
         tokio::spawn(keep_house(Arc::downgrade(&kept)));
+        if shared {
+            tokio::spawn(elsewhere::follow(Arc::downgrade(&kept), from));
+        }
         Ok(kept)
     }
 
@@ -314,15 +329,19 @@ impl KeptTokens {
             }
         }
         let revision = self.write(&key, &held, Expect::Any).await?;
-        let digest = held.token.digest;
-        let person = Person::new(Held { revision, ..held });
+        self.put(key, Person::new(Held { revision, ..held }));
+        Ok(())
+    }
+
+    /// Under `writing`.
+    fn put(&self, key: String, person: Arc<Person>) {
+        let digest = person.held().token.digest;
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = table.people.insert(key.clone(), person) {
             table.sign_ins.remove(&before.held().token.digest);
         }
         table.sign_ins.insert(digest, key);
         self.changed(&table);
-        Ok(())
     }
 
     /// Keeps what a renewal gave; answers the new token, or none where the sign-in was dropped or replaced meanwhile.
@@ -421,6 +440,12 @@ impl KeptTokens {
     }
 }
 
+/// What tells this process from others that take leases.
+fn holder() -> Result<String, StoreError> {
+    let random = random_text::<16>().map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    Ok(String::from_utf8_lossy(random.expose()).into_owned())
+}
+
 async fn keep_house(kept: Weak<KeptTokens>) {
     let Some(mut changes) = kept.upgrade().map(|k| k.registry.watch()) else { return };
     let mut tick = tokio::time::interval(SWEEP);
@@ -448,6 +473,9 @@ async fn keep_house(kept: Weak<KeptTokens>) {
             && let Err(error) = kept.sweep().await
         {
             tracing::warn!(%error, "kept sign-ins could not be forgotten; tried again later");
+        }
+        if timer && let Err(error) = kept.forget_marks().await {
+            tracing::warn!(%error, "marks of refused sign-ins could not be forgotten; tried again later");
         }
     }
 }

@@ -3,9 +3,12 @@
 //! What a browser has to bring back is in its own cookie, and state, nonce and PKCE verifier follow from that, so that nobody
 //! fills a table of ours by starting to sign in. ID tokens are verified by the same service as every other token of others.
 
+mod ended;
 mod groups;
 mod renew;
 mod wire;
+
+pub(crate) use renew::Reread;
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,6 +20,7 @@ use portcullis_model::{
 use portcullis_outbound::Client as Outbound;
 use portcullis_plugin::{Jwt as _, JwtRules, SecretReader, VerifiedJwt};
 use portcullis_store::{Registry, StoreError};
+use portcullis_telemetry::Audit;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -28,7 +32,7 @@ use super::{
     random_text,
 };
 use crate::{
-    JwtService,
+    JwtService, TokenService,
     clock::{millis, now_ms},
     shelf::ShelfError,
 };
@@ -52,6 +56,10 @@ pub struct OidcParts {
     pub allow_private: bool,
     /// Keeps the tokens of those who signed in, where the operator wants that.
     pub kept: Arc<KeptTokens>,
+    /// What clients hold of them, which ends where a provider takes back its word.
+    pub tokens: Arc<TokenService>,
+    /// Where that is written down.
+    pub audit: Arc<Audit>,
 }
 
 /// Signs people in by identity providers.

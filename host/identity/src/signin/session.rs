@@ -214,6 +214,26 @@ impl SignIn {
         Ok(all.len())
     }
 
+    /// Ends the sessions of a person that follow from a sign-in by this provider, and answers how many there were.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn end_sessions_by(&self, tenant: &Name, who: &Who, provider: &Name) -> Result<usize, StoreError> {
+        let mut all = self.sessions.list(&format!("{}/", person(tenant, who))).await?;
+        all.retain(|(_, found)| found.value.provider.as_ref() == Some(provider));
+        for (key, _) in &all {
+            self.sessions.remove(key).await?;
+        }
+        Ok(all.len())
+    }
+
+    /// The groups that a provider named when a person signed in, and when that was, of the newest session that is open.
+    pub(crate) async fn said(&self, tenant: &Name, who: &Who) -> Result<Option<(Vec<String>, u64)>, StoreError> {
+        let all = self.sessions.list(&format!("{}/", person(tenant, who))).await?;
+        let open = all.into_iter().map(|(_, found)| found.value).filter(|record| self.principal(record).is_some());
+        Ok(open.max_by_key(|record| record.created_ms).map(|record| (record.groups, record.created_ms)))
+    }
+
     /// Whether somebody of a provider is anybody here: a `User`, a member of a `Team` by a group, or whoever the provider knows
     /// where that is enough.
     pub(crate) fn is_somebody(&self, signed_in: &SignedIn) -> bool {

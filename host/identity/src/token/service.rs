@@ -273,6 +273,43 @@ impl TokenService {
         Ok(count)
     }
 
+    /// The groups that a provider named of somebody, as the newest token says that a client got by their sign-in, and when it was made.
+    pub(crate) fn said(&self, tenant: &Name, (issuer, subject): (&str, &str)) -> Option<(Vec<String>, u64)> {
+        let now = now_ms();
+        let said = |live: Arc<Live>| {
+            let record = &live.record;
+            let on_behalf = record.on_behalf.as_ref().filter(|o| o.provider.is_some() && record.tenant == *tenant)?;
+            let theirs = on_behalf.identity.as_ref().is_some_and(|(i, s)| i == issuer && s == subject);
+            (theirs && live.still_valid(now)).then(|| (on_behalf.groups.clone(), record.created_ms))
+        };
+        self.live.all().into_iter().filter_map(said).max_by_key(|(_, at)| *at)
+    }
+
+    /// Revokes every token that clients hold of somebody because a provider of the tenant vouched for them at a sign-in, and answers how
+    /// many that were. Otherwise as [`TokenService::revoke`].
+    ///
+    /// # Errors
+    /// [`TokenError::NotSaved`] where the store did not take it.
+    pub(crate) async fn revoke_vouched(
+        &self,
+        tenant: &Name,
+        provider: &Name,
+        (issuer, subject): (&str, &str),
+    ) -> Result<usize, TokenError> {
+        let vouched = |on_behalf: &OnBehalf| {
+            on_behalf.provider.as_ref() == Some(provider)
+                && on_behalf.identity.as_ref().is_some_and(|(i, s)| i == issuer && s == subject)
+        };
+        let mut tokens = self.live.all();
+        tokens.retain(|l| {
+            let record = &l.record;
+            record.tenant == *tenant && record.revoked_ms.is_none() && record.on_behalf.as_ref().is_some_and(vouched)
+        });
+        let count = tokens.len();
+        self.revoke_all(tokens).await?;
+        Ok(count)
+    }
+
     async fn revoke_all(&self, mut tokens: Vec<Arc<Live>>) -> Result<(), TokenError> {
         tokens.iter().for_each(|live| live.end());
         let mut conflict = None;

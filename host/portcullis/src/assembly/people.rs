@@ -17,7 +17,7 @@ use portcullis_model::{CallerToken, Secret};
 use portcullis_outbound::Client;
 use portcullis_plugin::SecretReader;
 use portcullis_store::{BoxFuture, Registry};
-use portcullis_telemetry::Metrics;
+use portcullis_telemetry::{Audit, Metrics};
 
 use crate::settings::Settings;
 
@@ -30,6 +30,7 @@ pub struct PeopleParts {
     pub jwt: Arc<JwtService>,
     pub outbound: Arc<Client>,
     pub secrets: Arc<dyn SecretReader>,
+    pub audit: Arc<Audit>,
     pub metrics: Arc<Metrics>,
     pub vault: Arc<Vault>,
 }
@@ -83,6 +84,8 @@ pub async fn open(settings: &Settings, issuer: String, parts: PeopleParts) -> Re
         secrets: Arc::clone(&parts.secrets),
         allow_private: settings.allow_private_issuers,
         kept: Arc::clone(&kept),
+        tokens: Arc::clone(&parts.tokens),
+        audit: Arc::clone(&parts.audit),
     };
     let oidc = Oidc::new(oidc, parts.signin);
     let options = OAuthOptions {
@@ -104,6 +107,7 @@ pub async fn open(settings: &Settings, issuer: String, parts: PeopleParts) -> Re
         outbound: parts.outbound,
         secrets: parts.secrets,
         oidc: Arc::clone(&oidc),
+        audit: parts.audit,
         metrics: parts.metrics,
     };
     let authorization =

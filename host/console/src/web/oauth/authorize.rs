@@ -80,21 +80,15 @@ pub(super) async fn decide(
     };
     if form.fields.get("decision") != Some("allow") {
         web.metrics.oauth("authorize", "denied");
+        let event = consent("denial", &wish, visitor);
+        web.audit.record(AuditEvent { decision: Some("deny".into()), outcome: Some("refused".into()), ..event });
         return back(web.authorization.denied(&wish, "access_denied"));
     }
     agreed(&web, &wish, visitor, &consenting(visitor)).await
 }
 
 async fn agreed(web: &Web, wish: &Wish, visitor: &Visitor, person: &Consenting) -> Response {
-    let event = AuditEvent {
-        tenant: Some(wish.target.tenant.shared()),
-        gateway: Some(wish.target.gateway.shared()),
-        caller: Some(Arc::clone(&visitor.principal.subject_text)),
-        method: Some("oauth.authorize".into()),
-        tool: Some(Arc::from(portcullis_model::text::shown(&wish.client.id, 200))),
-        outcome: Some("ok".into()),
-        ..AuditEvent::new("grant")
-    };
+    let event = AuditEvent { outcome: Some("ok".into()), ..consent("grant", wish, visitor) };
     if let Err(error) = web.audit.record_durable(event).await {
         return session::unavailable(&error);
     }
@@ -104,6 +98,17 @@ async fn agreed(web: &Web, wish: &Wish, visitor: &Visitor, person: &Consenting) 
             back(Some(url))
         }
         Err(error) => here(Some(visitor), &error),
+    }
+}
+
+fn consent(kind: &'static str, wish: &Wish, visitor: &Visitor) -> AuditEvent {
+    AuditEvent {
+        tenant: Some(wish.target.tenant.shared()),
+        gateway: Some(wish.target.gateway.shared()),
+        caller: Some(Arc::clone(&visitor.principal.subject_text)),
+        method: Some("oauth.authorize".into()),
+        tool: Some(Arc::from(portcullis_model::text::shown(&wish.client.id, 200))),
+        ..AuditEvent::new(kind)
     }
 }
 

@@ -1,9 +1,6 @@
 //! The endpoints that clients call by themselves: tokens, revocation (RFC 7009), registration (RFC 7591).
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::net::{IpAddr, SocketAddr};
 
 use axum::{
     Json,
@@ -18,7 +15,6 @@ use portcullis_identity::oauth::{
     OAuthError, client::Presented, exchange::Asked, grant::Issued, register::Registration,
 };
 use portcullis_model::Secret;
-use portcullis_telemetry::AuditEvent;
 use serde_json::json;
 use tokio::time::timeout;
 use zeroize::Zeroize as _;
@@ -61,23 +57,17 @@ pub(super) async fn token(
             scope: one(&fields, "scope")?,
             resource: one(&fields, "resource")?,
         };
-        web.authorization.exchange(&presented, &asked).await
+        let web = web.clone();
+        to_the_end(async move { web.authorization.exchange(&presented, &asked).await }).await
     };
     match answered.await {
         Ok(issued) => {
             web.metrics.oauth("token", "ok");
-            web.audit.record(AuditEvent {
-                caller: Some(Arc::from(issued.owner.as_str())),
-                token: Some(Arc::from(issued.token.as_str())),
-                method: Some("oauth.token".into()),
-                outcome: Some("ok".into()),
-                ..AuditEvent::new("session")
-            });
             given(&issued)
         }
         Err(error) => {
             web.metrics.oauth("token", "refused");
-            if matches!(error.code, "invalid_client" | "invalid_grant") {
+            if error.is_failure() {
                 web.oauth_failures.note(address);
             }
             refused(&error)
@@ -115,7 +105,8 @@ pub(super) async fn revoke(
     let answered = async {
         let (fields, presented) = form(request, address).await?;
         let shown = one(&fields, "token")?.map(Secret::new).ok_or_else(|| wrong("token is missing"))?;
-        web.authorization.revoke_shown(&presented, &shown).await
+        let web = web.clone();
+        to_the_end(async move { web.authorization.revoke_shown(&presented, &shown).await }).await
     };
     match answered.await {
         Ok(()) => {
@@ -124,7 +115,7 @@ pub(super) async fn revoke(
         }
         Err(error) => {
             web.metrics.oauth("revoke", "refused");
-            if error.code == "invalid_client" {
+            if error.is_failure() {
                 web.oauth_failures.note(address);
             }
             refused(&error)
@@ -170,6 +161,16 @@ pub(super) async fn register(
             refused(&error)
         }
     }
+}
+
+/// Does something on its own, so that a client that hangs up in the middle leaves nothing half done or off the record.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, OAuthError>> + Send + 'static,
+) -> Result<T, OAuthError> {
+    tokio::spawn(work).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a request of an OAuth client ended early");
+        Err(OAuthError { code: "temporarily_unavailable", description: "try again in a moment".into() })
+    })
 }
 
 /// Whether a browser sends this for a form or an image of some page (Fetch Metadata), not for a program in it. It counts as nobody's failure:

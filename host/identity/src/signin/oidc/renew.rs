@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use portcullis_model::{CallerToken, spec::LoginToken};
+use portcullis_store::StoreError;
 use serde_json::Value;
 
 use super::{
@@ -23,13 +24,33 @@ const JUST_SAID_MS: u64 = 60_000;
 #[error("{0}")]
 pub struct Unrenewed(pub String);
 
+/// What a provider says of somebody now.
+#[derive(Debug)]
+pub(crate) enum Reread {
+    /// These are their groups, as it said at a moment (milliseconds since 1970).
+    Said(Vec<String>, u64),
+    /// Nothing is kept that it could be asked with.
+    Nothing,
+    /// It refuses what it gave at their sign-in.
+    Refused,
+}
+
+/// What became of a kept sign-in.
+enum Renewal {
+    Renewed(Arc<CallerToken>),
+    /// It was dropped or replaced meanwhile, or the provider gives nothing to keep.
+    Gone,
+    /// The provider took it back.
+    Refused,
+}
+
 impl Oidc {
     /// The token that this one is now, renewed if it is near its end; none where the sign-in that it is of is over, and the
     /// person has to sign in again. One that has not ended is given back where the provider does not answer.
     ///
     /// # Errors
     /// Why there is no fresh one.
-    pub async fn fresh(&self, token: &Arc<CallerToken>) -> Result<Option<Arc<CallerToken>>, Unrenewed> {
+    pub async fn fresh(self: &Arc<Self>, token: &Arc<CallerToken>) -> Result<Option<Arc<CallerToken>>, Unrenewed> {
         let kept = &self.parts.kept;
         let Some(person) = kept.person(&token.digest) else { return Ok(None) };
         let held = person.held();
@@ -39,6 +60,13 @@ impl Oidc {
         if !held.is_due(now_ms()) {
             return Ok(Some(Arc::clone(&held.token)));
         }
+        // On its own: a caller who hangs up must not lose the refresh token that the provider has just given in exchange.
+        let oidc = Arc::clone(self);
+        let renewing = tokio::spawn(async move { oidc.freshened(&person).await });
+        renewing.await.unwrap_or_else(|error| Err(Unrenewed(error.to_string())))
+    }
+
+    async fn freshened(&self, person: &Arc<Person>) -> Result<Option<Arc<CallerToken>>, Unrenewed> {
         // Whoever waited here finds what the first one got.
         let mut failed = person.flight.lock().await;
         let held = person.held();
@@ -52,31 +80,36 @@ impl Oidc {
             // Nothing renews it: it holds until its end.
             return Ok((!held.is_over(now_ms())).then(|| Arc::clone(&held.token)));
         }
-        self.renew(&person, &held, &mut failed).await.or_else(|Unrenewed(why)| unrenewed(&why))
+        match self.renew(person, &held, &mut failed).await {
+            Ok(Renewal::Renewed(token)) => Ok(Some(token)),
+            Ok(Renewal::Gone | Renewal::Refused) => Ok(None),
+            Err(Unrenewed(why)) => unrenewed(&why),
+        }
     }
 
-    /// Somebody's groups, asked of their provider with what is kept of their sign-in, and when it said so (milliseconds since 1970);
-    /// none where nothing is kept that it could be asked with, or it takes the sign-in for ended.
+    /// What somebody's provider says of them, asked with what is kept of their sign-in.
     ///
     /// # Errors
     /// Why it has no answer just now.
-    pub(crate) async fn reread(&self, whose: &Whose) -> Result<Option<(Vec<String>, u64)>, Unrenewed> {
-        let Some(person) = self.parts.kept.person_of(whose) else { return Ok(None) };
+    pub(crate) async fn reread(&self, whose: &Whose) -> Result<Reread, Unrenewed> {
+        let Some(person) = self.parts.kept.person_of(whose) else { return Ok(Reread::Nothing) };
         let mut failed = person.flight.lock().await;
         let held = person.held();
         if held.refresh.is_none() {
-            return Ok(None);
+            return Ok(Reread::Nothing);
         }
         if !self.just_said(&held) {
-            if self.renew(&person, &held, &mut failed).await?.is_none() {
-                return Ok(None);
+            match self.renew(&person, &held, &mut failed).await? {
+                Renewal::Renewed(_) => {}
+                Renewal::Gone => return Ok(Reread::Nothing),
+                Renewal::Refused => return Ok(Reread::Refused),
             }
             if person.held().groups_ms == held.groups_ms {
                 return Err(Unrenewed("it does not tell their groups".to_owned()));
             }
         }
         let held = person.held();
-        Ok(Some((held.groups.clone(), held.groups_ms)))
+        Ok(Reread::Said(held.groups.clone(), held.groups_ms))
     }
 
     /// Whether the groups that are kept were told so short a time ago that nobody needs to ask again.
@@ -87,31 +120,59 @@ impl Oidc {
             && directory.counts(&whose.tenant, &whose.provider, &whose.issuer, held.groups_ms, now)
     }
 
-    /// Renews what is kept of a person, on whose turn (`failed`, when that failed last) the caller is. None where it is over.
+    /// Renews what is kept of a person, on whose turn (`failed`, when that failed last) the caller is.
     async fn renew(
         &self,
         person: &Arc<Person>,
         held: &Arc<Held>,
         failed: &mut Option<(Instant, String)>,
-    ) -> Result<Option<Arc<CallerToken>>, Unrenewed> {
+    ) -> Result<Renewal, Unrenewed> {
         let kept = &self.parts.kept;
         if let Some((_, why)) = failed.as_ref().filter(|(at, _)| at.elapsed() < RETRY) {
             return Err(Unrenewed(why.clone()));
+        }
+        let unavailable = |error: StoreError| Unrenewed(error.to_string());
+        let Some(turn) = kept.turn(person).await.map_err(unavailable)? else {
+            return Err(Unrenewed("another gateway is renewing it".to_owned()));
+        };
+        let renewal = self.renew_alone(person, held, failed).await;
+        turn.end().await;
+        renewal
+    }
+
+    /// The same, where no other gateway does.
+    async fn renew_alone(
+        &self,
+        person: &Arc<Person>,
+        before: &Arc<Held>,
+        failed: &mut Option<(Instant, String)>,
+    ) -> Result<Renewal, Unrenewed> {
+        let kept = &self.parts.kept;
+        let held = &person.held();
+        if !kept.is_current(person) {
+            return Ok(Renewal::Gone);
+        }
+        if !Arc::ptr_eq(held, before) && held.groups_ms != before.groups_ms && !held.is_due(now_ms()) {
+            // Another gateway has just done it.
+            return Ok(Renewal::Renewed(Arc::clone(&held.token)));
         }
         match self.renewed(person, held).await {
             Ok(token) => {
                 *failed = None;
                 kept.metrics().oauth_renewal("renewed");
-                Ok(token)
+                Ok(token.map_or(Renewal::Gone, Renewal::Renewed))
             }
             Err(NoTokens::Over) => {
                 kept.metrics().oauth_renewal("refused");
-                tracing::info!(provider = %held.whose.provider, "a kept sign-in is over at its provider and is dropped");
+                Ok(if self.taken_back(person).await { Renewal::Refused } else { Renewal::Gone })
+            }
+            Err(NoTokens::Nothing) => {
+                kept.metrics().oauth_renewal("refused");
                 if let Err(error) = kept.drop_one(&held.whose).await {
                     // Memory has it no more, and after a start the provider says the same again.
                     tracing::error!(%error, "what was kept of a sign-in could not be removed from the store");
                 }
-                Ok(None)
+                Ok(Renewal::Gone)
             }
             Err(NoTokens::Failed(why)) => {
                 kept.metrics().oauth_renewal("failed");
@@ -124,7 +185,7 @@ impl Oidc {
 
     async fn renewed(&self, person: &Arc<Person>, held: &Arc<Held>) -> Result<Option<Arc<CallerToken>>, NoTokens> {
         let whose = &held.whose;
-        let Some(refresh) = &held.refresh else { return Err(NoTokens::Over) };
+        let Some(refresh) = &held.refresh else { return Err(NoTokens::Nothing) };
         let provider = self.provider(&whose.tenant, &whose.provider).map_err(|e| NoTokens::Failed(e.to_string()))?;
         let metadata = self.metadata.of(&self.parts, &provider).await?;
         let endpoint =
@@ -135,7 +196,7 @@ impl Oidc {
             (LoginToken::IdToken, None) => {
                 // It may give none (OpenID Connect Core 1.0 section 12.2), and then nothing stands for the person any more.
                 tracing::warn!(provider = %whose.provider, "the identity provider renews no ID tokens: keep its access token");
-                return Err(NoTokens::Over);
+                return Err(NoTokens::Nothing);
             }
             (kind, Some(id_token)) => {
                 let jwt = self.verified(&provider, &id_token).await?;

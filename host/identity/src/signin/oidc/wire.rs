@@ -72,8 +72,10 @@ pub(super) struct Tokens {
 /// Why there are no tokens.
 #[derive(Debug)]
 pub(super) enum NoTokens {
-    /// The provider says that this grant is over.
+    /// The provider refuses the code or refresh token (RFC 6749 section 5.2, `invalid_grant`).
     Over,
+    /// It gives nothing that could be kept.
+    Nothing,
     /// It gave no answer that could be used. The reason is for operators.
     Failed(String),
 }
@@ -88,6 +90,7 @@ impl std::fmt::Display for NoTokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Over => f.write_str("it takes this code or token for used or ended"),
+            Self::Nothing => f.write_str("it gave no token to keep"),
             Self::Failed(why) => f.write_str(why),
         }
     }

@@ -262,6 +262,7 @@ async fn signing_out_switching_off_and_the_provider_end_it_at_once() {
         (whoami(&house.product, &token, "second").await == Err("credential-denied".to_owned())).then_some(())
     })
     .await;
+    assert_eq!(call().await.unwrap_err(), "401", "and with it what the client got by that sign-in");
     house.product.stop().await;
 }
 

@@ -3,11 +3,13 @@
 use axum::{Json, Router, routing::get};
 use portcullis_e2e::{
     browser::Browser,
-    http,
+    eventually, http,
     oauth::{BACK, Hand, OAuthDriver, consent, member, parameter, serve},
     product::{Product, resource},
 };
 use serde_json::{Value, json};
+
+use super::exchange::audited;
 
 async fn product(more: &[Value], settings: Value) -> Product {
     let mut resources = vec![
@@ -232,11 +234,82 @@ async fn a_replayed_code_or_refresh_token_ends_everything_that_it_gave() {
         hand.token(&[("grant_type", "authorization_code"), ("code", "x"), ("redirect_uri", BACK)]).await.unwrap();
     assert_eq!(verifier_gone.status, 400);
     product.write("resources.yaml", &[resource("Gateway", "other", json!({}))]).unwrap();
-    portcullis_e2e::eventually("her token ends with her", async || {
+    eventually("her token ends with her", async || {
         (!works(&product, "other", &member(&fourth, "access_token")).await).then_some(())
     })
     .await;
     assert_eq!(renew(&member(&fourth, "refresh_token")).await.status, 400);
+    product.stop().await;
+}
+
+/// What an auditor reads of the clients of `other`, without consents: kind, method, who, and why.
+fn read(product: &Product) -> Vec<String> {
+    let word = |event: &Value, name: &str| event[name].as_str().unwrap_or("-").to_owned();
+    let ours = |event: &Value| word(event, "method").starts_with("oauth.") && event["kind"] != "grant";
+    let line = |e: Value| {
+        let [kind, method, caller, reason] = ["kind", "method", "caller", "reason"].map(|name| word(&e, name));
+        assert_eq!(e["kind"] == "session", e["token"].is_string() && e["outcome"] == "ok", "{e}");
+        format!("{kind} {method} {caller} {reason}")
+    };
+    audited(product).into_iter().filter(ours).map(line).collect()
+}
+
+#[tokio::test]
+async fn what_clients_got_gave_back_and_were_refused_is_on_record() {
+    let product = product(&[], json!({})).await;
+    let mut browser = signed_in(&product).await;
+    let hand = Hand::register(&product.page(""), &product.url("other")).await.unwrap();
+    let unwanted = json!({"redirect_uris": ["http://evil.example/"]}).to_string();
+    assert_eq!(http::send("POST", &product.page("/oauth/register"), &[], unwanted).await.unwrap().status, 400);
+    let code = hand.code(&mut browser).await.unwrap();
+    let first = hand.redeem(&code).await.unwrap();
+    let renew =
+        async |token: &str| hand.token(&[("grant_type", "refresh_token"), ("refresh_token", token)]).await.unwrap();
+    let second = renew(&member(&first, "refresh_token")).await;
+    assert_eq!(second.status, 200);
+    assert_eq!(renew(&member(&first, "refresh_token")).await.status, 400, "used twice");
+    assert_eq!(renew(&member(&second, "refresh_token")).await.status, 400, "and so over");
+    let code = hand.code(&mut browser).await.unwrap();
+    let third = hand.redeem(&code).await.unwrap();
+    assert_eq!(hand.redeem(&code).await.unwrap().status, 400, "used twice");
+    let code = hand.code(&mut browser).await.unwrap();
+    let fourth = hand.redeem(&code).await.unwrap();
+    let stranger = Hand::register(&product.page(""), &product.url("other")).await.unwrap();
+    let revoke = async |who: &Hand, shown: String| {
+        who.post("/oauth/revoke", &[("client_id", &who.client), ("token", &shown)]).await.unwrap().status
+    };
+    assert_eq!(revoke(&stranger, member(&fourth, "refresh_token")).await, 200, "it is another's, and nothing happens");
+    assert_eq!(revoke(&hand, member(&fourth, "access_token")).await, 200);
+    assert_eq!(revoke(&hand, member(&fourth, "refresh_token")).await, 200);
+    let nobody = [("client_id", "nobody"), ("token", "x")];
+    assert_eq!(hand.post("/oauth/revoke", &nobody).await.unwrap().status, 401);
+    let told = [
+        "registration oauth.register - -",
+        "registration oauth.register - invalid_redirect_uri",
+        "session oauth.token user:alice -",
+        "session oauth.token user:alice -",
+        "revocation oauth.token user:alice refresh-token-used-twice",
+        "denial oauth.token - invalid_grant",
+        "session oauth.token user:alice -",
+        "revocation oauth.token user:alice code-used-twice",
+        "session oauth.token user:alice -",
+        "registration oauth.register - -",
+        "revocation oauth.revoke user:alice -",
+        "revocation oauth.revoke user:alice -",
+        "denial oauth.revoke - invalid_client",
+    ];
+    eventually("all of it is written", async || (read(&product).len() >= told.len()).then_some(())).await;
+    assert_eq!(read(&product), told);
+    // By the client, at the gateway, and without what would be of use to a thief.
+    let all = audited(&product);
+    let of = |kind: &str| all.iter().find(|e| e["kind"] == kind && e["caller"] == "user:alice").unwrap();
+    for kind in ["session", "revocation"] {
+        assert_eq!((&of(kind)["tool"], &of(kind)["gateway"]), (&json!(hand.client), &json!("other")), "{kind}");
+    }
+    let text = format!("{all:?}");
+    for secret in [&first, &second, &third, &fourth].map(|got| member(got, "refresh_token")) {
+        assert!(!text.contains(secret.split('.').next_back().unwrap()), "{text}");
+    }
     product.stop().await;
 }
 
@@ -301,11 +374,13 @@ async fn what_is_wrong_is_told_to_nobody_but_the_right_one() {
     browser.stops = vec!["http://127.0.0.1:5000/callback".to_owned()];
     browser.go(&hand.authorize(&[("redirect_uri", "http://127.0.0.1:5000/callback")])).await.unwrap();
     assert!(browser.form("decision").is_ok(), "{}", browser.html);
-    // A person who says no.
+    // A person who says no, on record.
     browser.stops = vec![BACK.to_owned()];
     browser.go(&hand.authorize(&[("prompt", "consent")])).await.unwrap();
     let ended = browser.submit("decision", &[("decision", "deny")]).await.unwrap();
     assert_eq!(parameter(&ended, "error").as_deref(), Some("access_denied"));
+    let refused = |e: &Value| e["kind"] == "denial" && e["method"] == "oauth.authorize" && e["caller"] == "user:alice";
+    eventually("her no is on record", async || audited(&product).iter().any(refused).then_some(())).await;
     // A code with another verifier, redirect URI, gateway or client is worth nothing, and used up.
     for wrong in [
         ("code_verifier", "w"),

@@ -10,7 +10,7 @@ use portcullis_e2e::{
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant};
 
-use super::login_tokens::House;
+use super::{exchange::audited, login_tokens::House};
 
 /// A client that somebody let in, and its refresh token of now.
 struct Client {
@@ -91,6 +91,14 @@ async fn without_more_the_person_signs_in_again() {
     for _ in 0..3 {
         assert_eq!(client.renew().await, Ok(()), "a day has not passed");
     }
+    // What it said of her explains her calls as well.
+    let carol = format!("external:{}#carol", house.idp.url);
+    let told = house.product.ask(&["explain", "main", "--as", &carol], "").unwrap();
+    let step = told["steps"].as_array().unwrap().iter().find(|step| step["name"] == "groups").unwrap().clone();
+    assert_eq!(step["says"], "group-of-carol", "{told}");
+    assert!(step["detail"].as_str().unwrap().contains("remembered of a client's token"), "{told}");
+    let granted = told["steps"].as_array().unwrap().iter().find(|step| step["says"] == "taken for granted").unwrap();
+    assert!(granted["detail"].as_str().unwrap().contains("teams: blue"), "{told}");
     let page = async |browser: &mut Browser| {
         let page = browser.send("GET", &house.product.page("/"), "").await.unwrap();
         page.headers.get("location").map(|to| to.to_str().unwrap().to_owned())
@@ -137,8 +145,59 @@ async fn where_the_provider_can_be_asked_again_its_new_word_counts() {
     assert_eq!(of_alice.renew_until_refused().await, "temporarily_unavailable");
     house.idp.mode("ok").await.unwrap();
     of_alice.renew_until_done().await;
-    // It takes the sign-in for ended.
-    house.idp.mode("ended").await.unwrap();
-    assert_eq!(of_alice.renew_until_refused().await, "invalid_grant");
+    house.product.stop().await;
+}
+
+#[tokio::test]
+async fn a_provider_that_refuses_what_it_gave_ends_what_it_said_at_once() {
+    let house = House::build(json!({})).await;
+    let (mut alice, mut bob) = (Browser::new(), Browser::new());
+    let mut first = Client::of(&house, &mut alice, "alice").await;
+    let mut second = Client::of(&house, &mut alice, "alice").await;
+    let mut of_bob = Client::of(&house, &mut bob, "bob").await;
+    let other = second.access.clone();
+    let listed = async |access: &str| {
+        http::ask(&house.product.url("main"), Some(access), "tools/list", json!({})).await.unwrap().status.as_u16()
+    };
+    let page =
+        async |browser: &Browser| browser.clone().send("GET", &house.product.page("/"), "").await.unwrap().status;
+    // Old enough to be asked about again at each renewal.
+    house.provide_with(Some(json!({})), json!({"maxSignInAge": "1s"}), &[]);
+    let old = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < old {
+        assert_eq!((first.renew().await, of_bob.renew().await), (Ok(()), Ok(())), "{}", house.product.log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // Slow and down are no refusals: what it said counts for as long as it counts.
+    for trouble in ["slow", "busy"] {
+        house.idp.mode(trouble).await.unwrap();
+        assert_eq!(first.renew_until_refused().await, "temporarily_unavailable");
+        house.idp.mode("ok").await.unwrap();
+        first.renew_until_done().await;
+    }
+    house.provide_with(Some(json!({})), json!({"maxSignInAge": "24h"}), &[]);
+    eventually("the pages are open to whom they were", async || (page(&alice).await == 200).then_some(())).await;
+    assert_eq!((listed(&first.access).await, listed(&other).await), (200, 200));
+    house.provide_with(Some(json!({})), json!({"maxSignInAge": "1s"}), &[]);
+    // Her account is taken away there: the next to ask finds out.
+    house.idp.mode("disabled=alice").await.unwrap();
+    assert_eq!(first.renew_until_refused().await, "invalid_grant");
+    // Though a day would not have passed: all that followed from her sign-ins is over, and she signs in again.
+    house.provide_with(Some(json!({})), json!({"maxSignInAge": "24h"}), &[]);
+    eventually("a day counts again", async || (page(&bob).await == 200).then_some(())).await;
+    assert_eq!((listed(&first.access).await, listed(&other).await), (401, 401));
+    assert_eq!(second.renew().await, Err("invalid_grant".to_owned()));
+    assert_ne!(page(&alice).await, 200, "her session is over");
+    assert_eq!(of_bob.renew().await, Ok(()));
+    assert_eq!(listed(&of_bob.access).await, 200, "nobody else's is");
+    let kept = audited(&house.product);
+    let why = |event: &&Value| event["kind"] == "revocation" && event["reason"] == "refused-by-provider";
+    let told: Vec<_> = kept.iter().filter(why).map(|e| e["method"].as_str().unwrap()).collect();
+    assert_eq!(told, ["signin", "oauth.token"], "{kept:?}");
+    // Back there, she signs in anew, and everything works.
+    house.idp.mode("disabled=").await.unwrap();
+    let mut again = Client::of(&house, &mut Browser::new(), "alice").await;
+    assert_eq!((again.renew().await, listed(&again.access).await), (Ok(()), 200));
+    assert_eq!(second.renew().await, Err("invalid_grant".to_owned()), "what ended stays so");
     house.product.stop().await;
 }
