@@ -182,6 +182,9 @@ pub struct ExplainRequest {
     /// where left out.
     #[serde(default, rename = "as", skip_serializing_if = "Option::is_none")]
     pub caller: Option<String>,
+    /// The groups that an identity provider would name of them; what is remembered of their sign-in, where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<String>>,
     /// The arguments, a JSON object; none where left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arguments: Option<serde_json::Value>,

@@ -24,7 +24,8 @@ use crate::{
 Examples:
   portcullis explain main github__get_me --as user:alice
   portcullis explain main github__create_issue --as team:blue --arguments '{\"repo\": \"x\"}' -o json
-  portcullis explain main --as user:alice                        # why is a list as short as it is?")]
+  portcullis explain main --as user:alice                        # why is a list as short as it is?
+  portcullis explain main --as 'external:https://login.example.com#00u1' --groups eng,oncall")]
 pub struct Explain {
     /// The gateway
     #[arg(value_name = "GATEWAY")]
@@ -32,9 +33,12 @@ pub struct Explain {
     /// The tool, as the gateway shows it; without one, the list of tools is explained
     #[arg(value_name = "TOOL")]
     tool: Option<String>,
-    /// Who would call: user:NAME, team:NAME, agent:NAME, organization or anonymous [with --admin-url: you]
+    /// Who would call: user:NAME, team:NAME, agent:NAME, organization, external:ISSUER#SUBJECT or anonymous [with --admin-url: you]
     #[arg(long = "as", value_name = "OWNER")]
     caller: Option<String>,
+    /// The groups that their identity provider would name [default: what is remembered of their sign-in]
+    #[arg(long, value_name = "GROUPS", value_delimiter = ',', requires = "caller")]
+    groups: Option<Vec<String>>,
     /// The arguments, as a JSON object; - reads them from standard input
     #[arg(long, value_name = "JSON")]
     arguments: Option<String>,
@@ -43,7 +47,8 @@ pub struct Explain {
 impl Explain {
     pub async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
         let arguments = self.arguments.as_deref().map(arguments).transpose()?;
-        let request = ExplainRequest { gateway: self.gateway, tool: self.tool, caller: self.caller, arguments };
+        let Self { gateway, tool, caller, groups, .. } = self;
+        let request = ExplainRequest { gateway, tool, caller, groups, arguments };
         let told = global.client()?.explain(&request).await?;
         output::one(global.output, &told, show)?;
         Ok(if told.runs { ExitCode::SUCCESS } else { ExitCode::from(Exit::Refused as u8) })
@@ -52,8 +57,8 @@ impl Explain {
 
 /// Why somebody sees no tool, in lines; nothing where nobody says.
 pub async fn empty_list(client: &Client, gateway: &Name, caller: Option<&str>) -> Option<String> {
-    let request =
-        ExplainRequest { gateway: gateway.clone(), tool: None, caller: caller.map(str::to_owned), arguments: None };
+    let (gateway, caller) = (gateway.clone(), caller.map(str::to_owned));
+    let request = ExplainRequest { gateway, tool: None, caller, groups: None, arguments: None };
     client.explain(&request).await.ok().map(|told| show(&told))
 }
 

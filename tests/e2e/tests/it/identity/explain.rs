@@ -18,7 +18,12 @@ async fn house() -> (Echo, Product) {
         resource("User", "alice", json!({})),
         resource("User", "bob", json!({})),
         resource("User", "eve", json!({})),
-        resource("Team", "blue", json!({"members": ["alice", "bob"]})),
+        resource(
+            "Team",
+            "blue",
+            json!({"members": ["alice", "bob"], "groups": [{"issuer": "https://login.example", "group": "eng"}]}),
+        ),
+        resource("User", "gina", json!({"identities": [{"issuer": "https://login.example", "subject": "g-1"}]})),
         echo.guarded("vault", "modern"),
         resource("McpServer", "time", json!({"process": demo})),
         resource(
@@ -94,6 +99,22 @@ async fn an_explanation_says_what_the_call_then_does() {
     assert!(told["stopped"]["message"].as_str().unwrap().contains("not on Fridays"), "{told}");
     let (told, _) = explain(&product, &["vault__whoami", "--as", "user:eve"]);
     assert_eq!(said(&told, "decide"), ["tool-access: deny", "tool-access: hides it"], "{told}");
+    // Whom an identity provider knows: nothing is remembered of them, which is said; what would be, can be.
+    let carol = "external:https://login.example#c-1";
+    let (told, runs) = explain(&product, &["vault__whoami", "--as", carol]);
+    assert!(!runs && said(&told, "authenticate").contains(&"groups: not known".to_owned()), "{told}");
+    for caller in [carol, "user:gina"] {
+        let (told, runs) = explain(&product, &["vault__whoami", "--as", caller, "--groups", "eng,oncall"]);
+        assert!(said(&told, "authenticate").contains(&"groups: eng, oncall".to_owned()), "{told}");
+        assert_eq!(
+            (runs, &told["connection"]),
+            (false, &json!(null)),
+            "a member of the team, without an account: {told}"
+        );
+        assert_eq!(said(&told, "decide"), ["tool-access: allow"], "{told}");
+    }
+    let nobodys = product.cli(&["explain", "main", "--as", "team:blue", "--groups", "eng"], "").unwrap();
+    assert!(String::from_utf8_lossy(&nobodys.stderr).contains("no identity provider says anything of team:blue"));
     // Pinned arguments.
     let arguments = r#"{"utc_offset": "+09:00"}"#;
     let (told, _) = explain(&product, &["time__time_now", "--as", "user:alice", "--arguments", arguments]);
