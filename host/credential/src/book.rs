@@ -182,7 +182,7 @@ impl ConnectionBook {
     /// Blocks while reading a file.
     pub fn unreadable(&self, tenant: &Name, source: &SecretSource) -> Option<String> {
         let (_, _, sources) = self.source.as_ref()?;
-        sources.read(tenant, source).err()
+        sources.read(tenant, source).err().map(|why| why.to_string())
     }
 
     /// Says who keeps the tokens of connections with OAuth. Once; later ones are not heard.
@@ -478,7 +478,7 @@ fn entry(
             Err(why) => {
                 // What is sealed under the same name is not what the operator wrote down.
                 secrets.remove(field);
-                unreadable.insert(field.clone(), why);
+                unreadable.insert(field.clone(), why.to_string());
             }
         }
     }

@@ -35,6 +35,9 @@ pub use oauth::{
 pub use plan::{CredentialPlan, PlanParts, Resolve};
 pub use resolver::{CACHE_ENTRIES, Rejection, Resolver};
 pub use secrets::{MAX_FIELD_BYTES, MAX_FIELDS, Resealed, Secrets, SecretsError};
-pub use sources::{Freshness, SecretSources, Services as SecretServices, VaultAuth, VaultOptions};
+pub use sources::{
+    Freshness, SecretSources, ServiceError, ServiceSettingsError, Services as SecretServices, SourceError, VaultAuth,
+    VaultOptions, VaultReadError,
+};
 pub use uses::{MAX_USES, Use};
 pub use vault::{KEY_VARIABLE, KeySource, Vault, VaultError};

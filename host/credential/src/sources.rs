@@ -4,6 +4,7 @@
 //! again and again from then on, so that whoever reads waits for nobody. A service that can't be reached is an error: what it
 //! said before holds for a bounded time, and nothing else ever takes its place.
 
+mod error;
 mod kubernetes;
 mod local;
 mod vault;
@@ -25,7 +26,8 @@ use portcullis_telemetry::Metrics;
 use serde::Deserialize;
 use tokio::sync::watch;
 
-pub use vault::{VaultAuth, VaultOptions};
+pub use error::{ServiceError, ServiceSettingsError, SourceError};
+pub use vault::{VaultAuth, VaultOptions, VaultReadError};
 
 use vault::Vault;
 
@@ -69,12 +71,12 @@ pub struct Services {
 type Wanted = (Name, SecretSource);
 
 /// What its service said; nothing where there is none.
-type Answered = (Wanted, Result<Option<Secret>, String>);
+type Answered = (Wanted, Result<Option<Secret>, SourceError>);
 
 /// What is known of one.
 #[derive(Clone)]
 struct Known {
-    value: Result<Secret, String>,
+    value: Result<Secret, SourceError>,
     /// When the service last said so.
     said: Instant,
 }
@@ -96,8 +98,12 @@ impl SecretSources {
     /// SecretSources that have fetched nothing yet.
     ///
     /// # Errors
-    /// In words for operators, where a service is not configured right.
-    pub fn new(services: Services, client: &Arc<Client>, metrics: Arc<Metrics>) -> Result<Arc<Self>, String> {
+    /// Where a service is not configured right.
+    pub fn new(
+        services: Services,
+        client: &Arc<Client>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Self>, ServiceSettingsError> {
         let vault = services.vault.map(|options| Vault::new(options, client)).transpose()?;
         Ok(Arc::new(Self {
             vault,
@@ -128,14 +134,14 @@ impl SecretSources {
     /// The secret now. Blocks while reading a file, for nothing else.
     ///
     /// # Errors
-    /// A sentence that names the source and never what is in it.
-    pub fn read(&self, tenant: &Name, source: &SecretSource) -> Result<Secret, String> {
+    /// [`SourceError`], which names the source and never what is in it.
+    pub fn read(&self, tenant: &Name, source: &SecretSource) -> Result<Secret, SourceError> {
         if matches!(source, SecretSource::Env(_) | SecretSource::File(_)) {
             return local::read(source);
         }
         match self.known.load().get(&(tenant.clone(), source.clone())) {
             Some(known) => known.value.clone(),
-            None => Err(format!("{} was not read yet", place(source))),
+            None => Err(SourceError::NotYet(place(source))),
         }
     }
 
@@ -199,14 +205,14 @@ impl SecretSources {
             let known = match answer {
                 Ok(Some(secret)) => Known { value: Ok(secret), said: now },
                 // The service says that it is not there, which is an answer: nothing goes on under the old one.
-                Ok(None) => Known { value: Err(format!("{} does not exist", place(&wanted.1))), said: now },
+                Ok(None) => Known { value: Err(SourceError::Missing(place(&wanted.1))), said: now },
                 Err(why) => match earlier {
                     Some(known)
                         if known.value.is_ok() && now.duration_since(known.said) < self.freshness.max_stale.get() =>
                     {
                         tracing::warn!(
                             source = place(&wanted.1),
-                            why,
+                            %why,
                             "a secret can't be read again; the last one is used"
                         );
                         known.clone()
@@ -230,26 +236,26 @@ impl SecretSources {
         })
     }
 
-    async fn ask(&self, tenant: &Name, source: &SecretSource) -> Result<Option<Secret>, String> {
+    async fn ask(&self, tenant: &Name, source: &SecretSource) -> Result<Option<Secret>, SourceError> {
         let (service, answer) = match source {
             SecretSource::Env(_) | SecretSource::File(_) => return local::read(source).map(Some),
             SecretSource::Vault(secret) => match &self.vault {
-                Some(vault) => ("vault", vault.read(tenant, secret).await),
-                None => ("vault", Err("the server setting `vault` is not there".to_owned())),
+                Some(vault) => ("vault", vault.read(tenant, secret).await.map_err(ServiceError::Vault)),
+                None => ("vault", Err(ServiceError::NotConfigured("vault"))),
             },
             SecretSource::Kubernetes(secret) => match &self.cluster {
                 Some(cluster) => ("kubernetes", kubernetes::read(cluster, tenant, secret).await),
-                None => ("kubernetes", Err("the server setting `kubernetes` is not there".to_owned())),
+                None => ("kubernetes", Err(ServiceError::NotConfigured("kubernetes"))),
             },
         };
         self.metrics.secret_read(service, answer.is_ok());
-        answer.map_err(|why| format!("{}: {why}", place(source)))
+        answer.map_err(|why| SourceError::Service { place: place(source), why })
     }
 }
 
 impl SecretReader for SecretSources {
     fn read(&self, tenant: &Name, source: &SecretSource) -> Result<Secret, String> {
-        Self::read(self, tenant, source)
+        Self::read(self, tenant, source).map_err(|why| why.to_string())
     }
 }
 

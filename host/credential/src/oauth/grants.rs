@@ -127,7 +127,7 @@ impl Grants {
     pub(super) async fn read(&self, tenant: &Name, source: SecretSource) -> Result<Secret, String> {
         let (sources, tenant) = (Arc::clone(&self.sources), tenant.clone());
         let read = tokio::task::spawn_blocking(move || sources.read(&tenant, &source)).await;
-        read.map_err(|_| "the client's secret was not read".to_owned())?
+        read.map_err(|_| "the client's secret was not read".to_owned())?.map_err(|why| why.to_string())
     }
 
     /// How many sign-ins are under way.

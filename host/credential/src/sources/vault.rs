@@ -1,5 +1,6 @@
 //! HashiCorp Vault's key-value engine, version 2, over its HTTP API; OpenBao speaks the same.
 
+mod error;
 mod login;
 
 use std::{
@@ -19,7 +20,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
+use super::ServiceSettingsError;
 use login::Session;
+
+pub use error::VaultReadError;
 
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -131,34 +135,33 @@ impl Vault {
     /// A client that has not logged in yet.
     ///
     /// # Errors
-    /// In words for operators.
-    pub(super) fn new(options: VaultOptions, client: &Arc<Client>) -> Result<Self, String> {
+    /// What is wrong with the settings.
+    pub(super) fn new(options: VaultOptions, client: &Arc<Client>) -> Result<Self, ServiceSettingsError> {
         // Whose address it is stands in the server settings, which only the operator writes: private ones are the usual case.
         let reach = match (options.address.scheme(), Reach::of(&options.address, false)) {
             ("https", _) => Reach::Any,
             ("http", Ok(Reach::Loopback)) => Reach::Loopback,
-            _ => return Err("vault.address must be https, or http on this machine".to_owned()),
+            _ => return Err(ServiceSettingsError::Address),
         };
         if !options.address.username().is_empty() || options.address.password().is_some() {
-            return Err("vault.address must hold no credential".to_owned());
+            return Err(ServiceSettingsError::Credential);
         }
         let client = match &options.ca_file {
             None => Arc::clone(client),
             Some(file) => {
-                let pem = std::fs::read(file).map_err(|e| format!("vault.caFile: {}: {}", file.display(), e.kind()))?;
-                let tls = portcullis_outbound::trusting(&pem).map_err(|e| format!("vault.caFile: {e}"))?;
-                Client::with(tls)
+                let unread = |e: std::io::Error| ServiceSettingsError::Unread { path: file.clone(), why: e.kind() };
+                Client::with(portcullis_outbound::trusting(&std::fs::read(file).map_err(unread)?)?)
             }
         };
         let namespace = options.namespace.as_deref().map(HeaderValue::from_str).transpose();
-        let namespace = namespace.map_err(|_| "vault.namespace can't stand in a header".to_owned())?;
+        let namespace = namespace.map_err(|_| ServiceSettingsError::Namespace)?;
         Ok(Self { client, options, namespace, reach, session: tokio::sync::Mutex::default() })
     }
 
     /// The value of a key; none where there is no such secret, version or key.
-    pub(super) async fn read(&self, tenant: &Name, secret: &VaultSecret) -> Result<Option<Secret>, String> {
+    pub(super) async fn read(&self, tenant: &Name, secret: &VaultSecret) -> Result<Option<Secret>, VaultReadError> {
         if !self.allows(tenant, secret) {
-            return Err(format!("the server setting vault.tenants does not let the tenant {tenant} read it"));
+            return Err(VaultReadError::Tenant(tenant.clone()));
         }
         let mut url = self.url(secret.mount.split('/').chain(["data"]).chain(secret.path.split('/')))?;
         if let Some(version) = secret.version {
@@ -172,8 +175,8 @@ impl Vault {
         match response.status {
             StatusCode::OK => value(&response, &secret.key),
             StatusCode::NOT_FOUND => Ok(None),
-            StatusCode::FORBIDDEN => Err("Vault does not let us read it".to_owned()),
-            status => Err(format!("Vault answered {}", status.as_u16())),
+            StatusCode::FORBIDDEN => Err(VaultReadError::Forbidden),
+            status => Err(VaultReadError::Status(status.as_u16())),
         }
     }
 
@@ -190,22 +193,27 @@ impl Vault {
         }
     }
 
-    async fn get(&self, url: &Url) -> Result<Response, String> {
+    async fn get(&self, url: &Url) -> Result<Response, VaultReadError> {
         let token = self.token().await?;
         self.send(Method::GET, url.clone(), Some(&token), Secret::new("")).await
     }
 
     /// `/v1/` and these words, each escaped.
-    fn url<'w>(&self, words: impl Iterator<Item = &'w str>) -> Result<Url, String> {
+    fn url<'w>(&self, words: impl Iterator<Item = &'w str>) -> Result<Url, VaultReadError> {
         let mut url = self.options.address.clone();
         url.set_query(None);
         url.set_fragment(None);
-        let bad = || "vault.address can't have a path put behind it".to_owned();
-        url.path_segments_mut().map_err(|()| bad())?.pop_if_empty().push("v1").extend(words);
+        url.path_segments_mut().map_err(|()| VaultReadError::Address)?.pop_if_empty().push("v1").extend(words);
         Ok(url)
     }
 
-    async fn send(&self, method: Method, url: Url, token: Option<&Secret>, body: Secret) -> Result<Response, String> {
+    async fn send(
+        &self,
+        method: Method,
+        url: Url,
+        token: Option<&Secret>,
+        body: Secret,
+    ) -> Result<Response, VaultReadError> {
         let mut headers = vec![(HeaderName::from_static("x-vault-request"), HeaderValue::from_static("true"))];
         if let Some(namespace) = &self.namespace {
             headers.push((HeaderName::from_static("x-vault-namespace"), namespace.clone()));
@@ -214,27 +222,25 @@ impl Vault {
             headers.push((header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
         }
         if let Some(token) = token {
-            let mut value = HeaderValue::from_bytes(token.expose())
-                .map_err(|_| "the token for Vault can't stand in a header".to_owned())?;
+            let mut value = HeaderValue::from_bytes(token.expose()).map_err(|_| VaultReadError::Token)?;
             value.set_sensitive(true);
             headers.push((HeaderName::from_static("x-vault-token"), value));
         }
         let request = Request { method, url, headers, body, timeout: TIMEOUT, max_body: MAX_ANSWER, reach: self.reach };
-        self.client.send(request).await.map_err(|e| format!("Vault can't be reached ({e})"))
+        Ok(self.client.send(request).await?)
     }
 }
 
 /// The value of a key in an answer; a number is taken as it is written.
-fn value(response: &Response, key: &str) -> Result<Option<Secret>, String> {
-    let answer: Answer =
-        serde_json::from_slice(&response.body).map_err(|_| "Vault's answer is no key-value secret".to_owned())?;
+fn value(response: &Response, key: &str) -> Result<Option<Secret>, VaultReadError> {
+    let answer: Answer = serde_json::from_slice(&response.body).map_err(|_| VaultReadError::NoSecret)?;
     let mut fields = answer.data.and_then(|d| d.data).unwrap_or_default();
     match fields.remove(key) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if !text.is_empty() => Ok(Some(Secret::new(text.into_bytes()))),
-        Some(Value::String(_)) => Err("it is empty".to_owned()),
+        Some(Value::String(_)) => Err(VaultReadError::Empty),
         Some(Value::Number(number)) => Ok(Some(Secret::new(number.to_string().into_bytes()))),
-        Some(_) => Err("it is no text".to_owned()),
+        Some(_) => Err(VaultReadError::NoText),
     }
 }
 

@@ -8,7 +8,7 @@ use portcullis_outbound::Response;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Vault, VaultAuth};
+use super::{Vault, VaultAuth, VaultReadError};
 use crate::sources::local;
 
 /// The shortest time between two renewals.
@@ -66,7 +66,7 @@ impl Session {
 
 impl Vault {
     /// A token that works, as far as is known.
-    pub(super) async fn token(&self) -> Result<Secret, String> {
+    pub(super) async fn token(&self) -> Result<Secret, VaultReadError> {
         let mut session = self.session.lock().await;
         if let Some(known) = &*session {
             if !known.is_due() {
@@ -93,7 +93,7 @@ impl Vault {
         granted(&response).ok()
     }
 
-    async fn login(&self) -> Result<Session, String> {
+    async fn login(&self) -> Result<Session, VaultReadError> {
         match &self.options.auth {
             VaultAuth::Token(source) => self.look_up(local::read(source)?).await,
             VaultAuth::Kubernetes { role, mount, token_file } => {
@@ -117,34 +117,33 @@ impl Vault {
         }
     }
 
-    async fn log_in(&self, mount: &str, login: &impl Serialize) -> Result<Session, String> {
+    async fn log_in(&self, mount: &str, login: &impl Serialize) -> Result<Session, VaultReadError> {
         let url = self.url(["auth"].into_iter().chain(mount.split('/')).chain(["login"]))?;
-        let body = serde_json::to_vec(login).map_err(|_| "the login can't be written".to_owned())?;
+        let body = serde_json::to_vec(login).map_err(|_| VaultReadError::Unwritten)?;
         granted(&self.send(Method::POST, url, None, Secret::new(body)).await?)
     }
 
     /// How long a token that we were given holds.
-    async fn look_up(&self, token: Secret) -> Result<Session, String> {
+    async fn look_up(&self, token: Secret) -> Result<Session, VaultReadError> {
         let url = self.url(["auth", "token", "lookup-self"].into_iter())?;
         let response = self.send(Method::GET, url, Some(&token), Secret::new("")).await?;
         if response.status != StatusCode::OK {
-            return Err(format!("Vault refuses the token (it answered {})", response.status.as_u16()));
+            return Err(VaultReadError::TokenRefused(response.status.as_u16()));
         }
-        let looked: Looked =
-            serde_json::from_slice(&response.body).map_err(|_| "Vault's answer about the token is none".to_owned())?;
+        let looked: Looked = serde_json::from_slice(&response.body).map_err(|_| VaultReadError::NoFacts)?;
         Ok(Session::new(token, looked.data.ttl, looked.data.renewable))
     }
 }
 
-fn granted(response: &Response) -> Result<Session, String> {
+fn granted(response: &Response) -> Result<Session, VaultReadError> {
     if response.status != StatusCode::OK {
-        return Err(format!("Vault refuses the login (it answered {})", response.status.as_u16()));
+        return Err(VaultReadError::Login(response.status.as_u16()));
     }
     let granted: Option<Granted> = serde_json::from_slice(&response.body).ok();
-    let auth = granted.and_then(|g| g.auth).ok_or("Vault's answer to the login holds no token")?;
+    let auth = granted.and_then(|g| g.auth).ok_or(VaultReadError::NoToken)?;
     Ok(Session::new(Secret::new(auth.client_token.as_bytes()), auth.lease_duration, auth.renewable))
 }
 
-fn text(secret: &Secret) -> Result<&str, String> {
-    std::str::from_utf8(secret.expose()).map_err(|_| "the credential for Vault is no text".to_owned())
+fn text(secret: &Secret) -> Result<&str, VaultReadError> {
+    std::str::from_utf8(secret.expose()).map_err(|_| VaultReadError::CredentialNoText)
 }
