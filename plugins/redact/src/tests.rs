@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::time::{Duration, Instant};
+
 use portcullis_sdk::{Call, Decision, Error, Setup, ToolCall, ToolResult, Value, fake};
 
 use crate::{Redact, known};
@@ -198,7 +200,26 @@ fn wrong_configurations_are_refused_naming_the_place() {
 fn hostile_texts_take_no_time() {
     let config = r#"{"rules": [{"patterns": ["secrets", "personal", "ipv4"]}, {"regex": "(x+x+)+y"}]}"#;
     for piece in ["1 ", "1-", "x", "a@", "a.", "A1 ", "eyJ", "-----BEGIN PRIVATE KEY", "+1 2", "pcl_"] {
-        let json = serde_json::json!({"t": piece.repeat(20_000)}).to_string();
-        drop(arguments(config, &json));
+        let json = |times: usize| serde_json::json!({"t": piece.repeat(times)}).to_string();
+        // Ten times the text takes ten times as long, or a little more; what tries each beginning with each end takes a hundred times.
+        let (short, long) = (json(4_000), json(40_000));
+        let few = (0..3).map(|_| took(|| drop(arguments(config, &short)))).min().unwrap();
+        let many = (0..3).map(|_| took(|| drop(arguments(config, &long)))).min().unwrap();
+        assert!(
+            many < 40 * few.max(Duration::from_millis(1)),
+            "{piece:?}: {few:?}, and {many:?} of ten times the text"
+        );
+    }
+}
+
+/// The processor time that something takes.
+fn took(work: impl FnOnce()) -> Duration {
+    // Nanoseconds on the processor come first (Documentation/scheduler/sched-stats.rst of Linux).
+    let spent = || std::fs::read_to_string("/proc/thread-self/schedstat").ok()?.split(' ').next()?.parse::<u64>().ok();
+    let (before, clock) = (spent(), Instant::now());
+    work();
+    match (before, spent()) {
+        (Some(before), Some(after)) => Duration::from_nanos(after - before),
+        _ => clock.elapsed(),
     }
 }

@@ -237,6 +237,27 @@ async fn jwks_can_speak_for_no_issuer_that_was_not_granted() {
 }
 
 #[tokio::test]
+async fn jwks_gives_no_role_that_was_not_granted() {
+    let roles = json!({"claim": "groups", "map": {"eng": "operator", "ops": "admin"}});
+    let config = json!({"issuers": [{"issuer": ISSUER, "audience": ["portcullis"], "claims": {"roles": roles}}]});
+    for (granted, given) in [(&["operator", "admin"][..], Some(2)), (&["operator"], None), (&[], None)] {
+        let (host, notary) = (host(), Arc::<Notary>::default());
+        let plugin = load(&host, "jwks", config.clone(), |plan| {
+            plan.grants.issuers = vec![ISSUER.to_owned()];
+            plan.grants.roles = granted.iter().map(|role| role.parse().unwrap()).collect();
+            plan.services.jwt = Some(Arc::clone(&notary) as _);
+        })
+        .await;
+        let verdict = plugin.authenticate(&auth_request(Some("https://idp.example good"))).await;
+        let roles = match &verdict {
+            Ok(Verdict::Accepted { principal, .. }) => Some(principal.roles.len()),
+            _ => None,
+        };
+        assert_eq!(roles, given, "{granted:?}: {verdict:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_suspended_call_that_nobody_waits_for_is_gone() {
     let (host, notary) = (host(), Arc::<Notary>::default());
     let plugin = jwks(&host, &notary, ISSUER).await;

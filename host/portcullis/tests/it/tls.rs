@@ -55,9 +55,15 @@ fn a_replaced_certificate_is_served_without_a_restart() {
     assert_eq!(ask(&address, &one).as_deref(), Ok("HTTP/1.1 200 OK"));
     assert!(ask(&address, &two).is_err(), "not trusted");
 
-    // Half of it is not used.
+    // Half of it is not used, and whoever looks after the gateway is told.
     fs::copy(certificates.join("two.crt"), dir.path().join("tls.crt")).unwrap();
     assert_eq!(ask(&address, &one).as_deref(), Ok("HTTP/1.1 200 OK"));
+    let socket = dir.path().join("data/admin.sock");
+    let doctor = || gateway.run(&["doctor", "--socket", socket.to_str().unwrap()]);
+    eventually("the doctor knows", || doctor().out.contains("certificate and key do not belong together"));
+    let told = doctor();
+    assert!(told.code == 1 && told.out.contains("ERROR   tls: ") && told.out.contains("next: Correct the file"));
     put("two");
     eventually("the new certificate is served", || ask(&address, &two).is_ok());
+    assert!(!doctor().out.contains("tls: "), "{}", doctor().out);
 }

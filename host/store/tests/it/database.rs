@@ -15,6 +15,7 @@ use portcullis_test_postgres::Database;
 use crate::{
     house::{connect, given, options},
     put,
+    way::{At, Way},
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -120,8 +121,10 @@ async fn a_lost_notification_costs_a_tick() {
     let Some(database) = shared().await else { return };
     let (a, b) = (connect(&database).await.unwrap(), connect(&database).await.unwrap());
     let admin = database.admin().await.unwrap();
-    // Writers tell nobody any more.
-    let silent = "CREATE SCHEMA quiet; CREATE FUNCTION quiet.pg_notify(text, text) RETURNS void LANGUAGE sql AS '';
+    // Writers tell nobody any more; that they wanted to is noted.
+    let silent = "CREATE SCHEMA quiet; CREATE TABLE quiet.told (what text);
+                  CREATE FUNCTION quiet.pg_notify(text, text) RETURNS void LANGUAGE sql SECURITY DEFINER
+                      AS 'INSERT INTO quiet.told VALUES ($2)';
                   GRANT USAGE ON SCHEMA quiet TO PUBLIC;
                   ALTER ROLE portcullis IN DATABASE {} SET search_path = quiet, pg_catalog";
     admin.batch_execute(&silent.replace("{}", &database.name)).await.unwrap();
@@ -131,6 +134,24 @@ async fn a_lost_notification_costs_a_tick() {
     a.write(vec![put("k", "v")]).await.unwrap();
     let change = tokio::time::timeout(Duration::from_secs(10), watch.next()).await.unwrap().unwrap();
     assert_eq!(change.revision(), Revision(1));
+    let lost: i64 = admin.query_one("SELECT count(*) FROM quiet.told", &[]).await.unwrap().get(0);
+    assert_eq!(lost, 1, "the notification was lost, and nothing else told of the write");
+}
+
+/// A commit whose answer is lost is found, and one that never left is done, once each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_cut_at_the_commit_costs_nothing_and_doubles_nothing() {
+    let Some(database) = shared().await else { return };
+    let way = Way::to(&database).await;
+    let store = PostgresStore::open(options(&way.url(&database))).await.unwrap();
+    let mut at = store.write(vec![put("k", "0")]).await.unwrap();
+    for moment in [At::AfterCommit, At::BeforeCommit, At::AfterCommit, At::BeforeCommit] {
+        way.set(moment);
+        let (written, ()) = tokio::join!(store.write(vec![put("k", "v")]), way.happened());
+        assert_eq!(written, Ok(Revision(at.0 + 1)), "told the truth, and done once");
+        at = Revision(at.0 + 1);
+        assert_eq!(store.get("k").await.unwrap().unwrap().revision, at);
+    }
 }
 
 /// The connection is cut at every moment of a write. Each batch is written exactly once, and whoever was told that it was or
@@ -187,6 +208,12 @@ async fn a_connection_cut_in_the_middle_of_a_write_tells_no_lies() {
                     Err(_) => {}
                 }
             }
+            let now = loop {
+                if let Ok(now) = store.get(&key).await {
+                    break now.unwrap();
+                }
+            };
+            assert_eq!((&now.value[..], Some(now.revision)), (known.to_string().as_bytes(), at), "the last word");
             (written, unknown)
         }));
     }
@@ -309,11 +336,16 @@ async fn a_server_that_hangs_is_noticed() {
 async fn a_turn_that_nobody_gives_back_is_taken_away() {
     let Some(database) = shared().await else { return };
     let store = connect(&database).await.unwrap();
-    let frozen = database.server.client("portcullis", &database.name).await.unwrap();
-    // What a gateway's connection is told first, and then nothing more.
-    let turn = "SET idle_in_transaction_session_timeout = '6s'; BEGIN; SELECT * FROM portcullis.head FOR UPDATE";
-    frozen.batch_execute(turn).await.unwrap();
+    let way = Way::to(&database).await;
+    let frozen = PostgresStore::open(options(&way.url(&database)).patience(Duration::ZERO)).await.unwrap();
+    way.set(At::Turn);
+    let its = tokio::spawn(async move { frozen.write(vec![put("k", "its")]).await });
+    way.happened().await;
+    let began = Instant::now();
     store.write(vec![put("k", "v")]).await.unwrap();
+    assert!(began.elapsed() > Duration::from_secs(1), "it did not have the turn: {:?}", began.elapsed());
+    assert!(its.await.unwrap().is_err(), "what it was in the middle of did not happen");
+    assert_eq!(&store.get("k").await.unwrap().unwrap().value[..], b"v");
 }
 
 #[tokio::test]

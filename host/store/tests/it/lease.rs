@@ -30,10 +30,15 @@ async fn one_of_many_holds_it(house: &House) {
     let inside = Arc::new(AtomicUsize::new(0));
     let race = (0..8).map(|n| {
         let (leases, inside) = (Leases::new(Arc::clone(&store), &format!("p{n}")), Arc::clone(&inside));
+        let store = Arc::clone(&store);
         tokio::spawn(async move {
             let lease = leases.take("x", PATIENCE, PATIENCE).await.unwrap().unwrap();
             assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two hold it");
-            tokio::task::yield_now().await;
+            // Long enough for every other one to have taken it, if it could.
+            for _ in 0..20 {
+                store.get("x").await.unwrap();
+                tokio::task::yield_now().await;
+            }
             inside.fetch_sub(1, Ordering::SeqCst);
             lease.release().await;
         })

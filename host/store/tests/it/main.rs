@@ -11,6 +11,7 @@ mod lease;
 mod model;
 mod registry;
 mod store;
+mod way;
 
 use std::{path::Path, sync::Arc};
 

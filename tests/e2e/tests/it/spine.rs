@@ -3,6 +3,7 @@
 mod bad_input;
 mod bridged;
 mod contract;
+mod doctor;
 mod hidden;
 mod inspector;
 mod metrics;

@@ -118,6 +118,20 @@ async fn a_certificate_says_who_a_program_is() {
     let told = ask(None, Some(&ci)).await.unwrap_err();
     assert!(!told.contains("requestId"), "{told}");
     assert_eq!(ask(None, Some(&runner)).await, Ok(vec!["echo__odd".to_owned()]), "nobody else");
+
+    // A list that can't be used leaves the one before, and whoever looks after the gateway is told.
+    let list = fs::read(&revoked).unwrap();
+    fs::write(&revoked, "nonsense").unwrap();
+    let doctor = || String::from_utf8_lossy(&product.cli(&["doctor"], "").unwrap().stdout).into_owned();
+    eventually("the doctor knows", || async {
+        doctor().contains("holds no list of revoked certificates").then_some(())
+    })
+    .await;
+    assert!(doctor().contains("ERROR   tls: "), "{}", doctor());
+    let told = ask(None, Some(&ci)).await.unwrap_err();
+    assert!(!told.contains("requestId"), "it stays revoked: {told}");
+    fs::write(&revoked, list).unwrap();
+    eventually("it is right again", || async { (!doctor().contains("tls: ")).then_some(()) }).await;
 }
 
 #[tokio::test]
