@@ -19,6 +19,8 @@ pub const MAX_OBJECTS: usize = 10_000;
 pub(crate) const MAX_STATUSES: usize = 8;
 /// Who writes the status, as the cluster keeps it.
 const MANAGER: &str = "portcullis";
+/// What the cluster says where it does not know: whoever wrote it before anybody applied it.
+const BEFORE: &str = "before-first-apply";
 /// The most characters of such a name; the cluster takes 128.
 const MAX_MANAGER: usize = 128;
 /// Labels and annotations of the cluster's own tools say nothing to us.
@@ -138,7 +140,8 @@ fn custom(kind: Kind, namespace: &Name, object: DynamicObject) -> Custom {
 
 /// Statuses are ours to write, and say nothing of who wrote the spec.
 fn manager(fields: Vec<ManagedFieldsEntry>) -> Option<String> {
-    let others = fields.into_iter().filter(|f| f.subresource.is_none() && f.manager.as_deref() != Some(MANAGER));
+    let nobody = |name: &str| name == MANAGER || name == BEFORE;
+    let others = fields.into_iter().filter(|f| f.subresource.is_none() && !f.manager.as_deref().is_none_or(nobody));
     let last = others.max_by(|a, b| a.time.cmp(&b.time))?;
     last.manager.map(|name| shown(&name, MAX_MANAGER))
 }

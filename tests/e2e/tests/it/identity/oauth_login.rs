@@ -302,7 +302,8 @@ async fn what_clients_got_gave_back_and_were_refused_is_on_record() {
     assert_eq!(read(&product), told);
     // By the client, at the gateway, and without what would be of use to a thief.
     let all = audited(&product);
-    let of = |kind: &str| all.iter().find(|e| e["kind"] == kind && e["caller"] == "user:alice").unwrap();
+    let ours = |e: &&Value| e["caller"] == "user:alice" && e["method"].as_str().unwrap().starts_with("oauth.");
+    let of = |kind: &str| all.iter().filter(ours).find(|e| e["kind"] == kind).unwrap();
     for kind in ["session", "revocation"] {
         assert_eq!((&of(kind)["tool"], &of(kind)["gateway"]), (&json!(hand.client), &json!("other")), "{kind}");
     }
