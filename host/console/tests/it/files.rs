@@ -23,8 +23,11 @@ async fn open(registry: &Arc<Registry>, dir: &Path, rescan: Duration) -> FileDoo
     FileDoor::open(Arc::clone(registry), Metrics::new(), Audit::discard(), options).await
 }
 
-/// What the audit stream says of a resource: outcome, method, revision before and after, and by which file.
-fn recorded(dir: &Path, resource: &str) -> Vec<(String, String, Option<u64>, Option<u64>, String)> {
+/// Outcome, method, revision before and after, and by which file.
+type Line = (String, String, Option<u64>, Option<u64>, String);
+
+/// What the audit stream says of a resource.
+fn recorded(dir: &Path, resource: &str) -> Vec<Line> {
     let lines = fs::read_to_string(dir.join("audit.jsonl")).unwrap_or_default();
     let events = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["event"].take());
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
@@ -214,7 +217,9 @@ async fn what_a_file_changes_is_on_record_once() {
     fs::remove_file(&file).unwrap();
     eventually("it is gone", || title(&registry, "a").is_none()).await;
     eventually("that is on record", || recorded(&kept, "Team/a").len() == 6).await;
-    let changed = |outcome: &str, method: &str, from, to| (outcome.into(), method.into(), from, to, by.clone());
+    let changed = |outcome: &str, method: &str, from, to| -> Line {
+        (outcome.to_owned(), method.to_owned(), from, to, by.clone())
+    };
     assert_eq!(
         recorded(&kept, "Team/a")[2..],
         [
