@@ -24,6 +24,9 @@ pub struct Parts {
     /// The program around the official Rust client; none where nobody said, and then no test asks for it.
     #[serde(default)]
     pub rust_client: Option<PathBuf>,
+    /// The example plugin in JavaScript; none where nobody said, and then no test asks for it.
+    #[serde(default)]
+    pub javascript_plugin: Option<PathBuf>,
 }
 
 impl Parts {
@@ -51,6 +54,7 @@ impl Parts {
                 venv,
                 cluster: told("PORTCULLIS_TEST_CLUSTER"),
                 rust_client: told("PORTCULLIS_TEST_RUST_CLIENT"),
+                javascript_plugin: told("PORTCULLIS_TEST_JAVASCRIPT_PLUGIN"),
             });
         }
         let output = Command::new("cargo").current_dir(root()).args(["xtask", "setup", "--print"]).output()?;

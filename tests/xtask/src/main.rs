@@ -5,6 +5,7 @@ mod bench;
 mod cluster;
 mod conformance;
 mod deny;
+mod examples;
 mod lint;
 mod setup;
 mod shell;

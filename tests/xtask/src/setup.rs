@@ -14,7 +14,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    cluster,
+    cluster, examples,
     shell::{cache, find, quietly, root, stage},
 };
 
@@ -42,6 +42,8 @@ pub struct Parts {
     pub cluster: Option<PathBuf>,
     /// The program around the official Rust client: `PORTCULLIS_TEST_RUST_CLIENT`.
     pub rust_client: PathBuf,
+    /// The example plugin in JavaScript, built: `PORTCULLIS_TEST_JAVASCRIPT_PLUGIN`.
+    pub javascript_plugin: PathBuf,
 }
 
 impl Parts {
@@ -56,6 +58,7 @@ impl Parts {
             command.env("PORTCULLIS_TEST_CLUSTER", cluster);
         }
         command.env("PORTCULLIS_TEST_RUST_CLIENT", &self.rust_client);
+        command.env("PORTCULLIS_TEST_JAVASCRIPT_PLUGIN", &self.javascript_plugin);
     }
 }
 
@@ -66,14 +69,15 @@ pub fn run(print: bool) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string(&parts)?);
     } else {
         println!(
-            "node packages  {}\nnode           {}\npython         {}\nsuite          {}\nnode for it    {}\nkubernetes     {}\nrust client    {}",
+            "node packages  {}\nnode           {}\npython         {}\nsuite          {}\nnode for it    {}\nkubernetes     {}\nrust client    {}\njavascript     {}",
             parts.node.display(),
             parts.node_bin.display(),
             parts.venv.display(),
             parts.suite.display(),
             parts.suite_node.display(),
             parts.cluster.as_deref().map_or("none".into(), |p| p.to_string_lossy()),
-            parts.rust_client.display()
+            parts.rust_client.display(),
+            parts.javascript_plugin.display()
         );
     }
     Ok(())
@@ -95,7 +99,8 @@ pub fn install() -> anyhow::Result<Parts> {
     let suite = node_packages(&cache, &suite_node, "tests/conformance/node")?;
     let cluster = cluster::programs(&cache)?;
     let rust_client = rust_client(&cache)?;
-    Ok(Parts { node, node_bin, venv, suite, suite_node, cluster, rust_client })
+    let javascript_plugin = examples::javascript(&cache, &node_bin)?;
+    Ok(Parts { node, node_bin, venv, suite, suite_node, cluster, rust_client, javascript_plugin })
 }
 
 fn debian() -> anyhow::Result<()> {
@@ -180,7 +185,7 @@ fn node_binary(cache: &Path, least: (u32, u32)) -> anyhow::Result<PathBuf> {
     Ok(home.join("node_modules/node/bin/node"))
 }
 
-fn node_packages(cache: &Path, node: &Path, from: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn node_packages(cache: &Path, node: &Path, from: &str) -> anyhow::Result<PathBuf> {
     let from = root().join(from);
     let lock = fs::read(from.join("package-lock.json"))?;
     let home = cache.join(format!("node-{}", key(&[&lock])));

@@ -2,6 +2,7 @@
 
 mod distribution;
 mod guide;
+mod languages;
 mod life;
 mod places;
 mod rate;
