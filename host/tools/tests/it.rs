@@ -48,7 +48,8 @@ impl Talk {
     }
 }
 
-async fn launch(wasm: &[u8], cpu: &str) -> Result<Talk, LaunchError> {
+/// With so much time for a call, and room for so many at once.
+async fn launch(wasm: &[u8], cpu: &str, at_once: u32) -> Result<Talk, LaunchError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("adder.wasm");
     std::fs::write(&path, wasm).unwrap();
@@ -56,6 +57,7 @@ async fn launch(wasm: &[u8], cpu: &str) -> Result<Talk, LaunchError> {
         "source": {"file": {"path": path}},
         "descriptions": {"add": "Adds."},
         "limits": {"cpu": cpu},
+        "maxInFlight": at_once,
     }))
     .unwrap();
     let host = Host::new(HostOptions { pool_instances: 8, ..HostOptions::default() }).unwrap();
@@ -78,7 +80,7 @@ async fn launch(wasm: &[u8], cpu: &str) -> Result<Talk, LaunchError> {
 
 #[tokio::test]
 async fn tools_are_listed_and_called_in_both_eras() {
-    let mut talk = launch(&wat::parse_str(ADDER).unwrap(), "500ms").await.unwrap();
+    let mut talk = launch(&wat::parse_str(ADDER).unwrap(), "500ms", 16).await.unwrap();
     let hello = talk.ask(1, "initialize", json!({"protocolVersion": "2025-06-18"})).await;
     assert_eq!(hello["result"]["protocolVersion"], "2025-06-18");
     assert_eq!(hello["result"]["serverInfo"]["name"], "adder");
@@ -108,23 +110,30 @@ async fn tools_are_listed_and_called_in_both_eras() {
 
 #[tokio::test]
 async fn calls_run_side_by_side_and_can_be_given_up() {
-    let mut talk = launch(&wat::parse_str(ADDER).unwrap(), "20s").await.unwrap();
-    talk.say(json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "spin"}})).await;
-    let sum = talk.ask(2, "tools/call", json!({"name": "add", "arguments": {"a": 1, "b": 1}})).await;
+    let mut talk = launch(&wat::parse_str(ADDER).unwrap(), "60s", 2).await.unwrap();
+    let spin = |id: u64| json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {"name": "spin"}});
+    let add = json!({"name": "add", "arguments": {"a": 1, "b": 1}});
+    talk.say(spin(1)).await;
+    let sum = talk.ask(2, "tools/call", add.clone()).await;
     assert_eq!(sum["result"]["structuredContent"]["result"], 2, "while another one spins");
-    talk.say(json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}})).await;
-    assert_eq!(talk.ask(3, "ping", json!({})).await["result"], json!({}), "what was given up has no answer");
+    talk.say(spin(3)).await;
+    for id in [1, 3] {
+        talk.say(json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}})).await;
+    }
+    // Both places are free again, and what was given up has no answer.
+    assert_eq!(talk.ask(4, "tools/call", add).await["result"]["structuredContent"]["result"], 2);
+    assert_eq!(talk.ask(5, "ping", json!({})).await["result"], json!({}));
 }
 
 #[tokio::test]
 async fn a_tool_that_never_ends_is_an_error_of_the_tool() {
-    let mut talk = launch(&wat::parse_str(ADDER).unwrap(), "5ms").await.unwrap();
+    let mut talk = launch(&wat::parse_str(ADDER).unwrap(), "5ms", 16).await.unwrap();
     let endless = talk.ask(1, "tools/call", json!({"name": "spin"})).await;
     assert!(endless["result"]["isError"] == true && endless.to_string().contains("CPU time"), "{endless}");
 }
 
 #[tokio::test]
 async fn what_is_no_component_says_so() {
-    let refused = launch(b"\0asm\x01\0\0\0", "5ms").await.err().unwrap();
+    let refused = launch(b"\0asm\x01\0\0\0", "5ms", 16).await.err().unwrap();
     assert!(refused.to_string().contains("core module"), "{refused}");
 }
