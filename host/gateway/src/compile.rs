@@ -74,9 +74,17 @@ pub fn places(fleet: &Fleet) -> BTreeSet<Place> {
             }
             Spec::McpServer(McpServer { credential: Some(need), .. }) => add(&need.mode.mode, None),
             Spec::McpServer(server) if server.child_per_connection() => add(&CredentialMode::default().mode, None),
-            // Loaded even where nothing names it yet, so that its status says whether it would work.
-            Spec::Plugin(_) => add(resource.metadata.name.as_str(), None),
             _ => {}
+        }
+    }
+    // Loaded even where nothing names it yet, so that its status says whether it would work. One without a configuration of its own
+    // may need the one that its places give it, and is loaded there.
+    for (key, resource) in fleet.iter() {
+        let Spec::Plugin(plugin) = &resource.spec else { continue };
+        let (tenant, name) = (&resource.metadata.namespace, key.name.as_str());
+        let configured = |place: &Place| place.tenant == *tenant && place.plugin == name;
+        if plugin.config.is_some() || !places.iter().any(configured) {
+            places.insert(Place { tenant: tenant.clone(), plugin: name.to_owned(), config: None });
         }
     }
     places
@@ -402,5 +410,36 @@ impl Gateways {
             };
             view.servers[at].shared = shared;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn fleet(gateway_policy: Option<serde_json::Value>, own: Option<serde_json::Value>) -> Fleet {
+        let resource = |kind: &str, name: &str, spec: serde_json::Value| -> Resource {
+            let metadata = json!({ "name": name });
+            let document =
+                json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec});
+            serde_json::from_value(document).unwrap()
+        };
+        let plugin = json!({"source": {"builtIn": "redact"}, "config": own});
+        let policies: Vec<_> =
+            gateway_policy.into_iter().map(|config| json!({"plugin": "mine", "config": config})).collect();
+        Fleet::of([resource("Plugin", "mine", plugin), resource("Gateway", "g", json!({ "policies": policies }))])
+    }
+
+    #[test]
+    fn a_plugin_is_loaded_with_a_configuration_that_somebody_gave_it() {
+        let configs = |fleet: &Fleet| -> Vec<Option<String>> {
+            places(fleet).into_iter().filter(|p| p.plugin == "mine").map(|p| p.config).collect()
+        };
+        let here = Some(json!({"a": 1}));
+        assert_eq!(configs(&fleet(None, None)), [None], "whether it works is told before anything names it");
+        assert_eq!(configs(&fleet(here.clone(), None)), [Some(r#"{"a":1}"#.to_owned())], "its own would be empty");
+        assert_eq!(configs(&fleet(here, Some(json!({})))).len(), 2);
     }
 }

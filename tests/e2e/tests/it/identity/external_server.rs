@@ -39,6 +39,15 @@ async fn clients_log_in_at_the_server_that_the_gateway_names() {
     })
     .await;
     assert_eq!(metadata["resource"], product.url("main"), "{metadata}");
+    // What a gateway says of itself stands a moment before it serves.
+    eventually("both gateways serve", || async {
+        for name in ["main", "other"] {
+            let reply = http::ask(&product.url(name), None, "tools/list", json!({})).await.ok()?;
+            (reply.status == 401).then_some(())?;
+        }
+        Some(())
+    })
+    .await;
 
     for mut client in [OAuthDriver::start().unwrap(), OAuthDriver::start_javascript().unwrap()] {
         // This server gives no token to whoever asks for no scope, as one client does where nothing names any.
