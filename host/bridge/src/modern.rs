@@ -38,6 +38,10 @@ pub(crate) async fn post(bridge: &Arc<Bridge>, message: &Message<'_>, accepts: A
         let fault = Fault::new(Side::Caller, "unknown-method", "this revision has no such method");
         return body::json(StatusCode::NOT_FOUND, refuse::answer(id, &fault));
     }
+    if message.method() == "subscriptions/listen" && accepts == Accepts::JsonOnly {
+        let fault = Fault::new(Side::Caller, "not-acceptable", "a subscription is told by events");
+        return refuse::http(Some(id), &fault.next("Send Accept: application/json, text/event-stream."));
+    }
     let up = match bridge.keeper.up().await {
         Ok(up) => up,
         Err(fault) => return refuse::http(Some(id), &fault),

@@ -46,11 +46,13 @@ pub(crate) fn start(
         files: MAX_FILES,
         memory: None,
         remove: None,
+        // Whoever started the bridge said what it, and so its servers, may reach.
+        confinement: None,
         command: options.command.clone(),
         env: None,
         cwd: None,
     };
-    let portcullis_child::Started { mut supervisor, control } = portcullis_child::start(&plan)?;
+    let portcullis_child::Started { mut supervisor, control, .. } = portcullis_child::start(&plan)?;
     let streams = (supervisor.stdin.take(), supervisor.stdout.take(), supervisor.stderr.take());
     let (Some(stdin), Some(stdout), Some(stderr)) = streams else {
         return Err(std::io::Error::other("it has no streams"));

@@ -8,6 +8,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use portcullis_model::{Fault, Side};
 use portcullis_protocol::{Era, Kind, ParseLimits, headers, parse, rpc};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     body::{self, Body},
@@ -35,8 +36,9 @@ pub(crate) async fn post(bridge: &Arc<Bridge>, head: &Parts, body: Incoming) -> 
         Ok(accepts) => accepts,
         Err(fault) => return refuse::http(None, &fault),
     };
-    let bytes = match read(bridge, body).await {
-        Ok(bytes) => bytes,
+    // Its room is held until it is with the process, or refused.
+    let (bytes, _room) = match read(bridge, body).await {
+        Ok(read) => read,
         Err(fault) => return refuse::http(None, &fault),
     };
     let limits = ParseLimits { max_bytes: bridge.options.max_message, max_depth: MAX_DEPTH };
@@ -90,16 +92,31 @@ fn check(headers: &HeaderMap) -> Result<Accepts, Fault> {
 
 /// Reads the body. One that is too large is read on for a while and left out, since a client that still writes when the connection
 /// closes would not see the answer.
-async fn read(bridge: &Bridge, mut body: Incoming) -> Result<Bytes, Fault> {
+async fn read(bridge: &Bridge, mut body: Incoming) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Fault> {
     let most = bridge.options.max_message;
     let mut bytes = BytesMut::new();
     let mut size = 0usize;
+    let mut room: Option<OwnedSemaphorePermit> = None;
+    let mut full = false;
     let collected = tokio::time::timeout(READ, async {
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame?.into_data() else { continue };
             size = size.saturating_add(data.len());
             match size {
-                size if size <= most => bytes.extend_from_slice(&data),
+                size if size <= most => {
+                    let kib = u32::try_from(data.len().div_ceil(1024)).unwrap_or(u32::MAX);
+                    match bridge.room.clone().try_acquire_many_owned(kib) {
+                        Ok(permit) => match &mut room {
+                            Some(held) => held.merge(permit),
+                            none => *none = Some(permit),
+                        },
+                        Err(_) => {
+                            full = true;
+                            break;
+                        }
+                    }
+                    bytes.extend_from_slice(&data);
+                }
                 size if size <= most.saturating_mul(2) => bytes.clear(),
                 _ => break,
             }
@@ -107,12 +124,16 @@ async fn read(bridge: &Bridge, mut body: Incoming) -> Result<Bytes, Fault> {
         Ok::<_, hyper::Error>(())
     });
     match collected.await {
+        Ok(Ok(())) if full => Err(refuse::busy(
+            "the bodies of requests under way take all the room that they may",
+            "Send it again in a moment.",
+        )),
         Ok(Ok(())) if size > most => {
             let what = format!("the message has more than {most} bytes");
             Err(Fault::new(Side::Caller, "message-too-large", what)
                 .next("Send a smaller message, or raise the bridge's --max-message."))
         }
-        Ok(Ok(())) => Ok(bytes.freeze()),
+        Ok(Ok(())) => Ok((bytes.freeze(), room)),
         Ok(Err(_)) => Err(Fault::new(Side::Caller, "truncated", "the body broke off").next("Send it again.")),
         Err(_) => Err(Fault::new(Side::Caller, "truncated", "the body took too long").next("Send it again.")),
     }

@@ -34,6 +34,8 @@ use crate::{
 
 /// The most connections.
 const MAX_CONNECTIONS: usize = 1024;
+/// So many of the largest messages may be read at once; of smaller ones, as many as take no more room.
+const MAX_BODIES: usize = 16;
 /// How long a request's head may take to come.
 const HEAD: Duration = Duration::from_secs(30);
 /// How often sessions and tokens are looked after.
@@ -72,6 +74,8 @@ pub(crate) struct Bridge {
     pub(crate) sessions: Arc<Sessions>,
     /// Processes of sessions that may still be started.
     pub(crate) places: Arc<Semaphore>,
+    /// KiB of requests' bodies that may still be read.
+    pub(crate) room: Arc<Semaphore>,
     pub(crate) draining: watch::Sender<bool>,
     backoff: Mutex<Backoff>,
 }
@@ -112,6 +116,7 @@ pub async fn run(options: Options, announce: impl FnOnce(SocketAddr)) -> Result<
     let address = listener.local_addr().map_err(failed)?;
     let mut term = signal(SignalKind::terminate()).map_err(BridgeError::Signals)?;
     let mut int = signal(SignalKind::interrupt()).map_err(BridgeError::Signals)?;
+    let room = (options.max_message >> 10).saturating_add(1).saturating_mul(MAX_BODIES).min(Semaphore::MAX_PERMITS);
     let options = Arc::new(options);
     let counters = Arc::new(Counters::default());
     let sessions = Sessions::new(options.clone());
@@ -123,6 +128,7 @@ pub async fn run(options: Options, announce: impl FnOnce(SocketAddr)) -> Result<
         tokens,
         keeper,
         sessions,
+        room: Arc::new(Semaphore::new(room)),
         draining: watch::Sender::new(false),
         backoff: Mutex::default(),
     });

@@ -8,9 +8,11 @@
 pub mod lines;
 
 mod backoff;
+mod confine;
 mod start;
 mod supervise;
 
 pub use backoff::Backoff;
-pub use start::{Plan, Started, how_it_ended, start};
-pub use supervise::supervise_main;
+pub use confine::{Confinement, Protection};
+pub use start::{Plan, Started, how_it_ended, protections, start};
+pub use supervise::{descends, supervise_main};

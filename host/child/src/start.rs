@@ -11,9 +11,19 @@ use std::{
 };
 
 use rustix::{io::FdFlags, pipe::PipeFlags};
-use tokio::process::{Child, Command};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::unix::pipe::Receiver,
+    process::{Child, Command},
+};
 
-use crate::supervise::{Level, Orders};
+use crate::{
+    confine::{Confinement, Protection},
+    supervise::{Level, Orders},
+};
+
+/// The most bytes of a report.
+const MAX_REPORT: u64 = 16 << 10;
 
 /// A process tree to start.
 #[derive(Clone, Debug)]
@@ -32,6 +42,8 @@ pub struct Plan {
     pub remove: Option<PathBuf>,
     /// The program and its arguments.
     pub command: Vec<OsString>,
+    /// What it is kept from; nothing more than its limits where left out.
+    pub confinement: Option<Confinement>,
     /// The whole environment; the starter's own where left out.
     pub env: Option<BTreeMap<OsString, OsString>>,
     /// Where it starts; where the starter is, where left out.
@@ -45,6 +57,8 @@ pub struct Started {
     pub supervisor: Child,
     /// Its life.
     pub control: OwnedFd,
+    /// Where the supervisor says what the server is kept from: see [`protections`].
+    pub report: OwnedFd,
 }
 
 /// Starts the supervisor of a process tree.
@@ -54,13 +68,16 @@ pub struct Started {
 pub fn start(plan: &Plan) -> io::Result<Started> {
     // Close-on-exec from the first: another process that is started in this moment must not hold our end.
     let (theirs, control) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let (report, reporter) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let orders = Orders {
         level: Level::Outer,
         control: theirs.as_raw_fd(),
+        report: Some(reporter.as_raw_fd()),
         grace: plan.grace,
         files: plan.files,
         memory: plan.memory,
         remove: plan.remove.clone(),
+        confinement: plan.confinement.clone(),
         command: plan.command.clone(),
     };
     let program = plan.supervisor.clone().unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
@@ -77,13 +94,27 @@ pub fn start(plan: &Plan) -> io::Result<Started> {
     if let Some(cwd) = &plan.cwd {
         command.current_dir(cwd);
     }
-    // SAFETY: between fork and exec one system call is made, which neither allocates nor locks.
-    #[expect(unsafe_code, reason = "only this child may inherit its control pipe, so it is let through after the fork")]
+    // SAFETY: between fork and exec two system calls are made, neither of which allocates or locks.
+    #[expect(unsafe_code, reason = "only this child may inherit its pipes, so they are let through after the fork")]
     unsafe {
-        command.pre_exec(move || Ok(rustix::io::fcntl_setfd(&theirs, FdFlags::empty())?));
+        command.pre_exec(move || {
+            rustix::io::fcntl_setfd(&theirs, FdFlags::empty())?;
+            Ok(rustix::io::fcntl_setfd(&reporter, FdFlags::empty())?)
+        });
     }
     let supervisor = command.spawn()?;
-    Ok(Started { supervisor, control })
+    Ok(Started { supervisor, control, report })
+}
+
+/// What a supervisor says that its server is kept from. Ends when the server starts, or does not.
+pub async fn protections(report: OwnedFd) -> Vec<Protection> {
+    let Ok(report) = Receiver::from_owned_fd(report) else { return Vec::new() };
+    let mut text = String::new();
+    // Our own program writes it, and closes it before the server runs.
+    if report.take(MAX_REPORT).read_to_string(&mut text).await.is_err() {
+        return Vec::new();
+    }
+    text.lines().map(Protection::parse).collect()
 }
 
 /// How a server ended, in words, by its supervisor's exit status.

@@ -30,6 +30,8 @@ use rustix::{
     process::{Pid, Resource, Rlimit, Signal, WaitOptions},
 };
 
+use crate::confine::{Confinement, Protection};
+
 /// How often the tree is looked at while it is being killed.
 const ROUND: Duration = Duration::from_millis(20);
 /// How much longer than the grace the inner supervisor has for its work.
@@ -57,12 +59,16 @@ pub(crate) struct Orders {
     pub(crate) control: RawFd,
     /// Between SIGTERM and SIGKILL.
     pub(crate) grace: Duration,
+    /// The write end of the pipe that what holds is told by.
+    pub(crate) report: Option<RawFd>,
     /// RLIMIT_NOFILE of the tree.
     pub(crate) files: u64,
     /// RLIMIT_AS of each member of the tree.
     pub(crate) memory: Option<u64>,
     /// A private directory to remove at the end.
     pub(crate) remove: Option<PathBuf>,
+    /// What the server is kept from.
+    pub(crate) confinement: Option<Confinement>,
     /// The program and its arguments.
     pub(crate) command: Vec<OsString>,
 }
@@ -90,6 +96,12 @@ impl Orders {
         if let Some(dir) = &self.remove {
             args.extend(["--remove".into(), dir.clone().into_os_string()]);
         }
+        if let Some(report) = self.report {
+            args.extend(["--report".into(), report.to_string().into()]);
+        }
+        if let Some(confinement) = &self.confinement {
+            args.extend(confinement.to_args());
+        }
         args.push("--".into());
         args.extend(self.command.iter().cloned());
         args
@@ -98,7 +110,8 @@ impl Orders {
     fn parse(args: impl IntoIterator<Item = OsString>) -> Option<Self> {
         let mut args = args.into_iter();
         let (mut level, mut control, mut grace, mut files) = (None, None, None, None);
-        let (mut memory, mut remove) = (None, None);
+        let (mut memory, mut remove, mut report) = (None, None, None);
+        let mut confinement: Option<Confinement> = None;
         loop {
             let flag = args.next()?;
             if flag == "--" {
@@ -110,16 +123,27 @@ impl Orders {
                 "--level" if value == "outer" => level = Some(Level::Outer),
                 "--level" if value == "inner" => level = Some(Level::Inner),
                 "--control" => control = Some(RawFd::try_from(number()?).ok().filter(|fd| *fd > 2)?),
+                "--report" => report = Some(RawFd::try_from(number()?).ok().filter(|fd| *fd > 2)?),
                 "--grace-ms" => grace = Some(Duration::from_millis(number()?)),
                 "--files" => files = Some(number()?),
                 "--memory" => memory = Some(number()?),
                 "--remove" => remove = Some(PathBuf::from(value)),
-                _ => return None,
+                other => confinement.get_or_insert_default().take(other, &value)?,
             }
         }
         let command: Vec<OsString> = args.collect();
         (!command.is_empty()).then_some(())?;
-        Some(Self { level: level?, control: control?, grace: grace?, files: files?, memory, remove, command })
+        Some(Self {
+            level: level?,
+            control: control?,
+            report,
+            grace: grace?,
+            files: files?,
+            memory,
+            remove,
+            confinement,
+            command,
+        })
     }
 }
 
@@ -162,7 +186,7 @@ fn complain(what: &str) {
 }
 
 fn run(orders: &Orders, mode: Vec<OsString>) -> i32 {
-    let Some(control) = take_control(orders.control) else {
+    let Some((control, report)) = take_pipes(orders) else {
         complain("has no control pipe");
         return USAGE;
     };
@@ -177,8 +201,15 @@ fn run(orders: &Orders, mode: Vec<OsString>) -> i32 {
         return CANNOT_RUN;
     }
     let spawned = match orders.level {
-        Level::Outer => spawn_inner(orders, mode).map(|(pid, inner)| (pid, Some(inner))),
-        Level::Inner => spawn(orders).map(|pid| (pid, None)),
+        Level::Outer => spawn_inner(orders, mode, report).map(|(pid, inner)| (pid, Some(inner))),
+        // Before the first thread: whatever runs from here on, this supervisor too, is held.
+        Level::Inner => match confine(orders, report) {
+            Ok(()) => spawn(orders).map(|pid| (pid, None)),
+            Err(why) => {
+                complain(&format!("can't keep the server from what it may not: {why}"));
+                return CANNOT_RUN;
+            }
+        },
     };
     let (server, inner) = match spawned {
         Ok(spawned) => spawned,
@@ -214,10 +245,24 @@ fn run(orders: &Orders, mode: Vec<OsString>) -> i32 {
     }
 }
 
-/// Takes the control pipe over, and keeps every descriptor but the three streams from the server: the pipe itself, and
-/// whatever leaked into the gateway from whoever started it.
-fn take_control(fd: RawFd) -> Option<OwnedFd> {
-    let mut found = false;
+/// Keeps the server from what it may not, and tells what holds.
+fn confine(orders: &Orders, report: Option<OwnedFd>) -> Result<(), String> {
+    let mut held = vec![Protection::holds("no-new-privileges"), Protection::holds("limits")];
+    if let Some(confinement) = &orders.confinement {
+        held.extend(confinement.apply()?);
+    }
+    if let Some(report) = report {
+        let text: String = held.iter().map(Protection::line).collect();
+        // A few lines fit into a pipe; a gateway that is gone is noticed elsewhere.
+        let _ = rustix::io::write(&report, text.as_bytes());
+    }
+    Ok(())
+}
+
+/// Takes the pipes over, and keeps every descriptor but the three streams from the server: the pipes themselves, and
+/// whatever leaked into the gateway from whoever started it. None where there is no control pipe.
+fn take_pipes(orders: &Orders) -> Option<(OwnedFd, Option<OwnedFd>)> {
+    let (mut control, mut report) = (None, None);
     let open: Vec<RawFd> = fs::read_dir("/proc/self/fd")
         .ok()?
         .flatten()
@@ -225,20 +270,28 @@ fn take_control(fd: RawFd) -> Option<OwnedFd> {
         .filter(|fd| *fd > 2)
         .collect();
     for other in open {
-        found |= other == fd;
+        let known = if other == orders.control {
+            Some(&mut control)
+        } else if Some(other) == orders.report {
+            Some(&mut report)
+        } else {
+            None
+        };
+        if let Some(place) = known {
+            // SAFETY: the descriptor is open (just seen), the gateway passed it for us to own, and nothing else here uses it.
+            #[expect(unsafe_code, reason = "an inherited descriptor has no owner until somebody takes it over")]
+            let taken = unsafe { OwnedFd::from_raw_fd(other) };
+            let _ = rustix::io::fcntl_setfd(&taken, FdFlags::CLOEXEC);
+            *place = Some(taken);
+            continue;
+        }
         // SAFETY: the number is borrowed for one system call, which fails harmlessly where it was closed meanwhile (the
         // directory that was just read has a descriptor as well).
         #[expect(unsafe_code, reason = "inherited descriptors are known by number only")]
         let other = unsafe { BorrowedFd::borrow_raw(other) };
         let _ = rustix::io::fcntl_setfd(other, FdFlags::CLOEXEC);
     }
-    if !found {
-        return None;
-    }
-    // SAFETY: the descriptor is open (just seen), the gateway passed it for us to own, and nothing else here uses it.
-    #[expect(unsafe_code, reason = "an inherited descriptor has no owner until somebody takes it over")]
-    let control = unsafe { OwnedFd::from_raw_fd(fd) };
-    Some(control)
+    control.map(|control| (control, report))
 }
 
 fn files_limit(wanted: u64) -> Rlimit {
@@ -248,15 +301,20 @@ fn files_limit(wanted: u64) -> Rlimit {
 }
 
 /// Starts the inner supervisor. The descriptor is the end of its control pipe that ends it.
-fn spawn_inner(orders: &Orders, mode: Vec<OsString>) -> std::io::Result<(Pid, OwnedFd)> {
+fn spawn_inner(orders: &Orders, mode: Vec<OsString>, report: Option<OwnedFd>) -> std::io::Result<(Pid, OwnedFd)> {
     let (theirs, inner) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let inner_orders = Orders { level: Level::Inner, control: theirs.as_raw_fd(), ..orders.clone() };
     let mut command = Command::new("/proc/self/exe");
     command.args(mode).args(inner_orders.to_args());
-    // SAFETY: between fork and exec one system call is made, which neither allocates nor locks.
-    #[expect(unsafe_code, reason = "only this child may inherit its control pipe, so it is let through after the fork")]
+    // SAFETY: between fork and exec system calls are made, none of which allocates or locks.
+    #[expect(unsafe_code, reason = "only this child may inherit its pipes, so they are let through after the fork")]
     unsafe {
-        command.pre_exec(move || Ok(rustix::io::fcntl_setfd(&theirs, FdFlags::empty())?));
+        command.pre_exec(move || {
+            if let Some(report) = &report {
+                rustix::io::fcntl_setfd(report, FdFlags::empty())?;
+            }
+            Ok(rustix::io::fcntl_setfd(&theirs, FdFlags::empty())?)
+        });
     }
     Ok((pid_of(&command.spawn()?)?, inner))
 }
@@ -352,6 +410,23 @@ fn descendants() -> Vec<Pid> {
     found[1..].iter().filter_map(|pid| Pid::from_raw(*pid)).collect()
 }
 
+/// Whether a process is a child of this one, or of one of its children, however far down. Whoever can't be looked at is taken
+/// for one.
+pub fn descends(pid: i32) -> bool {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let mut at = pid;
+    while at != own {
+        let stat = fs::read_to_string(format!("/proc/{at}/stat"));
+        match stat.ok().as_deref().and_then(parent_of) {
+            None => return true,
+            // The first process, or one whose parent is outside what can be seen.
+            Some(parent) if parent <= 1 && parent != own => return false,
+            Some(parent) => at = parent,
+        }
+    }
+    at != pid
+}
+
 /// The parent of a process that lives, from `/proc/PID/stat`. The name stands in parentheses and may hold anything.
 fn parent_of(stat: &str) -> Option<i32> {
     let (_, rest) = stat.rsplit_once(')')?;
@@ -370,10 +445,12 @@ mod tests {
         let orders = Orders {
             level: Level::Inner,
             control: 7,
+            report: Some(8),
             grace: Duration::from_millis(1500),
             files: 4096,
             memory: Some(1 << 30),
             remove: Some("/tmp/x y".into()),
+            confinement: Some(Confinement { hide: vec!["/secret".into()], network: true, ..Confinement::default() }),
             command: vec!["/bin/echo".into(), "--".into(), "--control".into()],
         };
         assert_eq!(Orders::parse(orders.to_args()), Some(orders));
@@ -385,6 +462,25 @@ mod tests {
         ] {
             assert_eq!(Orders::parse(bad.iter().map(OsString::from)), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn knows_its_own() {
+        let mut child = Command::new("sh")
+            .args(["-c", "sleep 100 & echo $!; wait"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        let parent = std::os::unix::process::parent_id().try_into().unwrap();
+        let grandchild: i32 = line.trim().parse().unwrap();
+        assert!(descends(child.id().try_into().unwrap()) && descends(grandchild));
+        assert!(!descends(own) && !descends(parent) && !descends(1));
+        rustix::process::kill_process(Pid::from_raw(grandchild).unwrap(), Signal::KILL).unwrap();
+        child.wait().unwrap();
+        assert!(descends(grandchild), "gone, so nobody knows");
     }
 
     #[test]

@@ -116,6 +116,9 @@ pub fn resolve_paths(resource: &mut Resource, base: &Path) {
             if let Some(Source::File { path, .. }) = server.component.as_mut().map(|component| &mut component.source) {
                 absolute(path);
             }
+            if let Some(files) = server.process.as_mut().and_then(|p| p.files.as_mut()) {
+                files.read.iter_mut().flatten().chain(&mut files.write).for_each(absolute);
+            }
             // A command with a slash is a path, as in a shell; without one it is looked up in PATH.
             if let Some(process) = server.process.as_mut().filter(|p| p.command.contains('/')) {
                 absolute(&mut process.command);

@@ -11,6 +11,7 @@ pub mod orchestrator;
 pub mod status;
 
 mod prepare;
+mod reach;
 
 pub use homes::Home;
 pub use logs::{LogLine, LogRing};

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use portcullis_child::{Backoff, Plan, Started, how_it_ended};
+use portcullis_child::{Backoff, Plan, Protection, Started, how_it_ended};
 use portcullis_model::{Name, Secret};
 use portcullis_telemetry::Metrics;
 use portcullis_upstream::{BoxFuture, LaunchError, LaunchKey, LaunchSpec, Launcher, Pipes, launch};
@@ -50,6 +50,8 @@ pub struct Options {
     pub max_children_per_tenant: usize,
     /// The most open files of each member of a process tree.
     pub max_files: u64,
+    /// What the gateway keeps, and no process gets to see but its own part; beside the directories above.
+    pub hidden: Vec<PathBuf>,
 }
 
 impl Options {
@@ -65,6 +67,7 @@ impl Options {
             max_children: 256,
             max_children_per_tenant: 128,
             max_files: 4_096,
+            hidden: Vec::new(),
         }
     }
 }
@@ -110,6 +113,7 @@ struct SlotState {
     backoff: Backoff,
     last_end: String,
     control: Option<OwnedFd>,
+    protections: Vec<Protection>,
     leave: Option<oneshot::Sender<()>>,
 }
 
@@ -220,6 +224,7 @@ impl Slot {
             started: state.started.map(|(_, at)| at),
             starts: state.starts,
             failures: state.backoff.failures(),
+            protections: state.protections.clone(),
         }
     }
 }
@@ -384,6 +389,7 @@ impl Inner {
             command: std::iter::once(prepared.program.clone().into_os_string())
                 .chain(prepared.args.iter().cloned())
                 .collect(),
+            confinement: Some(prepared.confinement.clone()),
             env: Some(prepared.env.clone()),
             cwd: Some(prepared.cwd.clone()),
         };
@@ -397,7 +403,9 @@ impl Inner {
         if let Some(home) = home.filter(|h| h.connection.is_some()) {
             self.remove_homes(&self.homes.outdated(&home));
         }
-        prepare::prepare(spec, &self.options.runtime_dir, path.as_deref())
+        let mut hidden = self.options.hidden.clone();
+        hidden.extend([self.options.runtime_dir.clone(), self.options.homes_dir.clone()]);
+        prepare::prepare(spec, &self.options.runtime_dir, path.as_deref(), &hidden)
     }
 
     /// Removes homes in which no process runs.
@@ -425,7 +433,7 @@ impl Inner {
         secrets: Vec<Secret>,
         place: Place,
     ) -> Result<Pipes, LaunchError> {
-        let Started { mut supervisor, control } = started;
+        let Started { mut supervisor, control, report } = started;
         let (Some(stdin), Some(stdout), Some(stderr)) =
             (supervisor.stdin.take(), supervisor.stdout.take(), supervisor.stderr.take())
         else {
@@ -441,6 +449,7 @@ impl Inner {
             state.pid = supervisor.id();
             state.started = Some((Instant::now(), SystemTime::now()));
             state.control = Some(control);
+            state.protections.clear();
             state.leave = Some(leaver);
             state.starts
         };
@@ -449,6 +458,18 @@ impl Inner {
         }
         slot.alive.send_replace(true);
         ring.note(format!("[portcullis: {} started, pid {}]", slot.key, supervisor.id().unwrap_or_default()));
+        let (told, of) = (slot.clone(), ring.clone());
+        tokio::spawn(async move {
+            let held = portcullis_child::protections(report).await;
+            for missing in held.iter().filter_map(|p| p.missing.as_ref().map(|why| format!("{}: {why}", p.name))) {
+                tracing::warn!(target = %told.key, missing, "a server's process is not kept from all that it should be");
+                of.note(format!("[portcullis: {} does not hold: {missing}]", told.key));
+            }
+            let mut state = lock(&told.state);
+            if state.starts == start {
+                state.protections = held;
+            }
+        });
         let (log, ended) = (ring.clone(), slot.clone());
         tokio::spawn(async move { logs::collect(stderr, &log, &secrets).await });
         tokio::spawn(async move {

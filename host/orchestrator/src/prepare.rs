@@ -13,8 +13,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use portcullis_child::Confinement;
 use portcullis_model::Secret;
 use portcullis_upstream::{LaunchError, LaunchSpec, launch::expand};
+
+use crate::reach::{self, Lives};
 
 /// Where programs are looked for when the gateway itself has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -29,6 +32,8 @@ pub(crate) struct Prepared {
     pub(crate) args: Vec<OsString>,
     pub(crate) env: BTreeMap<OsString, OsString>,
     pub(crate) cwd: PathBuf,
+    /// What it is kept from.
+    pub(crate) confinement: Confinement,
     /// Removed when this is dropped.
     pub(crate) dir: PrivateDir,
     /// What must not show in logs.
@@ -81,16 +86,26 @@ pub(crate) fn clear_parent(path: &Path) {
     }
 }
 
-/// Prepares a start, with a lasting `HOME` where there is one. Blocks on the file system.
-pub(crate) fn prepare(spec: &LaunchSpec, parent: &Path, home: Option<&Path>) -> Result<Prepared, LaunchError> {
+/// Prepares a start, with a lasting `HOME` where there is one. `hidden` is what the gateway keeps, which it does not get to see.
+/// Blocks on the file system.
+pub(crate) fn prepare(
+    spec: &LaunchSpec,
+    parent: &Path,
+    home: Option<&Path>,
+    hidden: &[PathBuf],
+) -> Result<Prepared, LaunchError> {
     let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     let program = find_program(&spec.process.command, &path)?;
     let io = |e: std::io::Error| LaunchError::Invalid(format!("can't make the server's private directory: {e}"));
     let dir = PrivateDir::create(parent).map_err(io)?;
 
     let mut env: BTreeMap<OsString, OsString> = BTreeMap::new();
-    env.insert("PATH".into(), path);
+    env.insert("PATH".into(), path.clone());
     env.insert("HOME".into(), home.unwrap_or(dir.path()).into());
+    // What lies in the common one is others'.
+    let temporary = dir.path().join("tmp");
+    fs::DirBuilder::new().mode(0o700).create(&temporary).map_err(io)?;
+    env.insert("TMPDIR".into(), temporary.into());
     for name in &spec.process.inherit_env {
         if let Some(value) = env::var_os(name) {
             env.insert(name.into(), value);
@@ -136,7 +151,15 @@ pub(crate) fn prepare(spec: &LaunchSpec, parent: &Path, home: Option<&Path>) -> 
             work
         }
     };
-    Ok(Prepared { program, args, env, cwd, dir, secrets })
+    if let Some(files) = &spec.process.files
+        && let Some(path) = files.read.iter().flatten().chain(&files.write).find(|p| !Path::new(p).is_absolute())
+    {
+        return Err(LaunchError::Invalid(format!("{path} in the process's files is no absolute path")));
+    }
+    let lives =
+        Lives { home: home.unwrap_or(dir.path()), private: dir.path(), cwd: &cwd, program: &program, path: &path };
+    let confinement = reach::confinement(&spec.process, &lives, hidden);
+    Ok(Prepared { program, args, env, cwd, confinement, dir, secrets })
 }
 
 /// An exit of secrets: a child's environment, or an argument where the registry entry opted in.
@@ -186,9 +209,9 @@ mod tests {
                 r#"{"command":"sh","args":["-r","${field.region}"],"env":{"A":"b"},"inheritEnv":["NOT_THERE"]}"#,
             ))
         };
-        let prepared = prepare(&spec, parent.path(), None).unwrap();
+        let prepared = prepare(&spec, parent.path(), None, &[]).unwrap();
         let names: Vec<&str> = prepared.env.keys().filter_map(|k| k.to_str()).collect();
-        assert_eq!(names, ["A", "HOME", "KEY_FILE", "PATH", "TOKEN"]);
+        assert_eq!(names, ["A", "HOME", "KEY_FILE", "PATH", "TMPDIR", "TOKEN"]);
         assert_eq!(prepared.args, ["-r", "eu"]);
         let file = PathBuf::from(&prepared.env[OsStr::new("KEY_FILE")]);
         assert_eq!(fs::read(&file).unwrap(), b"key");
@@ -206,8 +229,9 @@ mod tests {
             (r#"{"command":"surely-no-such-program"}"#, "PATH"),
             (r#"{"command":"/nowhere/at/all"}"#, "/nowhere/at/all"),
             (r#"{"command":"sh","cwd":"/nowhere/at/all"}"#, "working directory"),
+            (r#"{"command":"sh","files":{"write":["here"]}}"#, "no absolute path"),
         ] {
-            let error = prepare(&LaunchSpec::plain(process(spec)), parent.path(), None).err().unwrap();
+            let error = prepare(&LaunchSpec::plain(process(spec)), parent.path(), None, &[]).err().unwrap();
             assert!(error.to_string().contains(word), "{error}");
         }
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0, "nothing stays behind");

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use portcullis_child::Protection;
 use portcullis_upstream::LaunchKey;
 use serde::Serialize;
 
@@ -40,4 +41,6 @@ pub struct Status {
     pub starts: u64,
     /// How often in a row it ended by itself.
     pub failures: u32,
+    /// What the process that runs, or ran last, is kept from, and what of it does not hold.
+    pub protections: Vec<Protection>,
 }

@@ -183,6 +183,7 @@ impl Assembly {
 
         let orchestrator = Orchestrator::new(OrchestratorOptions {
             metrics: Arc::clone(&metrics),
+            hidden: settings.hidden(),
             ..OrchestratorOptions::new(settings.data_dir.join("run"))
         })
         .context("processes can't be run")?;

@@ -180,6 +180,17 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// What no server's process gets to see: what the gateway keeps, and its keys.
+    pub fn hidden(&self) -> Vec<PathBuf> {
+        let mut all = vec![self.data_dir.clone()];
+        all.extend(self.socket.clone());
+        all.extend(self.tls.as_ref().map(|tls| tls.key.clone()));
+        if let Some(SealingKey::File(path)) = &self.sealing_key {
+            all.push(path.clone());
+        }
+        all
+    }
+
     /// Reads a file. Relative paths in it start from its directory.
     ///
     /// # Errors

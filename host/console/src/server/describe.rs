@@ -46,6 +46,9 @@ pub(super) fn status(admin: &Admin, fleet: &Fleet, key: &ResourceKey, resource: 
             if server.process.is_some() {
                 let (running, conditions) = processes(admin, key);
                 fact("processes", running.to_string());
+                if let Some(kept) = kept_from(admin, key) {
+                    fact("kept from", kept);
+                }
                 status.conditions.extend(conditions);
             }
         }
@@ -156,6 +159,18 @@ fn processes(admin: &Admin, key: &ResourceKey) -> (usize, Vec<Condition>) {
         });
     }
     (running, conditions)
+}
+
+/// What the processes of a server are kept from, in words; none where none has run.
+fn kept_from(admin: &Admin, key: &ResourceKey) -> Option<String> {
+    let all = admin.orchestrator.status();
+    let mut ours = all.iter().filter(|s| s.key.tenant == key.tenant && s.key.server == key.name);
+    let one = ours.find(|s| !s.protections.is_empty())?;
+    let say = |p: &portcullis_child::Protection| match &p.missing {
+        None => p.name.clone(),
+        Some(why) => format!("not {} ({why})", p.name),
+    };
+    Some(one.protections.iter().map(say).collect::<Vec<_>>().join(", "))
 }
 
 fn connection_conditions(admin: &Admin, key: &ResourceKey, operates: bool) -> Vec<Condition> {

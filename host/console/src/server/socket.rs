@@ -109,6 +109,13 @@ impl Listener for AdminSocket {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => match stream.peer_cred() {
+                    // Servers run as the same user, and what they are kept from does not reach sockets on every kernel.
+                    Ok(peer) if peer.pid().is_some_and(portcullis_child::descends) => {
+                        tracing::warn!(
+                            pid = peer.pid(),
+                            "refused a process that this gateway started at the admin socket"
+                        );
+                    }
                     Ok(peer) if peer.uid() == self.uid || peer.uid() == 0 => {
                         return (stream, Peer { uid: peer.uid(), pid: peer.pid() });
                     }

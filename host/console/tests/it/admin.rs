@@ -451,6 +451,18 @@ async fn the_socket_is_its_owners() {
     let nowhere = Client::new(house.dir.path().join("no.sock"), Name::default_tenant());
     assert!(matches!(nowhere.status().await, Err(ClientError::Unreachable { .. })));
 
+    // What this process starts runs as the same user, as servers do, and is not let in.
+    let ask = "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\ns.settimeout(20)\n\
+               try:\n s.sendall(b'GET /v1/status HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n')\n print(len(s.recv(100)))\n\
+               except OSError:\n print(0)\n";
+    let socket = path.clone();
+    let asked = tokio::task::spawn_blocking(move || {
+        std::process::Command::new("python3").args(["-c", ask]).arg(&socket).output().unwrap()
+    });
+    let asked = asked.await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&asked.stdout).trim(), "0", "{asked:?}");
+    house.client.status().await.expect("this process itself is");
+
     // A socket that nobody answers at is left over from a gateway that was killed.
     let stale = house.dir.path().join("run/stale.sock");
     drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());

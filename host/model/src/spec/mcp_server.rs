@@ -95,12 +95,40 @@ pub struct Process {
     /// reserve far more address space than they use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
+    /// Which files it may reach beyond its own. Where this is left out, it reads everything but what the gateway and its
+    /// user keep secret, and writes what the operator names in its arguments and variables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Files>,
+    /// Whether it may speak IP.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub network: bool,
     /// How long the first answer may take after a start. Package runners download first.
     #[serde(default = "default_start")]
     pub start_timeout: Span,
     /// How long a child runs that nobody calls; the next call starts it again. `0s`: until the gateway ends.
     #[serde(default = "default_idle")]
     pub idle_after: Span,
+}
+
+/// The files that a process may reach beyond its home, its private directory and its working directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Files {
+    /// Paths that it may read and run, with all below them, beside programs and libraries. Everything that is not secret where
+    /// this is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<Vec<String>>,
+    /// Paths that it may also write, with all below them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub write: Vec<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 fn default_in_flight() -> u32 {

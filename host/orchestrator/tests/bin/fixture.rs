@@ -169,6 +169,17 @@ fn tool(id: &Value, params: &Value, held: &mut Vec<Value>) {
             send(&json!({"jsonrpc": "2.0", "id": "from-server", "method": "sampling/createMessage", "params": {}}));
             reply(id, json!({"asked": true}));
         }
+        "try" => {
+            let path = args["path"].as_str().unwrap();
+            let went = match args["what"].as_str().unwrap() {
+                "read" => std::fs::read(path).map(drop),
+                "write" => std::fs::write(path, "x"),
+                "bind" => std::net::TcpListener::bind("127.0.0.1:0").map(drop),
+                _ => rustix::process::test_kill_process(rustix::process::Pid::from_raw(path.parse().unwrap()).unwrap())
+                    .map_err(Into::into),
+            };
+            reply(id, json!({"went": went.err().map_or("ok".to_owned(), |e| format!("{:?}", e.kind()))}));
+        }
         "pid" => reply(id, json!({"pid": std::process::id()})),
         "slow" => {
             std::thread::sleep(Duration::from_millis(args["ms"].as_u64().unwrap()));

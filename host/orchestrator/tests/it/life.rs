@@ -29,7 +29,7 @@ async fn a_child_sees_nothing_but_what_is_declared() {
     let peer = house.peer("fixture", spec, Traffic::default());
     let seen = call(&peer, "env", json!({})).await.unwrap();
     let env = seen["env"].as_object().unwrap();
-    assert_eq!(env.keys().collect::<Vec<_>>(), ["DECLARED", "HOME", "KEY_FILE", "PATH", "TOKEN"]);
+    assert_eq!(env.keys().collect::<Vec<_>>(), ["DECLARED", "HOME", "KEY_FILE", "PATH", "TMPDIR", "TOKEN"]);
     assert_eq!(env["TOKEN"], "s3cret-value");
     assert_eq!(std::fs::read_to_string(env["KEY_FILE"].as_str().unwrap()).unwrap(), "in-a-file");
     let (key, home) = (env["KEY_FILE"].as_str().unwrap(), env["HOME"].as_str().unwrap());

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod calls;
+mod confined;
 mod conversing;
 mod kit;
 mod life;

@@ -31,6 +31,7 @@ const HOUSE: [(&str, &[&str]); 21] = [
         "console",
         &[
             "model",
+            "child",
             "telemetry",
             "store",
             "protocol",

@@ -81,6 +81,8 @@ impl ComponentServer {
             sharing: Sharing::Shared,
             max_in_flight: self.max_in_flight,
             memory: None,
+            files: None,
+            network: true,
             start_timeout: Span::seconds(120),
             idle_after: Span::seconds(3600),
         }
