@@ -35,7 +35,9 @@ fn main() -> ExitCode {
 
 fn serve(options: portcullis_bridge::Options, log: &str) -> Result<(), Box<dyn std::error::Error>> {
     let filter = tracing_subscriber::EnvFilter::try_new(log)?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    lines.with_target(false).with_ansi(colour).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(portcullis_bridge::run(options, |address| tracing::info!("listening at http://{address}/mcp")))?;
     Ok(())
