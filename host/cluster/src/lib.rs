@@ -1,4 +1,5 @@
-//! The Kubernetes client: the one place that talks to a cluster's API, for secrets kept there and for resources written there.
+//! The Kubernetes client: the one place that talks to a cluster's API, for secrets kept there, for resources written there, and for
+//! servers that run there.
 //!
 //! Everybody else sees our own words: [`Secret`](portcullis_model::Secret)s, [`Custom`] objects, and [`ClusterError`]s that
 //! name what is missing. Whatever is asked is asked as the gateway's own account, and nothing here decides who may see it.
@@ -7,6 +8,7 @@
 mod access;
 mod custom;
 mod error;
+mod objects;
 mod options;
 mod right;
 mod secrets;
@@ -14,4 +16,5 @@ mod secrets;
 pub use access::Cluster;
 pub use custom::{Custom, Event, MAX_OBJECTS};
 pub use error::ClusterError;
-pub use options::{Namespace, Options};
+pub use objects::{Live, Sight};
+pub use options::{Callers, Namespace, Options, Servers};

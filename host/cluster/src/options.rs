@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use portcullis_model::{DEFAULT_TENANT, Name};
+use portcullis_model::{DEFAULT_TENANT, Name, spec::is_network};
 use serde::Deserialize;
 
 /// Which cluster, who we are there, and what of it is ours.
@@ -20,6 +20,54 @@ pub struct Options {
     pub secrets: BTreeMap<Name, Vec<Name>>,
     /// Namespaces whose custom resources are taken; none where left out.
     pub resources: Vec<Namespace>,
+    /// Where servers run that are to run in the cluster; nowhere where left out.
+    pub servers: Option<Servers>,
+}
+
+/// Where servers run, and who may call them.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Servers {
+    /// The namespace; our own where left out. Whoever may make pods in it can read the values of every connection whose server runs
+    /// there.
+    pub namespace: Option<Name>,
+    /// Namespaces of tenants that have one of their own.
+    pub tenants: BTreeMap<Name, Name>,
+    /// Who may call the servers, as their NetworkPolicies say it.
+    pub callers: Callers,
+}
+
+/// Who may call servers that run in the cluster.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Callers {
+    /// Labels of the gateways' pods in our own namespace.
+    pub labels: BTreeMap<String, String>,
+    /// Networks of gateways that run outside the cluster.
+    pub networks: Vec<String>,
+}
+
+impl Default for Callers {
+    fn default() -> Self {
+        let labels = BTreeMap::from([("app.kubernetes.io/name".to_owned(), "portcullis".to_owned())]);
+        Self { labels, networks: Vec::new() }
+    }
+}
+
+impl Servers {
+    /// The namespace of a tenant's servers; our own is `own`.
+    pub fn namespace_of<'a>(&'a self, tenant: &Name, own: &'a Name) -> &'a Name {
+        self.tenants.get(tenant).or(self.namespace.as_ref()).unwrap_or(own)
+    }
+
+    /// Every namespace in which servers may run.
+    pub fn namespaces(&self, own: &Name) -> Vec<Name> {
+        let mut all: Vec<Name> = self.tenants.values().cloned().collect();
+        all.push(self.namespace.clone().unwrap_or_else(|| own.clone()));
+        all.sort();
+        all.dedup();
+        all
+    }
 }
 
 /// A namespace whose custom resources are taken.
@@ -57,6 +105,16 @@ impl Options {
             return Err(
                 "kubernetes.secrets: a tenant needs a namespace at least; leave it out to give it none".to_owned()
             );
+        }
+        let callers = self.servers.as_ref().map(|servers| &servers.callers);
+        if callers.is_some_and(|callers| callers.labels.is_empty()) {
+            return Err(
+                "kubernetes.servers.callers.labels: must not be empty, or every pod of our namespace could call"
+                    .to_owned(),
+            );
+        }
+        if let Some(bad) = callers.into_iter().flat_map(|c| &c.networks).find(|network| !is_network(network)) {
+            return Err(format!("kubernetes.servers.callers.networks: {bad} is no network such as 203.0.113.7/32"));
         }
         let mut seen = std::collections::BTreeSet::new();
         match self.resources.iter().find(|n| !seen.insert(&n.namespace)) {

@@ -190,6 +190,37 @@ pub struct ExplainRequest {
     pub arguments: Option<serde_json::Value>,
 }
 
+/// `POST /v1/render`: what a server becomes in the cluster.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RenderRequest {
+    /// One that is there,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<Name>,
+    /// or one that is not yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<Resource>,
+    /// One connection of it; all where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<Name>,
+    /// Asks the cluster whether it would take the objects.
+    #[serde(default)]
+    pub check: bool,
+}
+
+/// The answer to [`RenderRequest`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rendered {
+    /// Kubernetes objects. A Secret's values are left out.
+    pub objects: Vec<serde_json::Value>,
+    /// What of the hardening is given up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relaxed: Vec<String>,
+    /// Whether the cluster was asked, and would take them.
+    pub checked: bool,
+}
+
 /// A token's text, told once to whoever made it.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use crate::api::{
     ApiError, AppliedItem, ApplyAnswer, ApplyRequest, ConnectRequest, Connected, Described, ExplainRequest, Finding,
     GatewayStatus, LogLine, NewToken, OAuthAccount, OAuthBegin, OAuthBegun, OAuthFinish, OAuthSave, Page, PluginItem,
-    Resealed, Revoked, SignInCode, SignInRequest, TokenItem, TokenRequest,
+    RenderRequest, Rendered, Resealed, Revoked, SignInCode, SignInRequest, TokenItem, TokenRequest,
 };
 
 use transport::Place;
@@ -296,6 +296,45 @@ impl Client {
         self.post(&format!("/v1/plugins/{name}/resume"), &[], None::<&()>).await
     }
 
+    /// Ends what runs of a server, until it is started again.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn stop(&self, server: &Name, drain: Option<Duration>) -> Result<()> {
+        let drain = drain.map(|d| d.as_secs().to_string());
+        let query: Vec<_> = drain.iter().map(|d| ("drain_s", d.as_str())).collect();
+        let _: serde_json::Value = self.post(&format!("/v1/servers/{server}/stop"), &query, None::<&()>).await?;
+        Ok(())
+    }
+
+    /// Allows a stopped server again.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn start(&self, server: &Name) -> Result<()> {
+        let _: serde_json::Value = self.post(&format!("/v1/servers/{server}/start"), &[], None::<&()>).await?;
+        Ok(())
+    }
+
+    /// Gives each deployment of a server so many pods; as many as its definition says where left out.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn scale(&self, server: &Name, replicas: Option<u32>) -> Result<()> {
+        let replicas = replicas.map(|n| n.to_string());
+        let query: Vec<_> = replicas.iter().map(|n| ("replicas", n.as_str())).collect();
+        let _: serde_json::Value = self.post(&format!("/v1/servers/{server}/scale"), &query, None::<&()>).await?;
+        Ok(())
+    }
+
+    /// What a server becomes in the cluster.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn render(&self, request: &RenderRequest) -> Result<Rendered> {
+        self.post("/v1/render", &[], Some(request)).await
+    }
+
     /// Reads the sealing keys again and seals everything with the first.
     ///
     /// # Errors
@@ -304,19 +343,18 @@ impl Client {
         self.post("/v1/store/reseal", &[], None::<&()>).await
     }
 
-    /// A server's log: the last lines, and with `follow` those to come, each given to `line` as it arrives.
+    /// A server's log: the last lines, with `follow` those to come, with `previous` those of the containers before, each given to `line` as it arrives.
     ///
     /// # Errors
     /// [`ClientError`]; an error of `line` ends it as an answer that can't be used.
     pub async fn logs(
         &self,
         server: &Name,
-        lines: usize,
-        follow: bool,
+        (lines, follow, previous): (usize, bool, bool),
         mut line: impl FnMut(LogLine) -> io::Result<()>,
     ) -> Result<()> {
-        let (lines, follow) = (lines.to_string(), follow.to_string());
-        let query = [("lines", lines.as_str()), ("follow", follow.as_str())];
+        let (lines, follow, previous) = (lines.to_string(), follow.to_string(), previous.to_string());
+        let query = [("lines", lines.as_str()), ("follow", follow.as_str()), ("previous", previous.as_str())];
         let response = self.send(Method::GET, &format!("/v1/servers/{server}/logs"), &query, None::<&()>).await?;
         let mut body = self.accepted(response).await?;
         let mut pending: Vec<u8> = Vec::new();

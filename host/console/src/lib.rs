@@ -11,6 +11,7 @@ pub mod kubernetes;
 mod recorded;
 pub mod server;
 pub mod web;
+pub mod wishes;
 
 pub use client::{Client, ClientError};
 pub use server::{Admin, AdminSocket, View};

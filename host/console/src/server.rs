@@ -14,6 +14,7 @@ mod overview;
 mod page;
 mod permit;
 mod plugins;
+mod pods;
 mod processes;
 mod record;
 pub(crate) mod reply;
@@ -34,7 +35,7 @@ use axum::{
 use portcullis_credential::{ConnectionBook, Secrets, UpstreamOAuth};
 use portcullis_identity::{Directories, OAuth, SignIn, TokenService};
 use portcullis_model::{Name, Principal, ResourceKey, Side, Subject, explain::Explanation};
-use portcullis_orchestrator::Orchestrator;
+use portcullis_orchestrator::{Orchestrator, Workloads};
 use portcullis_store::{BoxFuture, Registry};
 use portcullis_telemetry::{Audit, Metrics};
 
@@ -67,8 +68,10 @@ pub struct Admin {
     pub book: Arc<ConnectionBook>,
     /// Who connects servers with OAuth, where there is anybody.
     pub oauth: Option<Arc<UpstreamOAuth>>,
-    /// Servers that run here.
+    /// Servers that run here, as processes.
     pub orchestrator: Orchestrator,
+    /// Servers that run in a cluster, where there is one for them.
+    pub workloads: Option<Workloads>,
     /// Watched files, where there are some.
     pub files: Option<Arc<FileDoor>>,
     /// Where changes are recorded.
@@ -147,6 +150,10 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/plugins/{name}/resume", post(plugins::resume))
         .route("/v1/servers/{name}/logs", get(processes::logs))
         .route("/v1/servers/{name}/restart", post(processes::restart))
+        .route("/v1/servers/{name}/stop", post(processes::stop))
+        .route("/v1/servers/{name}/start", post(processes::start))
+        .route("/v1/servers/{name}/scale", post(pods::scale))
+        .route("/v1/render", post(pods::render))
         .fallback(|| async {
             reply::error(ApiError::new(Side::Caller, "unknown-path", "the admin API has no such path"))
         })

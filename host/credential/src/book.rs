@@ -11,19 +11,20 @@ use std::{
 use arc_swap::ArcSwap;
 use portcullis_model::{
     Door, Name, Principal, PrincipalKind, Secret,
-    spec::{Connection, Owner, SecretSource},
+    spec::{Connection, McpServer, Owner, SecretSource},
 };
 use portcullis_plugin::{ConnectionFacts, Connections};
 use portcullis_store::{Fleet, Registry, StoreError, keys, registry::server_origin};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Secrets, Use,
+    Carried, Secrets, Use,
     carried::Health,
     eligible::{People, named, rank},
     oauth::{Grant, GrantStatus, Grants},
+    resolver::placed,
     secrets::Opened,
-    sources::SecretSources,
+    sources::{SecretSources, SourceError},
     uses::Uses,
 };
 
@@ -185,6 +186,17 @@ impl ConnectionBook {
         sources.read(tenant, source).err().map(|why| why.to_string())
     }
 
+    /// A secret that a resource of this tenant names. Blocks while reading a file.
+    ///
+    /// # Errors
+    /// [`SourceError`], which quotes nothing of it.
+    pub fn read(&self, tenant: &Name, source: &SecretSource) -> Result<Secret, SourceError> {
+        match &self.source {
+            Some((_, _, sources)) => sources.read(tenant, source),
+            None => SecretSources::local().read(tenant, source),
+        }
+    }
+
     /// Says who keeps the tokens of connections with OAuth. Once; later ones are not heard.
     pub fn keep_grants(&self, grants: Arc<Grants>) {
         let _ = self.grants.set(grants);
@@ -300,6 +312,29 @@ impl ConnectionBook {
         let pages = self.pages.load();
         let shelf = pages.tenants.get(tenant)?.shelves.get(server)?;
         shelf.entries.iter().find(|entry| entry.name == *name).cloned()
+    }
+
+    /// What each connection of a server brings to the process or deployment that is its own, whoever calls: placed as the server
+    /// wants it. Those that serve nobody are left out; of one that lacks something it is said what.
+    pub fn brought(&self, tenant: &Name, server: &Name, spec: &McpServer) -> Vec<(Name, Result<Carried, String>)> {
+        let pages = self.pages.load();
+        let Some(shelf) = pages.tenants.get(tenant).and_then(|page| page.shelves.get(server)) else {
+            return Vec::new();
+        };
+        // Fleet and book may be of different revisions: what was given for another place does not go to this one.
+        let origin = server_origin(spec);
+        let usable = |entry: &&Arc<Entry>| !entry.suspended && entry.origin.as_deref() == Some(&*origin);
+        let bring = |entry: &Arc<Entry>| {
+            let mut carried = Carried {
+                connection: Some(entry.name.clone()),
+                connection_revision: entry.revision,
+                executed_as: format!("connection {} of {}", entry.name, entry.owner.subject()).into(),
+                ..Carried::nothing()
+            };
+            let lacking = placed(spec, entry, &mut carried)?;
+            if lacking.is_empty() { Ok(carried) } else { Err(format!("it lacks {}", lacking.join(", "))) }
+        };
+        shelf.entries.iter().filter(usable).map(|entry| (entry.name.clone(), bring(entry))).collect()
     }
 
     fn ranked(

@@ -7,7 +7,7 @@ use std::{
 };
 
 use http::HeaderMap;
-use portcullis_model::{Fault, Principal, Secret, Side, TokenOrigin};
+use portcullis_model::{Fault, Principal, Secret, Side, TokenOrigin, spec::McpServer};
 use portcullis_plugin::{Guarded, Outcome, Resolution};
 use quick_cache::sync::Cache;
 
@@ -402,7 +402,7 @@ impl Resolver {
             }
             carried.place_guarded(name.clone(), value).map_err(|why| missing::invalid(plan, &why))?;
         }
-        if !carried.headers.is_empty() && plan.spec.remote.is_none() {
+        if !carried.headers.is_empty() && !plan.spec.takes_headers() {
             return Err(missing::invalid(plan, "a process takes no headers"));
         }
         carried.expires_ms = answer.expires_ms.map(|at| at.min(now.saturating_add(MAX_AGE_MS)));
@@ -437,29 +437,7 @@ fn under(
         health: Some(Arc::clone(&entry.health)),
         ..Carried::nothing()
     };
-    let mut lacking = Vec::new();
-    for field in &plan.spec.fields {
-        if field.sensitive {
-            if field.required && !entry.secrets.contains_key(&field.name) {
-                lacking.push(field.name.as_str());
-            }
-        } else if let Some(value) = entry.values.get(&field.name).or(field.default.as_ref()) {
-            carried.values.insert(field.name.clone(), value.clone());
-        } else if field.required && !entry.secrets.contains_key(&field.name) {
-            lacking.push(field.name.as_str());
-        }
-    }
-    for place in plan.spec.credential.iter().flat_map(|need| &need.place) {
-        let sensitive = plan.spec.field(&place.field).is_some_and(|f| f.sensitive);
-        let plain = || carried.values.get(&place.field).map(|value| Secret::new(value.as_bytes()));
-        let value = entry.secrets.get(&place.field).cloned().or_else(|| if sensitive { None } else { plain() });
-        match value {
-            Some(value) => carried.place(place, &value).map_err(|why| missing::invalid(plan, &why))?,
-            // What could not be read is missing, whether it had to be given or not: the operator meant it to be there.
-            None if entry.unreadable.contains_key(&place.field) => lacking.push(&place.field),
-            None => {}
-        }
-    }
+    let mut lacking = placed(&plan.spec, entry, &mut carried).map_err(|why| missing::invalid(plan, &why))?;
     if let Some(oauth) = plan.spec.oauth() {
         let Some(grant) = grant else { return Err(missing::unconnected(plan, entry)) };
         let held = grant.held();
@@ -475,6 +453,37 @@ fn under(
     }
     lacking.dedup();
     if lacking.is_empty() { Ok(carried) } else { Err(missing::incomplete(plan, principal, entry, &lacking)) }
+}
+
+/// Puts a connection's values where the server wants them. Answers which fields it lacks.
+///
+/// # Errors
+/// A sentence for operators, where one can't be placed.
+pub(crate) fn placed<'s>(spec: &'s McpServer, entry: &Entry, carried: &mut Carried) -> Result<Vec<&'s str>, String> {
+    let mut lacking = Vec::new();
+    for field in &spec.fields {
+        if field.sensitive {
+            if field.required && !entry.secrets.contains_key(&field.name) {
+                lacking.push(field.name.as_str());
+            }
+        } else if let Some(value) = entry.values.get(&field.name).or(field.default.as_ref()) {
+            carried.values.insert(field.name.clone(), value.clone());
+        } else if field.required && !entry.secrets.contains_key(&field.name) {
+            lacking.push(field.name.as_str());
+        }
+    }
+    for place in spec.credential.iter().flat_map(|need| &need.place) {
+        let sensitive = spec.field(&place.field).is_some_and(|f| f.sensitive);
+        let plain = || carried.values.get(&place.field).map(|value| Secret::new(value.as_bytes()));
+        let value = entry.secrets.get(&place.field).cloned().or_else(|| if sensitive { None } else { plain() });
+        match value {
+            Some(value) => carried.place(place, &value)?,
+            // What could not be read is missing, whether it had to be given or not: the operator meant it to be there.
+            None if entry.unreadable.contains_key(&place.field) => lacking.push(&place.field),
+            None => {}
+        }
+    }
+    Ok(lacking)
 }
 
 /// A resolver's secret may go only where it was granted to go. The plugin host checks this as well.

@@ -17,7 +17,7 @@ use portcullis_plugin::{
     manager::{Manager, Place},
 };
 use portcullis_store::registry::Fleet;
-use portcullis_upstream::{HttpEndpoint, Target};
+use portcullis_upstream::{Hosts, HttpEndpoint};
 use quick_cache::sync::Cache;
 
 use crate::{
@@ -105,6 +105,8 @@ pub struct Sources<'a> {
     pub fleet: &'a Fleet,
     /// The plugins in use.
     pub plugins: &'a Manager,
+    /// Who keeps servers in a cluster, where somebody does.
+    pub hosts: Option<Arc<dyn Hosts>>,
 }
 
 impl Gateways {
@@ -300,7 +302,7 @@ impl Gateways {
         let key = ResourceKey { tenant: tenant.clone(), kind: Kind::McpServer, name: assignment.server.clone() };
         let resource = sources.fleet.get(&key).ok_or("there is no such McpServer")?;
         let Spec::McpServer(server) = &resource.spec else { return Err("there is no such McpServer".to_owned()) };
-        let reach = match (&server.remote, &server.process, &server.component) {
+        let reach = match (&server.remote, &server.process, &server.component, &server.kubernetes) {
             (Some(remote), ..) => {
                 let headers = remote
                     .headers
@@ -319,11 +321,20 @@ impl Gateways {
                     allow_private: remote.allow_private,
                 }))
             }
-            (None, Some(process), _) => Reach::Process(Arc::new(process.clone())),
-            (None, None, Some(component)) => {
+            (None, Some(process), ..) => Reach::Process(Arc::new(process.clone())),
+            (None, None, Some(component), _) => {
                 Reach::Component(Arc::new(component.clone()), Arc::new(component.as_process()))
             }
-            (None, None, None) => return Err("it is neither remote, nor a process, nor a component".to_owned()),
+            (None, None, None, Some(kubernetes)) => {
+                let none = "this gateway runs no servers in a cluster: it lacks the server setting kubernetes.servers";
+                let hosts = sources.hosts.clone().ok_or(none)?;
+                hosts.endpoint(tenant, &assignment.server, None, kubernetes)?;
+                Reach::Pods(Arc::new(kubernetes.clone()), hosts)
+            }
+            (None, None, None, None) => {
+                let none = "it is neither remote, nor a process, nor a component, nor does it run in a cluster";
+                return Err(none.to_owned());
+            }
         };
         let plan = |mode: &CredentialMode| -> Result<Arc<CredentialPlan>, String> {
             let place = Place { tenant: tenant.clone(), plugin: mode.mode.clone(), config: None };
@@ -365,8 +376,8 @@ impl Gateways {
         }
         let pinned = Pinned::of(&server.traffic, assignment).map_err(|e| format!("pinnedArguments: {e}"))?;
         let enrich = Enrich::of(assignment, own_headers)?;
-        if enrich.is_some() && !matches!(reach, Reach::Http(_)) {
-            return Err("only a remote server takes headers".to_owned());
+        if enrich.is_some() && !reach.is_http() {
+            return Err("only a remote server takes headers, or one in a cluster".to_owned());
         }
         if whole.is_none() && !tool_plans.is_empty() {
             note(
@@ -397,8 +408,7 @@ impl Gateways {
             if assigned.plan.is_some() || !assigned.tool_plans.is_empty() {
                 continue;
             }
-            let target: Target = targets::target(view, assigned, None);
-            let shared = match self.upstreams.peer(&target) {
+            let shared = match targets::target(view, assigned, None).and_then(|target| self.upstreams.peer(&target)) {
                 Ok(peer) => {
                     let entry = self.catalogue.entry(&assigned.catalogue_key(&view.tenant, None));
                     Some(Shared { peer, entry, legacy: OnceLock::new() })

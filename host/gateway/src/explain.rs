@@ -181,6 +181,7 @@ impl Gateways {
                 Reach::Http(endpoint) => (endpoint.url.origin().ascii_serialization(), "over HTTP"),
                 Reach::Process(process) => (process.command.clone(), "as a process of the gateway's"),
                 Reach::Component(..) => (assigned.server.to_string(), "as a component within the gateway"),
+                Reach::Pods(pods, _) => (pods.image.clone(), "over HTTP, in pods of the cluster"),
             };
             let says = if stands_in { "not asked" } else { "would be called" };
             let timeout = assigned.traffic.timeout.get().as_secs();

@@ -37,7 +37,7 @@ use crate::{
     subscriptions::{self, Subscriptions},
     targets,
     tasks::made::Made,
-    view::{Assigned, Reach, Shared, Snapshot, View},
+    view::{Assigned, Shared, Snapshot, View},
     visits,
 };
 
@@ -247,7 +247,8 @@ impl Gateways {
         for kind in kinds {
             let ttl = assigned.traffic.catalogue_ttl.get();
             self.catalogue.refresh(&key, &entry, *kind, ttl, || {
-                let peer = self.upstreams.peer(&targets::target(view, assigned, carried.map(Arc::as_ref)));
+                let target = targets::target(view, assigned, carried.map(Arc::as_ref));
+                let peer = target.and_then(|target| self.upstreams.peer(&target));
                 let (fetch, entry, carried) = (Fetch::new(assigned, *kind), Arc::clone(&entry), carried.cloned());
                 let credentials = Arc::clone(&self.credentials);
                 let counts = self.counts(view, assigned, *kind);
@@ -321,7 +322,7 @@ impl Fetch {
             kind,
             patience: assigned.patience(),
             public: assigned.traffic.catalogue_public,
-            http: matches!(assigned.reach, Reach::Http(_)),
+            http: assigned.reach.is_http(),
         }
     }
 

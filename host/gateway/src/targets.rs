@@ -22,11 +22,14 @@ pub fn peer(
     if let Some(shared) = &assigned.shared {
         return Ok(Arc::clone(&shared.peer));
     }
-    upstreams.peer(&target(view, assigned, carried))
+    upstreams.peer(&target(view, assigned, carried)?)
 }
 
 /// The target of this server under this account.
-pub fn target(view: &View, assigned: &Assigned, carried: Option<&Carried>) -> Target {
+///
+/// # Errors
+/// When it can't be run here.
+pub fn target(view: &View, assigned: &Assigned, carried: Option<&Carried>) -> Result<Target, UpstreamError> {
     let account = match (&assigned.reach, carried) {
         (_, None) => Account::None,
         // Nothing of the connection reaches the child, so that everybody may share it.
@@ -38,6 +41,15 @@ pub fn target(view: &View, assigned: &Assigned, carried: Option<&Carried>) -> Ta
     };
     let endpoint = match &assigned.reach {
         Reach::Http(endpoint) => Endpoint::Http(Arc::clone(endpoint)),
+        Reach::Pods(spec, hosts) => {
+            // Those of a connection where there are such, and only of one that the call carries.
+            let connection = match &account {
+                Account::Connection { name, .. } if assigned.child_per_connection => Some(name),
+                _ => None,
+            };
+            let endpoint = hosts.endpoint(&view.tenant, &assigned.server, connection, spec);
+            Endpoint::Hosted(endpoint.map_err(UpstreamError::Connect)?, Arc::clone(hosts))
+        }
         Reach::Process(process) | Reach::Component(_, process) => {
             let mut spec = LaunchSpec::plain(Arc::clone(process));
             if let Reach::Component(component, _) = &assigned.reach {
@@ -56,7 +68,7 @@ pub fn target(view: &View, assigned: &Assigned, carried: Option<&Carried>) -> Ta
             Endpoint::Stdio(Arc::new(spec))
         }
     };
-    Target {
+    Ok(Target {
         key: TargetKey {
             tenant: view.tenant.clone(),
             server: assigned.server.clone(),
@@ -67,5 +79,5 @@ pub fn target(view: &View, assigned: &Assigned, carried: Option<&Carried>) -> Ta
         },
         endpoint,
         traffic: Arc::clone(&assigned.traffic),
-    }
+    })
 }

@@ -11,11 +11,11 @@ use portcullis_credential::CredentialPlan;
 use portcullis_identity::Provider;
 use portcullis_model::{
     Fault, Name,
-    spec::{ComponentServer, Disclosure, Process, Traffic},
+    spec::{ComponentServer, Disclosure, Kubernetes, Process, Traffic},
 };
 use portcullis_plugin::Description;
 use portcullis_telemetry::CallMetrics;
-use portcullis_upstream::{HttpEndpoint, Peer};
+use portcullis_upstream::{Hosts, HttpEndpoint, Peer};
 use quick_cache::sync::Cache;
 
 use crate::{
@@ -109,7 +109,7 @@ pub struct Assigned {
     pub generation: u64,
     /// How it is reached.
     pub reach: Reach,
-    /// Whether a child holds a connection's values.
+    /// Whether a child, or a deployment, holds a connection's values.
     pub child_per_connection: bool,
     /// How its traffic is treated.
     pub traffic: Arc<Traffic>,
@@ -138,6 +138,15 @@ pub enum Reach {
     Process(Arc<Process>),
     /// As a component within the gateway, and what stands for its process.
     Component(Arc<ComponentServer>, Arc<Process>),
+    /// By HTTP, in pods of a cluster that somebody keeps.
+    Pods(Arc<Kubernetes>, Arc<dyn Hosts>),
+}
+
+impl Reach {
+    /// Whether its requests have headers.
+    pub fn is_http(&self) -> bool {
+        matches!(self, Self::Http(_) | Self::Pods(..))
+    }
 }
 
 /// What callers of a server without credentials share.
@@ -182,6 +191,7 @@ impl Assigned {
     pub fn patience(&self) -> Duration {
         let start = match &self.reach {
             Reach::Process(process) | Reach::Component(_, process) => process.start_timeout.get(),
+            Reach::Pods(pods, _) => pods.start_timeout.get(),
             Reach::Http(_) => Duration::ZERO,
         };
         self.traffic.timeout.get().max(start)

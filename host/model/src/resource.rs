@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     API_VERSION, Name, Problem, ResourceKey,
     spec::{
-        Agent, Connection, Gateway, IdentityProvider, McpServer, OAuthClient, Plugin, Role, SecretSource, Source, Team,
-        User,
+        Agent, Connection, Gateway, IdentityProvider, Kubernetes, McpServer, OAuthClient, Plugin, PullSecret, Role,
+        SecretSource, Source, Team, User,
     },
     text::shown,
 };
@@ -255,7 +255,8 @@ impl Spec {
                     component.grants.secrets.values().map(|granted| &granted.from).chain(login)
                 });
                 let client = server.oauth().and_then(|o| o.client_secret.as_ref());
-                client.into_iter().chain(component).collect()
+                let pods = server.kubernetes.iter().flat_map(Kubernetes::passwords);
+                client.into_iter().chain(component).chain(pods).collect()
             }
             Self::Gateway(_) | Self::Agent(_) | Self::Team(_) | Self::User(_) | Self::Role(_) => Vec::new(),
         }
@@ -278,6 +279,9 @@ impl Spec {
             Self::McpServer(server) => {
                 if let Some(oauth) = server.credential.as_mut().and_then(|need| need.oauth.as_mut()) {
                     oauth.client_secret = None;
+                }
+                if let Some(kubernetes) = &mut server.kubernetes {
+                    kubernetes.image_pull_secrets.retain(|secret| matches!(secret, PullSecret::Existing(_)));
                 }
             }
             Self::Gateway(_) | Self::Agent(_) | Self::Team(_) | Self::User(_) | Self::Role(_) => {}
@@ -308,7 +312,8 @@ impl Spec {
                     component.grants.secrets.values_mut().map(|granted| &mut granted.from).chain(login)
                 });
                 let client = need.and_then(|o| o.client_secret.as_mut());
-                client.into_iter().chain(component).collect()
+                let pods = server.kubernetes.iter_mut().flat_map(Kubernetes::passwords_mut);
+                client.into_iter().chain(component).chain(pods).collect()
             }
             Self::Gateway(_) | Self::Agent(_) | Self::Team(_) | Self::User(_) | Self::Role(_) => Vec::new(),
         }

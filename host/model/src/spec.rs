@@ -20,8 +20,9 @@ pub use gateway::{
 };
 pub use identity_provider::{IdentityProvider, LoginToken, LoginTokens};
 pub use mcp_server::{
-    AuthorizationServer, ComponentServer, CredentialNeed, Interaction, McpServer, OAuth, Placement, Process,
-    Registration, Remote, Sharing, TokenHeader, ToolLimits, Traffic,
+    Amounts, AuthorizationServer, ComponentServer, CredentialNeed, Egress, Interaction, Kubernetes, MAX_REPLICAS,
+    McpServer, OAuth, Placement, Probes, Process, PullLogin, PullSecret, RESERVED, Registration, Relaxed, Remote,
+    Resources, Sharing, TokenHeader, Toleration, ToolLimits, Traffic, is_network,
 };
 pub use oauth_client::OAuthClient;
 pub use people::{Agent, ExternalGroup, Identity, Role, Team, User};

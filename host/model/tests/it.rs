@@ -30,7 +30,7 @@ fn check(kind: &str, spec: Value, wanted: &[&str]) {
 fn servers() {
     check("McpServer", json!({ "remote": { "url": "https://mcp.example.com/mcp" } }), &[]);
     check("McpServer", json!({ "process": { "command": "npx" } }), &[]);
-    check("McpServer", json!({}), &["spec: say exactly one of remote, process and component"]);
+    check("McpServer", json!({}), &["spec: say exactly one of remote, process, component and kubernetes"]);
     check("McpServer", json!({ "remote": { "url": "http://127.0.0.1:9/mcp" } }), &[]);
     check("McpServer", json!({ "remote": { "url": "http://mcp.example.com/" } }), &["spec.remote.url: must be https"]);
     check("McpServer", json!({ "remote": { "url": "https://u:p@mcp.example.com/" } }), &["must not hold a credential"]);
@@ -69,13 +69,17 @@ fn servers_that_are_components() {
     check(
         "McpServer",
         json!({ "component": { "source": file }, "process": { "command": "x" } }),
-        &["say exactly one of remote, process and component"],
+        &["say exactly one of remote, process, component and kubernetes"],
     );
     let field = json!([{ "name": "token", "sensitive": true }]);
     let placed =
         |place: Value| json!({ "component": { "source": file }, "fields": field, "credential": { "place": [place] } });
     check("McpServer", placed(json!({ "field": "token", "env": "TOKEN" })), &[]);
-    check("McpServer", placed(json!({ "field": "token", "file": "TOKEN_FILE" })), &["only a process takes"]);
+    check(
+        "McpServer",
+        placed(json!({ "field": "token", "file": "TOKEN_FILE" })),
+        &["only a process, or a server in a cluster, takes"],
+    );
     check(
         "McpServer",
         placed(json!({ "field": "token", "header": "x-token" })),
@@ -87,6 +91,65 @@ fn servers_that_are_components() {
     let limits = one.component.unwrap().limits;
     assert_eq!(limits, ToolLimits { cpu: Span::seconds(1), ..ToolLimits::default() });
     assert_eq!(limits.of_plugin().memory, Bytes::mebi(32));
+}
+
+#[test]
+fn servers_in_a_cluster() {
+    let server = |more: Value| {
+        let mut spec = json!({"image": "registry.example/team/jira:1"});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"kubernetes": spec})
+    };
+    check("McpServer", server(json!({})), &[]);
+    check(
+        "McpServer",
+        server(json!({"relax": {"rootUser": true}, "runAsUser": 0, "override": {"spec": {"minReadySeconds": 5}}})),
+        &[],
+    );
+    check("McpServer", json!({"kubernetes": {"image": "a"}, "process": {"command": "b"}}), &["exactly one of"]);
+    check(
+        "McpServer",
+        server(json!({
+            "image": "a b", "port": 0, "path": "mcp", "replicas": 101, "runAsUser": 0, "startTimeout": "0s",
+            "env": {"PORTCULLIS_X": "1", "a b": "2"}, "probes": {"ready": "healthz"}, "args": ["${field.nope}"],
+            "resources": {"limits": {"memory": "1 GB"}}, "egress": [{"cidr": "10.0.0.1", "ports": [0]}],
+            "imagePullSecrets": [{"existing": ""}, {"login": {"registry": "", "username": "u", "password": {"env": ""}}}],
+        })),
+        &[
+            "spec.kubernetes.image",
+            "spec.kubernetes.port",
+            "spec.kubernetes.path",
+            "spec.kubernetes.probes.ready",
+            "spec.kubernetes.replicas",
+            "spec.kubernetes.startTimeout",
+            "spec.kubernetes.runAsUser: 0 is root",
+            "spec.kubernetes.env.PORTCULLIS_X",
+            "spec.kubernetes.env.a b",
+            "spec.kubernetes.resources.limits",
+            "spec.kubernetes.egress[0].cidr",
+            "spec.kubernetes.egress[0].ports",
+            "spec.kubernetes.imagePullSecrets[0]",
+            "spec.kubernetes.imagePullSecrets[1]",
+            "spec.kubernetes.imagePullSecrets[1].login.password",
+            "spec.kubernetes.args[0]",
+        ],
+    );
+    // It takes what a process takes, and headers as well.
+    let placed = |place: Value| {
+        let mut spec = server(json!({}));
+        spec["fields"] = json!([{"name": "token", "sensitive": true}]);
+        spec["credential"] = json!({"place": [place]});
+        spec
+    };
+    for (place, problems) in [
+        (json!({"field": "token", "header": "Authorization"}), &[][..]),
+        (json!({"field": "token", "env": "TOKEN"}), &[]),
+        (json!({"field": "token", "file": "TOKEN_FILE"}), &[]),
+        (json!({"field": "token", "argument": "--token={}"}), &["arguments show in process lists"]),
+        (json!({"field": "token", "env": "PORTCULLIS_TOKEN"}), &["are set by Portcullis"]),
+    ] {
+        check("McpServer", placed(place), problems);
+    }
 }
 
 #[test]

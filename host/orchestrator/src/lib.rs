@@ -1,5 +1,7 @@
 //! Server runtimes: desired state in, running servers out.
 //!
+//! Two of them: [`Orchestrator`] for processes on this machine, [`Workloads`] for pods of a Kubernetes cluster.
+//!
 //! [`Orchestrator`] starts the processes that [`portcullis_upstream`] talks to. Each runs under a small supervisor, a hidden
 //! mode of the product's own binary ([`portcullis_child::supervise_main`]), which ends the whole tree when the gateway wants it to or is gone
 //! (security decision 24).
@@ -9,6 +11,7 @@ pub mod homes;
 pub mod logs;
 pub mod orchestrator;
 pub mod status;
+pub mod workloads;
 
 mod prepare;
 mod reach;
@@ -17,3 +20,4 @@ pub use homes::Home;
 pub use logs::{LogLine, LogRing};
 pub use orchestrator::{Options, Orchestrator};
 pub use status::{State, Status};
+pub use workloads::{OperateError, Wish, WorkloadOptions, WorkloadStatus, Workloads};

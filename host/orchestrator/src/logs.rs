@@ -134,7 +134,12 @@ impl Ring {
 }
 
 /// Reads a stream into the ring until it ends. Lines that are too long are cut, and values in `secrets` are blacked out.
-pub(crate) async fn collect<R: AsyncRead + Unpin>(mut stream: R, ring: &LogRing, secrets: &[Secret]) {
+pub(crate) async fn collect<R: AsyncRead + Unpin>(stream: R, ring: &LogRing, secrets: &[Secret]) {
+    collect_as(stream, ring, secrets, "").await;
+}
+
+/// The same, with a word before each line.
+pub(crate) async fn collect_as<R: AsyncRead + Unpin>(mut stream: R, ring: &LogRing, secrets: &[Secret], word: &str) {
     let mut buffer = vec![0u8; 16 << 10];
     let mut line: Vec<u8> = Vec::new();
     let mut cut = 0usize;
@@ -151,14 +156,19 @@ pub(crate) async fn collect<R: AsyncRead + Unpin>(mut stream: R, ring: &LogRing,
             line.extend_from_slice(&part[..room]);
             cut += part.len() - room;
             if end.is_some() {
-                ring.push(finish(&mut line, &mut cut, secrets));
+                ring.push(format!("{word}{}", finish(&mut line, &mut cut, secrets)));
             }
             rest = end.map_or(&[], |end| &rest[end + 1..]);
         }
     }
     if !line.is_empty() {
-        ring.push(finish(&mut line, &mut cut, secrets));
+        ring.push(format!("{word}{}", finish(&mut line, &mut cut, secrets)));
     }
+}
+
+/// A text with values in `secrets` blacked out.
+pub(crate) fn blacken(text: &str, secrets: &[Secret]) -> String {
+    finish(&mut text.as_bytes().to_vec(), &mut 0, secrets)
 }
 
 fn finish(line: &mut Vec<u8>, cut: &mut usize, secrets: &[Secret]) -> String {

@@ -1,7 +1,7 @@
 //! The keeper of all processes: starts them, counts them, keeps their logs, stops them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ffi::OsString,
     io,
     os::fd::OwnedFd,
@@ -80,6 +80,8 @@ struct Inner {
     options: Options,
     homes: Homes,
     slots: Mutex<HashMap<LaunchKey, Arc<Slot>>>,
+    /// Servers that somebody stopped, also such as never ran.
+    stopped: Mutex<HashSet<(Name, Name)>>,
     logs: Mutex<HashMap<(Name, Name), Arc<LogRing>>>,
     running: Mutex<Running>,
     /// How many processes run, for whoever waits for none.
@@ -241,6 +243,7 @@ impl Orchestrator {
             homes: Homes::new(options.homes_dir.clone()),
             options,
             slots: Mutex::default(),
+            stopped: Mutex::default(),
             logs: Mutex::default(),
             running: Mutex::default(),
             count: watch::channel(0).0,
@@ -268,6 +271,7 @@ impl Orchestrator {
 
     /// Ends a server's processes, after their calls in flight or after `drain`; the next call starts anew, without backoff.
     pub async fn restart(&self, tenant: &Name, server: &Name, drain: Duration) {
+        lock(&self.0.stopped).remove(&(tenant.clone(), server.clone()));
         for slot in self.of(tenant, server) {
             lock(&slot.state).stopped = false;
             slot.end(drain).await;
@@ -278,6 +282,7 @@ impl Orchestrator {
     /// Ends a server's processes as [`Orchestrator::restart`] does, and refuses to start them until
     /// [`Orchestrator::start`].
     pub async fn stop(&self, tenant: &Name, server: &Name, drain: Duration) {
+        lock(&self.0.stopped).insert((tenant.clone(), server.clone()));
         for slot in self.of(tenant, server) {
             {
                 let mut state = lock(&slot.state);
@@ -292,6 +297,7 @@ impl Orchestrator {
 
     /// Allows a stopped server's processes again; the next call starts them.
     pub fn start(&self, tenant: &Name, server: &Name) {
+        lock(&self.0.stopped).remove(&(tenant.clone(), server.clone()));
         for slot in self.of(tenant, server) {
             let mut state = lock(&slot.state);
             state.stopped = false;
@@ -495,6 +501,9 @@ impl Inner {
 
     /// Whether somebody stopped the server: then a conversation that begins later gets no process either.
     fn is_stopped(&self, key: &LaunchKey) -> bool {
+        if lock(&self.stopped).contains(&(key.tenant.clone(), key.server.clone())) {
+            return true;
+        }
         let slots = lock(&self.slots);
         let mut same = slots.values().filter(|s| s.key.tenant == key.tenant && s.key.server == key.server);
         same.any(|s| lock(&s.state).stopped)

@@ -5,6 +5,7 @@ mod health;
 mod keeper;
 mod people;
 mod plugins;
+mod pods;
 mod schemas;
 mod session_key;
 mod state;
@@ -187,6 +188,7 @@ impl Assembly {
             ..OrchestratorOptions::new(settings.data_dir.join("run"))
         })
         .context("processes can't be run")?;
+        let workloads = pods::open(cluster.as_ref(), &store, &vault, &metrics).await?;
         let upstreams = Upstreams::new(UpstreamOptions {
             tls: Some(Arc::new(trust)),
             metrics: Arc::clone(&metrics),
@@ -252,7 +254,7 @@ impl Assembly {
             Arc::clone(&gateways),
             files.clone(),
             (Arc::clone(&book), Arc::clone(&sources)),
-            orchestrator.clone(),
+            (orchestrator.clone(), workloads.clone()),
         );
 
         let watched = health::Watched { keeper: Arc::clone(&keeper), currency: currency.clone() };
@@ -271,10 +273,18 @@ impl Assembly {
             book: Arc::clone(&book),
             oauth: Some(Arc::clone(&oauth)),
             orchestrator: orchestrator.clone(),
+            workloads: workloads.clone(),
             files,
             audit: Arc::clone(&audit),
             metrics: Arc::clone(&metrics),
-            view: Arc::new(Assembled::new(&settings, address, watched.clone(), customs, links, data.certificates())),
+            view: Arc::new(Assembled::new(
+                &settings,
+                address,
+                watched.clone(),
+                (customs, workloads),
+                links,
+                data.certificates(),
+            )),
         };
         let pages = Web::new(WebParts {
             admin: admin.clone(),

@@ -14,9 +14,13 @@ pub mod get;
 pub mod logs;
 pub mod plugin;
 pub mod quickstart;
+pub mod render;
 pub mod restart;
+pub mod scale;
 pub mod serve;
 pub mod signin;
+pub mod start;
+pub mod stop;
 pub mod store;
 pub mod token;
 

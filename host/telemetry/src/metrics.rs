@@ -64,6 +64,7 @@ pub struct Metrics {
     signins: Family<Labels, Counter>,
     oauth: Family<Labels, Counter>,
     kept: Family<Labels, Gauge>,
+    workloads: Family<Labels, Gauge>,
     oauth_renewals: Family<Labels, Counter>,
     oauth_revocations: Family<Labels, Counter>,
     catalogue_refreshes: Family<Labels, Counter>,
@@ -182,6 +183,7 @@ impl Metrics {
         let connections_refused =
             d.counter("client_connections_refused", "Connections refused because their address had too many");
         let children = d.gauge("children", "Child processes running now");
+        let workloads = d.gauges("workloads", "Deployments of servers in the cluster, by their state", &["state"]);
         let upstream_pooled = d.gauge("upstream_pooled", "Connections and sessions to servers kept in pools");
         let plugin_instances = d.gauge("plugin_instances", "Plugin instances alive now");
         let streams = d.gauge("client_streams", "Streams of events that clients have open now");
@@ -260,6 +262,7 @@ impl Metrics {
             connections,
             connections_refused,
             children,
+            workloads,
             upstream_pooled,
             plugin_instances,
             streams,
@@ -463,6 +466,11 @@ impl Metrics {
     /// Counts a request to the API of the Kubernetes cluster, such as `get` or `watch`.
     pub fn cluster_request(&self, verb: &'static str) {
         self.cluster_requests.get_or_create(&labels(&["verb"], &[verb])).inc();
+    }
+
+    /// Says how many deployments of servers are in a state, such as `ready`.
+    pub fn workloads(&self, state: &'static str, count: usize) {
+        self.workloads.get_or_create(&labels(&["state"], &[state])).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts a fetch of a secret from another service, such as `vault`: `ok`, also where there is no such secret, or `failed`.

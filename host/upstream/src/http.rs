@@ -9,6 +9,7 @@ mod client;
 mod connect;
 mod events;
 mod feed;
+mod resolve;
 mod session;
 mod sse;
 mod wire;
@@ -32,9 +33,11 @@ use crate::{
     asking::Asking,
     error::{Sent, UpstreamError},
     facts::ServerFacts,
+    hosts::Hosts,
     http::{
         answer::{HttpAnswer, Reply},
         client::HttpClient,
+        resolve::Resolver,
         session::Session,
         wire::{ASIDE, Cancel, Head, status_error},
     },
@@ -77,6 +80,8 @@ pub(crate) struct HttpPeer {
 pub(crate) struct Parts<'a> {
     pub(crate) key: &'a TargetKey,
     pub(crate) endpoint: &'a HttpEndpoint,
+    /// Who knows where the host is; name servers where left out.
+    pub(crate) hosts: Option<&'a Arc<dyn Hosts>>,
     pub(crate) traffic: &'a Traffic,
     pub(crate) server: Arc<Server>,
     pub(crate) tls: &'a Arc<rustls::ClientConfig>,
@@ -101,14 +106,15 @@ impl From<Way> for Source {
 impl HttpPeer {
     /// A peer. `client` holds the connections of its account, where there are some already.
     pub(crate) fn new(parts: Parts<'_>, client: Option<HttpClient>) -> Result<Arc<Self>, UpstreamError> {
-        let Parts { key, endpoint, traffic, server, tls, hub } = parts;
+        let Parts { key, endpoint, hosts, traffic, server, tls, hub } = parts;
         let reach = Reach::of(&endpoint.url, endpoint.allow_private).map_err(|why| {
             UpstreamError::Connect(format!("{why}, and its registry entry does not allow others (allowPrivate)"))
         })?;
         let mut url = endpoint.url.clone();
         url.set_fragment(None);
         let uri: Uri = url.as_str().parse().map_err(|_| UpstreamError::Connect("the URL is malformed".to_owned()))?;
-        let client = client.unwrap_or_else(|| HttpClient::new(reach, &uri, traffic, &server, tls));
+        let client =
+            client.unwrap_or_else(|| HttpClient::new(Resolver::new(reach, hosts), &uri, traffic, &server, tls));
         Ok(Arc::new(Self {
             key: key.clone(),
             name: key.to_string(),

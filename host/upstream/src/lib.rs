@@ -7,6 +7,7 @@
 
 pub mod error;
 pub mod facts;
+pub mod hosts;
 pub mod lane;
 pub mod launch;
 pub mod listen;
@@ -26,6 +27,7 @@ mod stdio;
 
 pub use error::{Sent, UpstreamError};
 pub use facts::ServerFacts;
+pub use hosts::Hosts;
 pub use launch::{LaunchError, LaunchKey, LaunchSpec, Launcher, Pipes, SecretFile};
 pub use listen::{Change, Changed, Listen};
 pub use listing::{Item, ListKind, Listing};

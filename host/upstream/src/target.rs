@@ -7,7 +7,7 @@ use portcullis_model::{Name, spec::Traffic};
 use portcullis_protocol::Era;
 use url::Url;
 
-use crate::launch::LaunchSpec;
+use crate::{hosts::Hosts, launch::LaunchSpec};
 
 /// Whose credential a request carries. Sessions, connections and children are never shared between accounts
 /// (security decision 16).
@@ -90,6 +90,8 @@ pub struct HttpEndpoint {
 pub enum Endpoint {
     /// Streamable HTTP.
     Http(Arc<HttpEndpoint>),
+    /// The same, where whoever runs the server knows where its host is.
+    Hosted(Arc<HttpEndpoint>, Arc<dyn Hosts>),
     /// Standard input and output of a child process.
     Stdio(Arc<LaunchSpec>),
 }

@@ -133,7 +133,7 @@ impl Upstreams {
         let limit = target.traffic.max_response.as_usize();
         let hub = Hub::new(target.key.clone(), server.clone(), self.changes.clone(), limit);
         let transport = match &target.endpoint {
-            Endpoint::Http(endpoint) => {
+            Endpoint::Http(endpoint) | Endpoint::Hosted(endpoint, _) => {
                 let shared = TargetKey { conversation: None, ..target.key.clone() };
                 // A conversation has a session of its own, but its connections are those of its account.
                 let client = match peers.get(&shared).map(|p| &p.transport) {
@@ -141,7 +141,12 @@ impl Upstreams {
                     _ => None,
                 };
                 let (traffic, hub) = (&target.traffic, hub.clone());
-                let parts = Parts { key: &target.key, endpoint, traffic, server: server.clone(), tls: &self.tls, hub };
+                let hosts = match &target.endpoint {
+                    Endpoint::Hosted(_, hosts) => Some(hosts),
+                    _ => None,
+                };
+                let (key, server, tls) = (&target.key, server.clone(), &self.tls);
+                let parts = Parts { key, endpoint, hosts, traffic, server, tls, hub };
                 Transport::Http(HttpPeer::new(parts, client)?)
             }
             Endpoint::Stdio(spec) => Transport::Stdio(StdioPeer::new(

@@ -79,7 +79,15 @@ impl Echo {
     /// # Errors
     /// Where no port can be had.
     pub async fn start() -> anyhow::Result<Self> {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    /// Starts it at an address.
+    ///
+    /// # Errors
+    /// Where it can't be had.
+    pub async fn start_at(address: SocketAddr) -> anyhow::Result<Self> {
+        let listener = tokio::net::TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared::default());
         let router = Router::new()

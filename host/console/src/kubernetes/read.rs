@@ -3,7 +3,7 @@
 use portcullis_cluster::{Custom, Namespace};
 use portcullis_model::{
     API_VERSION, Name, Resource, Spec,
-    spec::{SecretSource, Source},
+    spec::{Kubernetes, SecretSource, Source},
 };
 use serde_json::json;
 
@@ -53,6 +53,15 @@ pub(super) fn read(custom: &Custom, place: &Namespace) -> Result<Resource, Refus
     {
         return Err(Refusal::not_allowed(format!(
             "{what} is on the gateway's own machine, which custom resources of the namespace {} may not name: an operator allows it by `allowLocal` in the server setting `kubernetes.resources`",
+            place.namespace
+        )));
+    }
+    if !place.allow_local
+        && let Spec::McpServer(server) = &resource.spec
+        && let Some(field) = server.kubernetes.as_ref().and_then(Kubernetes::of_operators)
+    {
+        return Err(Refusal::not_allowed(format!(
+            "spec.kubernetes.{field} is an operator's to say, not that of custom resources of the namespace {}: an operator allows it by `allowLocal` in the server setting `kubernetes.resources`",
             place.namespace
         )));
     }
@@ -151,6 +160,20 @@ mod tests {
             (secret(json!({"kubernetes": {"name": "jira", "key": "token"}})), false),
             (secret(json!({"vault": {"path": "a", "key": "token"}})), false),
             (custom(Kind::McpServer, "s", json!({"remote": {"url": "https://mcp.example/"}})), false),
+            (custom(Kind::McpServer, "s", json!({"kubernetes": {"image": "a"}})), false),
+            (
+                custom(Kind::McpServer, "s", json!({"kubernetes": {"image": "a", "relax": {"writableRoot": true}}})),
+                true,
+            ),
+            (custom(Kind::McpServer, "s", json!({"kubernetes": {"image": "a", "override": {"spec": {}}}})), true),
+            (
+                custom(
+                    Kind::McpServer,
+                    "s",
+                    json!({"kubernetes": {"image": "a", "imagePullSecrets": [{"existing": "x"}]}}),
+                ),
+                true,
+            ),
         ] {
             let refused = refusal(&what, false);
             assert_eq!(refused.as_ref().is_some_and(|r| r.reason == "NotAllowed"), local, "{what:?}: {refused:?}");

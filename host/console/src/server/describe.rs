@@ -7,8 +7,9 @@ use axum::{
 use portcullis_credential::{GrantState, Orphaned};
 use portcullis_identity::Action;
 use portcullis_model::{Kind, Resource, ResourceKey, Spec, Subject};
-use portcullis_orchestrator::State as Process;
+use portcullis_orchestrator::{State as Process, WorkloadStatus};
 use portcullis_store::Fleet;
+use portcullis_workload::Phase;
 
 use super::{
     Admin, Tenant, Who,
@@ -50,6 +51,17 @@ pub(super) fn status(admin: &Admin, fleet: &Fleet, key: &ResourceKey, resource: 
                     fact("kept from", kept);
                 }
                 status.conditions.extend(conditions);
+            }
+            if let Some(kubernetes) = &server.kubernetes {
+                fact("image", kubernetes.image.clone());
+                fact(
+                    "hardening given up",
+                    match &kubernetes.relax.names()[..] {
+                        [] => "nothing".to_owned(),
+                        names => names.join(", "),
+                    },
+                );
+                status.conditions.extend(deployments(admin, key));
             }
         }
         Spec::Connection(connection) => {
@@ -171,6 +183,29 @@ fn kept_from(admin: &Admin, key: &ResourceKey) -> Option<String> {
         Some(why) => format!("not {} ({why})", p.name),
     };
     Some(one.protections.iter().map(say).collect::<Vec<_>>().join(", "))
+}
+
+/// What is true of a server's deployments in the cluster.
+fn deployments(admin: &Admin, key: &ResourceKey) -> Vec<Condition> {
+    let Some(workloads) = &admin.workloads else { return Vec::new() };
+    let condition = |workload: WorkloadStatus| {
+        let WorkloadStatus { identity, name, namespace, observed, .. } = workload;
+        let under = identity.connection.map_or_else(String::new, |connection| format!(" under {connection}"));
+        let pods = format!("{} of {} pods can be called ({namespace}/{name})", observed.ready, observed.wanted);
+        let (reason, message) = match observed.trouble {
+            Some(trouble) => (trouble.reason, format!("{}. {} {pods}", trouble.message, trouble.next)),
+            None => (observed.phase.as_str().to_owned(), pods),
+        };
+        let restarts =
+            if observed.restarts > 0 { format!("; started anew {} times", observed.restarts) } else { String::new() };
+        Condition {
+            kind: format!("Deployment{under}"),
+            status: matches!(observed.phase, Phase::Ready | Phase::Idle),
+            reason,
+            message: message + &restarts,
+        }
+    };
+    workloads.status(&key.tenant, &key.name).into_iter().map(condition).collect()
 }
 
 fn connection_conditions(admin: &Admin, key: &ResourceKey, operates: bool) -> Vec<Condition> {

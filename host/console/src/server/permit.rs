@@ -76,13 +76,15 @@ impl Admin {
         }
         let changing = format!("change {key}");
         let of_machine = |spec: &Spec| {
-            matches!(spec, Spec::McpServer(server) if server.process.is_some() || server.component.is_some())
+            matches!(spec, Spec::McpServer(server) if server.process.is_some()
+                || server.component.is_some()
+                || server.kubernetes.as_ref().is_some_and(|k| k.of_operators().is_some()))
                 || serde_json::to_value(spec).is_ok_and(|value| reads_sources(&value))
         };
         if of_machine(&resource.spec) || before.is_some_and(|before| of_machine(&before.spec)) {
             who.must(
                 &Action::Machine,
-                &format!("{changing}: it names programs, files or secrets of the gateway's machine"),
+                &format!("{changing}: it names programs, files or secrets of the gateway's machine, or gives up what keeps servers apart"),
             )?;
         }
         match (&resource.spec, before.map(|b| &b.spec)) {

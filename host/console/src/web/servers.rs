@@ -189,9 +189,10 @@ pub fn label(name: &Name, server: &McpServer) -> String {
 
 /// Where what is connected goes to, as people should know before they give it away.
 pub fn place(server: &McpServer) -> String {
-    match server.remote {
-        Some(_) => server_origin(server),
-        None => "runs beside this gateway, as a program of your operator's".to_owned(),
+    match (&server.remote, &server.kubernetes) {
+        (Some(_), _) => server_origin(server),
+        (None, Some(pods)) => format!("runs in a cluster of your operator's, from the image {}", pods.repository()),
+        (None, None) => "runs beside this gateway, as a program of your operator's".to_owned(),
     }
 }
 

@@ -87,6 +87,7 @@ impl House {
             book,
             oauth: None,
             orchestrator: Orchestrator::new(Options::new(dir.path().join("run"))).unwrap(),
+            workloads: None,
             files: None,
             audit: Arc::clone(&stream),
             metrics,
@@ -481,7 +482,7 @@ async fn only_processes_have_logs_and_restarts() {
     let mut lines = 0;
     house
         .client
-        .logs(&name("p"), 10, false, |_| {
+        .logs(&name("p"), (10, false, false), |_| {
             lines += 1;
             Ok(())
         })
@@ -499,7 +500,7 @@ async fn whoever_follows_a_log_does_not_keep_it_from_stopping() {
     let process = "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: p}\nspec: {process: {command: 'true'}}\n";
     house.client.apply(resources(process), false).await.unwrap();
     let follower = house.client.clone();
-    let following = tokio::spawn(async move { follower.logs(&name("p"), 1, true, |_| Ok(())).await });
+    let following = tokio::spawn(async move { follower.logs(&name("p"), (1, true, false), |_| Ok(())).await });
     // Connected once another request that came later is answered.
     house.client.status().await.unwrap();
     let socket = house.client.socket().unwrap().to_owned();

@@ -14,12 +14,7 @@ use super::{
     capabilities::{self, Capabilities},
     pool::Lease,
 };
-use crate::{
-    asked::Asked,
-    gateways::Gateways,
-    targets,
-    view::{Assigned, Reach},
-};
+use crate::{asked::Asked, gateways::Gateways, targets, view::Assigned};
 
 /// Where a call goes.
 pub struct Way<'a> {
@@ -77,7 +72,7 @@ pub async fn way<'a>(
     if !talks || !has_own_peers(assigned) || !capabilities::can_be_asked(capabilities) {
         return Ok(Way { peer, capabilities: NO_CAPABILITIES, lease: None, own: false });
     }
-    let mut target = targets::target(asked.view, assigned, carried);
+    let mut target = targets::target(asked.view, assigned, carried)?;
     target.key.era = peer.key().era;
     let told = Capabilities::read(capabilities).for_servers();
     let (conversation, lease) = match asked.client.session {
@@ -105,7 +100,7 @@ async fn peer(
 ) -> Result<Arc<Peer>, UpstreamError> {
     let peer = targets::peer(&gateways.upstreams, asked.view, assigned, carried)?;
     if asked.client.era == Era::Modern
-        || !matches!(assigned.reach, Reach::Http(_))
+        || !assigned.reach.is_http()
         || !speaks_both(&peer)
         || assigned.one_era.load(Ordering::Relaxed)
     {
@@ -114,7 +109,7 @@ async fn peer(
     if let Some(known) = assigned.shared.as_ref().and_then(|shared| shared.legacy.get()) {
         return Ok(Arc::clone(known));
     }
-    let mut target = targets::target(asked.view, assigned, carried);
+    let mut target = targets::target(asked.view, assigned, carried)?;
     target.key.era = Some(Era::Legacy);
     let legacy = gateways.upstreams.peer(&target)?;
     match legacy.connect(carried.map_or(&[], |c| &c.headers), deadline).await {
@@ -140,7 +135,7 @@ fn speaks_both(peer: &Peer) -> bool {
 /// Whether clients that can be asked get a session or child of their own.
 pub fn has_own_peers(assigned: &Assigned) -> bool {
     match assigned.traffic.interaction {
-        Interaction::Auto => matches!(assigned.reach, Reach::Http(_)),
+        Interaction::Auto => assigned.reach.is_http(),
         Interaction::Session => true,
         Interaction::Shared => false,
     }

@@ -218,7 +218,7 @@ pub fn unfit(built_in: &str, server: &McpServer) -> Option<String> {
     }
     let Some(remote) = &server.remote else {
         return Some(format!(
-            "mode {built_in} puts a token into each request, so it needs a server over HTTP (spec.remote), and this one is a process"
+            "mode {built_in} puts a token into each request, so it needs a server over HTTP (spec.remote), and this one is none"
         ));
     };
     (built_in == PASSTHROUGH && remote.url.scheme() != "https")

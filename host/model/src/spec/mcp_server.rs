@@ -14,12 +14,17 @@ use crate::{
 };
 
 mod component;
+mod kubernetes;
 mod oauth;
 
 pub use component::{ComponentServer, ToolLimits};
+pub use kubernetes::{
+    Amounts, Egress, Kubernetes, MAX_REPLICAS, Probes, PullLogin, PullSecret, RESERVED, Relaxed, Resources, Toleration,
+    is_network,
+};
 pub use oauth::{AuthorizationServer, OAuth, Registration, TokenHeader};
 
-/// A registry entry. Exactly one of `remote`, `process` and `component` says what the server is.
+/// A registry entry. Exactly one of `remote`, `process`, `component` and `kubernetes` says what the server is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct McpServer {
@@ -38,6 +43,9 @@ pub struct McpServer {
     /// A WebAssembly component whose exported functions are tools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub component: Option<ComponentServer>,
+    /// An image that Portcullis runs as pods of a Kubernetes cluster. Needs the server setting `kubernetes.servers`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<Kubernetes>,
     /// What is asked for when somebody connects the server.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<Field>,
@@ -176,13 +184,13 @@ pub struct CredentialNeed {
 pub struct Placement {
     /// The field whose value it is.
     pub field: String,
-    /// A request header (remote servers).
+    /// A request header (remote servers, and those in a cluster).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<String>,
     /// Put before the value, such as `Bearer ` (with the space).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
-    /// An environment variable (processes), or the name by which a component asks for the secret.
+    /// An environment variable (processes, and servers in a cluster), or the name by which a component asks for the secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<String>,
     /// An argument appended to the command, such as `--token={}`, where `{}` stands for the value (processes). Arguments
@@ -192,7 +200,7 @@ pub struct Placement {
     /// Confirms that a secret may show in process lists.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_in_process_list: bool,
-    /// A file, mode 0600, in the child's private directory; its path is given in this environment variable (processes).
+    /// A file that only the server may read; its path is given in this environment variable (processes, and servers in a cluster).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
 }
@@ -262,20 +270,34 @@ impl McpServer {
         self.credential.as_ref().and_then(|need| need.oauth.as_ref())
     }
 
-    /// Whether a child holds a connection's values, so that it may not be shared beyond that connection.
+    /// Whether a request to it has headers: it is remote, or runs in a cluster.
+    pub fn takes_headers(&self) -> bool {
+        self.remote.is_some() || self.kubernetes.is_some()
+    }
+
+    /// Whether a child, or a deployment, holds a connection's values, so that it may not be shared beyond that connection.
     pub fn child_per_connection(&self) -> bool {
         let placed = self.credential.iter().flat_map(|c| &c.place).any(|p| p.header.is_none());
-        let Some(process) = &self.process else { return self.component.is_some() && placed };
-        placed || process.sharing == Sharing::Connection || process.args.iter().any(|a| a.contains("${field."))
+        let (sharing, args) = match (&self.process, &self.kubernetes) {
+            (Some(process), _) => (process.sharing, &process.args),
+            (None, Some(kubernetes)) => (kubernetes.sharing, &kubernetes.args),
+            (None, None) => return self.component.is_some() && placed,
+        };
+        placed || sharing == Sharing::Connection || args.iter().any(|a| a.contains("${field."))
     }
 
     pub(crate) fn check(&self, problems: &mut Vec<Problem>) {
-        let kinds = [self.remote.is_some(), self.process.is_some(), self.component.is_some()];
+        let kinds =
+            [self.remote.is_some(), self.process.is_some(), self.component.is_some(), self.kubernetes.is_some()];
         if kinds.iter().filter(|said| **said).count() != 1 {
-            problems.push(Problem::new("spec", "say exactly one of remote, process and component"));
+            problems.push(Problem::new("spec", "say exactly one of remote, process, component and kubernetes"));
         }
         if let Some(component) = &self.component {
             component.check(problems);
+        }
+        if let Some(kubernetes) = &self.kubernetes {
+            kubernetes.check(problems);
+            self.check_args("spec.kubernetes.args", &kubernetes.args, problems);
         }
         if let Some(remote) = &self.remote {
             remote.check(problems);
@@ -287,21 +309,7 @@ impl McpServer {
             if process.max_in_flight == 0 {
                 problems.push(Problem::new("spec.process.maxInFlight", "must be at least 1"));
             }
-            for (i, arg) in process.args.iter().enumerate() {
-                for name in field_references(arg) {
-                    match self.field(name) {
-                        None => problems.push(Problem::new(
-                            format!("spec.process.args[{i}]"),
-                            format!("names the field \"{name}\", which spec.fields does not have"),
-                        )),
-                        Some(f) if f.sensitive => problems.push(Problem::new(
-                            format!("spec.process.args[{i}]"),
-                            format!("the field \"{name}\" is sensitive: place it by spec.credential.place"),
-                        )),
-                        Some(_) => {}
-                    }
-                }
-            }
+            self.check_args("spec.process.args", &process.args, problems);
         }
         let mut seen = BTreeSet::new();
         for (i, field) in self.fields.iter().enumerate() {
@@ -339,16 +347,43 @@ impl McpServer {
         }
     }
 
+    fn check_args(&self, path: &str, args: &[String], problems: &mut Vec<Problem>) {
+        for (i, arg) in args.iter().enumerate() {
+            for name in field_references(arg) {
+                match self.field(name) {
+                    None => problems.push(Problem::new(
+                        format!("{path}[{i}]"),
+                        format!("names the field \"{name}\", which spec.fields does not have"),
+                    )),
+                    Some(f) if f.sensitive => problems.push(Problem::new(
+                        format!("{path}[{i}]"),
+                        format!("the field \"{name}\" is sensitive: place it by spec.credential.place"),
+                    )),
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+
     fn check_placement(&self, path: &str, place: &Placement, problems: &mut Vec<Problem>) {
         let ways = [&place.header, &place.env, &place.argument, &place.file];
         if ways.iter().filter(|w| w.is_some()).count() != 1 {
             problems.push(Problem::new(path, "say exactly one of header, env, argument and file"));
         }
-        if place.header.is_some() && self.remote.is_none() {
-            problems.push(Problem::new(format!("{path}.header"), "only a remote server takes headers"));
+        if place.header.is_some() && !self.takes_headers() {
+            problems.push(Problem::new(
+                format!("{path}.header"),
+                "only a remote server takes headers, or one in a cluster",
+            ));
         }
-        if place.header.is_none() && self.process.is_none() && (self.component.is_none() || place.env.is_none()) {
-            problems.push(Problem::new(path, "only a process takes env, argument and file, and a component env"));
+        let takes_all = self.process.is_some() || self.kubernetes.is_some();
+        if place.header.is_none() && !takes_all && (self.component.is_none() || place.env.is_none()) {
+            let why = "only a process, or a server in a cluster, takes env, argument and file, and a component env";
+            problems.push(Problem::new(path, why));
+        }
+        let variable = place.env.as_ref().or(place.file.as_ref());
+        if self.kubernetes.is_some() && variable.is_some_and(|name| name.starts_with(RESERVED)) {
+            problems.push(Problem::new(path, format!("variables that begin with {RESERVED} are set by Portcullis")));
         }
         if let Some(header) = &place.header
             && (header.is_empty() || !header.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)))

@@ -10,7 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use portcullis_console::files::FileDoor;
+use portcullis_console::{files::FileDoor, wishes};
 use portcullis_credential::{ConnectionBook, SecretSources};
 use portcullis_gateway::{Condition, Gateways, Sources, explain::Wanted};
 use portcullis_model::{
@@ -18,9 +18,10 @@ use portcullis_model::{
     explain::Explanation,
     spec::{SecretSource, Source},
 };
-use portcullis_orchestrator::Orchestrator;
+use portcullis_orchestrator::{Orchestrator, Workloads};
 use portcullis_plugin::manager::{self, Manager, Trouble};
 use portcullis_store::{Fleet, Registry};
+use portcullis_upstream::Hosts;
 use tokio_util::sync::CancellationToken;
 
 /// How soon what did not work is tried again without a change: a file may have appeared that nobody told of.
@@ -63,6 +64,7 @@ pub struct Keeper {
     book: Arc<ConnectionBook>,
     sources: Arc<SecretSources>,
     orchestrator: Orchestrator,
+    workloads: Option<Workloads>,
     shortcomings: ArcSwap<Shortcomings>,
     rounds: AtomicU64,
     turn: tokio::sync::Mutex<()>,
@@ -76,7 +78,7 @@ impl Keeper {
         gateways: Arc<Gateways>,
         files: Option<Arc<FileDoor>>,
         (book, sources): (Arc<ConnectionBook>, Arc<SecretSources>),
-        orchestrator: Orchestrator,
+        (orchestrator, workloads): (Orchestrator, Option<Workloads>),
     ) -> Arc<Self> {
         Arc::new(Self {
             registry,
@@ -86,6 +88,7 @@ impl Keeper {
             book,
             sources,
             orchestrator,
+            workloads,
             shortcomings: ArcSwap::default(),
             rounds: AtomicU64::new(0),
             turn: tokio::sync::Mutex::default(),
@@ -128,9 +131,12 @@ impl Keeper {
             files.also_watch(resources.iter().flat_map(component_files).chain(secret_files(&fleet)).collect());
         }
         self.sources.follow(&fleet).await;
+        // Pods come up while plugins are compiled, and before anybody is led there.
+        self.wish(&fleet).await;
         let places = portcullis_gateway::places(&fleet);
         let troubles = self.manager.reconcile(&resources, &places).await;
-        let conditions = self.gateways.compile(&Sources { fleet: &fleet, plugins: &self.manager });
+        let hosts = self.workloads.clone().map(|workloads| Arc::new(workloads) as Arc<dyn Hosts>);
+        let conditions = self.gateways.compile(&Sources { fleet: &fleet, plugins: &self.manager, hosts });
         self.orchestrator.retain(|key| {
             fleet.server(&key.tenant, &key.server).is_some_and(|s| s.metadata.revision.unwrap_or(0) == key.generation)
         });
@@ -185,6 +191,16 @@ impl Keeper {
         Ok(())
     }
 
+    /// Says what is to run in the cluster.
+    async fn wish(&self, fleet: &Arc<Fleet>) {
+        let Some(workloads) = &self.workloads else { return };
+        let (fleet, book) = (Arc::clone(fleet), Arc::clone(&self.book));
+        match tokio::task::spawn_blocking(move || wishes::all(&fleet, &book)).await {
+            Ok(wishes) => workloads.want(wishes),
+            Err(error) => tracing::error!(%error, "what is to run in the cluster could not be found out"),
+        }
+    }
+
     async fn read_again(&self) {
         if let Err(error) = self.book.refresh().await {
             tracing::error!(%error, "the connections could not be read again; those that were known go on serving");
@@ -196,6 +212,7 @@ impl Keeper {
         let mut changes = self.registry.watch();
         let mut components = self.files.as_ref().map(|f| f.referred());
         let mut secrets = self.sources.changes();
+        let mut connections = self.book.changes();
         // The registry may have changed between the first round and this subscription.
         changes.mark_changed();
         loop {
@@ -226,6 +243,15 @@ impl Keeper {
                         return;
                     }
                     self.read_again().await;
+                }
+                // It compiles by itself, and later than the resources are known.
+                changed = connections.changed(), if self.workloads.is_some() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let _turn = self.turn.lock().await;
+                    self.wish(&self.registry.snapshot()).await;
+                    continue;
                 }
                 () = retry => {}
             }

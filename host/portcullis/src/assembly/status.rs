@@ -15,6 +15,7 @@ use portcullis_console::{
 use portcullis_credential::{ConnectLink, PassedAudit, link::LIFETIME_MS};
 use portcullis_gateway::explain::Wanted;
 use portcullis_model::{Kind, Name, ResourceKey, Subject, explain::Explanation};
+use portcullis_orchestrator::Workloads;
 use portcullis_plugin::{BoxFuture, RevealAudit};
 use portcullis_protocol::seal::Sealer;
 use portcullis_telemetry::{Audit, AuditEvent};
@@ -42,6 +43,7 @@ pub struct Assembled {
     status: GatewayStatus,
     watched: Watched,
     customs: Arc<ClusterDoor>,
+    workloads: Option<Workloads>,
     links: Arc<Sealer>,
     certificates: Option<Certificates>,
 }
@@ -52,7 +54,7 @@ impl Assembled {
         settings: &Settings,
         address: SocketAddr,
         watched: Watched,
-        customs: Arc<ClusterDoor>,
+        (customs, workloads): (Arc<ClusterDoor>, Option<Workloads>),
         links: Arc<Sealer>,
         certificates: Option<Certificates>,
     ) -> Self {
@@ -70,7 +72,7 @@ impl Assembled {
             data_dir: super::state::place(settings),
             ..GatewayStatus::default()
         };
-        Self { status, watched, customs, links, certificates }
+        Self { status, watched, customs, workloads, links, certificates }
     }
 }
 
@@ -220,7 +222,14 @@ impl View for Assembled {
                 "Nothing can be changed until it is there again; calls go on for a while (store.staleFor).".to_owned(),
             ),
         });
-        gateways.chain(plugins).chain(self.customs.findings()).chain(certificates).chain(store).collect()
+        let servers = self.workloads.iter().flat_map(Workloads::findings).map(|why| Finding {
+            subject: "servers in the cluster".to_owned(),
+            grade: Grade::Error,
+            message: why,
+            next: Some("It is tried again by itself; `portcullis describe server NAME` says more of one.".to_owned()),
+        });
+        let doors = self.customs.findings().into_iter().chain(servers);
+        gateways.chain(plugins).chain(doors).chain(certificates).chain(store).collect()
     }
 }
 

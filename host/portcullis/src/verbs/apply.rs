@@ -143,7 +143,11 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(exit, "unreadable", format!("{}: {error}", path.display()))
 }
 
-fn read(path: &Path) -> Result<Vec<Document>, Vec<DocumentError>> {
+/// The resources of a file, or of standard input.
+///
+/// # Errors
+/// What is wrong with it, by line.
+pub fn read(path: &Path) -> Result<Vec<Document>, Vec<DocumentError>> {
     let name = path.to_string_lossy().into_owned();
     let told = |message: String| vec![DocumentError { file: name.clone(), line: 0, column: 0, message }];
     let mut bytes = Vec::new();

@@ -111,11 +111,14 @@ fn summary(spec: &Spec) -> String {
         text
     };
     match spec {
-        Spec::McpServer(s) => match (&s.remote, &s.process, &s.component) {
+        Spec::McpServer(s) => match (&s.remote, &s.process, &s.component, &s.kubernetes) {
             (Some(remote), ..) => remote.url.to_string(),
-            (None, Some(process), _) => format!("{} {}", process.command, process.args.join(" ")).trim_end().to_owned(),
-            (None, None, Some(component)) => format!("component {}", source(&component.source)),
-            (None, None, None) => String::new(),
+            (None, Some(process), ..) => {
+                format!("{} {}", process.command, process.args.join(" ")).trim_end().to_owned()
+            }
+            (None, None, Some(component), _) => format!("component {}", source(&component.source)),
+            (None, None, None, Some(kubernetes)) => format!("pods of {}", kubernetes.image),
+            (None, None, None, None) => String::new(),
         },
         Spec::Connection(c) => format!("{} for {}", c.server, c.owner.subject()),
         Spec::Gateway(g) => joined(&g.servers.iter().map(|s| s.server.clone()).collect::<Vec<_>>()),

@@ -8,12 +8,13 @@ use portcullis_model::{Name, text::deceives};
 
 use crate::{cli::Global, exit::Failure, output::Format};
 
-/// Show what a server that runs here wrote to standard error
+/// Show what a server that Portcullis runs wrote: a process to standard error, a pod to its log
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   portcullis logs files
-  portcullis logs files -n 1000 --follow")]
+  portcullis logs files -n 1000 --follow
+  portcullis logs jira --previous            # of a pod that was started anew: what it said before")]
 pub struct Logs {
     /// The server
     #[arg(value_name = "SERVER")]
@@ -24,6 +25,9 @@ pub struct Logs {
     /// Go on with lines as they come
     #[arg(short, long)]
     follow: bool,
+    /// Of containers that ended and were started anew (servers in a cluster)
+    #[arg(short, long, conflicts_with = "follow")]
+    previous: bool,
 }
 
 impl Logs {
@@ -42,7 +46,7 @@ impl Logs {
             out.flush()
         };
         let client = global.client()?;
-        let reading = client.logs(&self.server, self.lines, self.follow, show);
+        let reading = client.logs(&self.server, (self.lines, self.follow, self.previous), show);
         tokio::select! {
             done = reading => Ok(done?),
             _ = tokio::signal::ctrl_c() => Ok(()),

@@ -1,13 +1,14 @@
-//! `restart`: a server's processes end, and the next call starts them anew.
+//! `restart`: what runs of a server is started anew.
 
 use clap::Args;
 use portcullis_model::{Name, Span};
 
 use crate::{cli::Global, exit::Failure, output};
 
-/// Restart a server that runs here
+/// Restart a server that Portcullis runs
 ///
-/// Its processes end when their calls in flight have, and the next call starts it anew.
+/// Its processes end when their calls in flight have, and the next call starts it anew. In a cluster new pods come first, and the old
+/// ones go once the new ones can be called.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -17,7 +18,7 @@ pub struct Restart {
     /// The server
     #[arg(value_name = "SERVER")]
     server: Name,
-    /// How long calls in flight may take
+    /// How long calls in flight may take (processes)
     #[arg(long, value_name = "SPAN", default_value = "10s")]
     drain: Span,
 }

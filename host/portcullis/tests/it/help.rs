@@ -26,10 +26,14 @@ fn the_first_page_names_every_verb_and_exit_code() {
       token        Create, list and revoke tokens
       signin       Make a one-time code by which a person signs in to the pages
       call         Call a tool through a gateway, or list the tools
-      logs         Show what a server that runs here wrote to standard error
+      logs         Show what a server that Portcullis runs wrote: a process to standard error, a pod to its log
       plugin       Write, try out and look at plugins; see how those of a gateway stand, and go back
       crds         Print the kinds as Kubernetes custom resource definitions
-      restart      Restart a server that runs here
+      restart      Restart a server that Portcullis runs
+      stop         Stop a server that Portcullis runs, until `portcullis start`
+      start        Allow a stopped server again
+      scale        Say how many pods a server in the cluster has
+      render       Show the Kubernetes objects that a server becomes
       doctor       Look for what is not as it should be
       explain      Say what a call would meet: policies, account, server; the call is not made
       store        Look after the store
@@ -102,6 +106,10 @@ fn every_verb_shows_an_example() {
         "call",
         "logs",
         "restart",
+        "stop",
+        "start",
+        "scale",
+        "render",
         "doctor",
         "demo-server",
         "plugin",

@@ -16,10 +16,14 @@ pub const BUILT_IN_PLUGINS: [&str; 8] =
 /// The origin of connections whose server is a local process.
 pub const PROCESS_ORIGIN: &str = "process";
 
-/// What a connection of this server is bound to: the origin of a remote server's URL (RFC 6454 section 6.2), or
-/// [`PROCESS_ORIGIN`]. Where it changes, connections are suspended until somebody approves again.
+/// What a connection of this server is bound to: the origin of a remote server's URL (RFC 6454 section 6.2), the repository of an
+/// image, or [`PROCESS_ORIGIN`]. Where it changes, connections are suspended until somebody approves again.
 pub fn server_origin(server: &McpServer) -> String {
-    server.remote.as_ref().map_or_else(|| PROCESS_ORIGIN.to_owned(), |r| r.url.origin().ascii_serialization())
+    match (&server.remote, &server.kubernetes) {
+        (Some(remote), _) => remote.url.origin().ascii_serialization(),
+        (None, Some(kubernetes)) => format!("image:{}", kubernetes.repository()),
+        (None, None) => PROCESS_ORIGIN.to_owned(),
+    }
 }
 
 /// Problems that refuse a resource although it is right when looked at alone.

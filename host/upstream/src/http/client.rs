@@ -16,9 +16,12 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use portcullis_model::spec::Traffic;
-use portcullis_outbound::{GuardedResolver, Reach};
 
-use crate::{http::connect::Counting, lane, server::Server};
+use crate::{
+    http::{connect::Counting, resolve::Resolver},
+    lane,
+    server::Server,
+};
 
 /// How long a connection may be silent before the other end is asked whether it is still there; how soon it is asked again, and
 /// how often.
@@ -31,7 +34,7 @@ const IDLE_PLAIN: Duration = Duration::from_secs(4);
 /// The same with TLS, where a new connection costs more, and a proxy that waits for a minute or longer stands before most servers.
 const IDLE_TLS: Duration = Duration::from_secs(50);
 
-type Connector = Counting<HttpsConnector<HttpConnector<GuardedResolver>>>;
+type Connector = Counting<HttpsConnector<HttpConnector<Resolver>>>;
 type Pool = Client<Connector, Full<Bytes>>;
 
 /// Connections to one server under one account.
@@ -47,13 +50,13 @@ struct Lanes {
 impl HttpClient {
     /// Connects to nothing yet.
     pub(crate) fn new(
-        reach: Reach,
+        resolver: Resolver,
         uri: &Uri,
         traffic: &Traffic,
         server: &Arc<Server>,
         tls: &Arc<rustls::ClientConfig>,
     ) -> Self {
-        let mut http = HttpConnector::new_with_resolver(GuardedResolver::new(reach));
+        let mut http = HttpConnector::new_with_resolver(resolver);
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(traffic.connect_timeout.get()));

@@ -1,5 +1,7 @@
-//! A real Kubernetes beside the gateway: secrets kept there, and resources written there.
+//! A real Kubernetes beside the gateway: secrets kept there, resources written there, and servers that run there.
 
 mod customs;
 mod definitions;
+mod pods;
 mod secrets;
+mod servers;

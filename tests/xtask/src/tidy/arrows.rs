@@ -7,9 +7,10 @@ use super::Findings;
 use crate::shell::cargo;
 
 /// Each crate of the host, and which others it may use. Arrows point down, and each is here because it has a reason.
-const HOUSE: [(&str, &[&str]); 21] = [
+const HOUSE: [(&str, &[&str]); 22] = [
     ("model", &[]),
     ("manifest", &[]),
+    ("workload", &["model"]),
     ("telemetry", &["model"]),
     ("child", &[]),
     ("outbound", &["model"]),
@@ -19,12 +20,15 @@ const HOUSE: [(&str, &[&str]); 21] = [
     ("plugin", &["model", "telemetry", "outbound", "package", "manifest"]),
     ("testing", &["model", "plugin"]),
     ("authoring", &[]),
-    ("cluster", &["model", "telemetry"]),
+    ("cluster", &["model", "telemetry", "workload"]),
     ("bridge", &["model", "child", "protocol"]),
     ("upstream", &["model", "child", "telemetry", "protocol", "outbound"]),
     ("identity", &["model", "telemetry", "outbound", "store", "protocol", "plugin"]),
     ("credential", &["model", "telemetry", "outbound", "store", "protocol", "plugin", "cluster"]),
-    ("orchestrator", &["model", "child", "telemetry", "store", "protocol", "upstream", "credential", "cluster"]),
+    (
+        "orchestrator",
+        &["model", "child", "telemetry", "store", "protocol", "upstream", "credential", "cluster", "workload"],
+    ),
     ("tools", &["model", "protocol", "plugin", "upstream"]),
     ("gateway", &["model", "telemetry", "store", "protocol", "plugin", "upstream", "identity", "credential"]),
     (
@@ -37,6 +41,7 @@ const HOUSE: [(&str, &[&str]); 21] = [
             "protocol",
             "plugin",
             "cluster",
+            "workload",
             "upstream",
             "identity",
             "credential",
@@ -57,6 +62,7 @@ const HOUSE: [(&str, &[&str]); 21] = [
             "protocol",
             "plugin",
             "cluster",
+            "workload",
             "upstream",
             "identity",
             "credential",
@@ -88,7 +94,7 @@ const ALONE: [(&str, &[&str]); 9] = [
 const OUTSIDE: [&str; 10] =
     ["tokio", "tokio-postgres", "hyper", "hyper-util", "reqwest", "rustix", "libc", "tempfile", "notify", "sled"];
 /// The crates without I/O.
-const WITHOUT_IO: [&str; 3] = ["manifest", "model", "protocol"];
+const WITHOUT_IO: [&str; 4] = ["manifest", "model", "protocol", "workload"];
 
 #[derive(Deserialize)]
 struct Metadata {
