@@ -143,10 +143,10 @@ class Pods:
             mounts = [line.split()[1] for line in file]
         for mount in sorted((m for m in mounts if m.startswith(self.cluster.run + "/")), reverse=True):
             subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
-        subprocess.run(["ip", "link", "delete", self.bridge], check=False, capture_output=True)
+        if shutil.which("ip"):
+            subprocess.run(["ip", "link", "delete", self.bridge], check=False, capture_output=True)
         for folder in ["kubelet", "containerd", "ipam"]:
             shutil.rmtree(self.path(folder), ignore_errors=True)
-
 
     def shims(self):
         """What containerd left behind that watches its containers."""

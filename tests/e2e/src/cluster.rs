@@ -42,6 +42,9 @@ pub use cut::Cut;
 /// How long a start may take on a machine that compiles meanwhile.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// The end of the folder's name of the one that runs pods.
+const PODS: &str = "-pods";
+
 /// A cluster, and a namespace in it that is this test's own.
 pub struct Cluster {
     kubeconfig: Kubeconfig,
@@ -50,7 +53,7 @@ pub struct Cluster {
     /// This test's own namespace.
     pub namespace: String,
     /// While it is held, the cluster stays. None where it is not ours.
-    lease: Option<File>,
+    _lease: Option<File>,
 }
 
 impl Cluster {
@@ -59,34 +62,50 @@ impl Cluster {
     /// # Errors
     /// Where there is none and none can be made.
     pub async fn get() -> anyhow::Result<Self> {
-        let given = env::var_os("KUBECONFIG").filter(|v| !v.is_empty());
-        let (kubeconfig, lease) = match given {
-            Some(path) => (Kubeconfig::read_from(Path::new(&path))?, None),
-            None => {
-                let (path, lease) = tokio::task::spawn_blocking(own).await??;
-                (Kubeconfig::read_from(path)?, Some(lease))
-            }
-        };
+        match given() {
+            Some(path) => Self::of(Kubeconfig::read_from(Path::new(&path))?, None).await,
+            None => Self::ours("").await,
+        }
+    }
+
+    /// One in which no controller and no node does anything, for tests that play them. None where `KUBECONFIG` names a cluster.
+    ///
+    /// # Errors
+    /// Where none can be made.
+    pub async fn without_nodes() -> anyhow::Result<Option<Self>> {
+        if given().is_some() { Ok(None) } else { Self::ours("").await.map(Some) }
+    }
+
+    /// One of our own, among several.
+    async fn ours(which: &'static str) -> anyhow::Result<Self> {
+        let (path, lease) = tokio::task::spawn_blocking(move || own(which)).await??;
+        Self::of(Kubeconfig::read_from(path)?, Some(lease)).await
+    }
+
+    async fn of(kubeconfig: Kubeconfig, lease: Option<File>) -> anyhow::Result<Self> {
         let config = Config::from_custom_kubeconfig(kubeconfig.clone(), &KubeConfigOptions::default()).await?;
         let client = Client::try_from(config)?;
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let now = std::time::UNIX_EPOCH.elapsed()?.as_millis();
         let namespace = format!("test-{now:x}-{}-{number}", std::process::id());
-        let mut cluster = Self { kubeconfig, client, namespace: String::new(), lease };
+        let mut cluster = Self { kubeconfig, client, namespace: String::new(), _lease: lease };
         cluster.namespace = cluster.make_namespace(&namespace).await?;
         Ok(cluster)
     }
 
-    /// The cluster once it runs pods, and an image with a shell at `/busybox` that is there or can be pulled.
+    /// A cluster that runs pods, and an image with a shell at `/busybox` that is there or can be pulled. Ours is another one than
+    /// that of [`Cluster::get`], whose tests play controllers and nodes themselves.
     ///
     /// # Errors
-    /// Where it runs none.
-    pub async fn with_pods(&self) -> anyhow::Result<&'static str> {
-        let Some(programs) = Parts::get().cluster.as_ref().filter(|_| self.lease.is_some()) else {
-            return Ok("docker.io/library/busybox:1.36-musl");
-        };
-        let run = folder(programs)?;
+    /// Where this machine runs none.
+    pub async fn with_pods() -> anyhow::Result<(Self, &'static str)> {
+        if given().is_some() {
+            return Ok((Self::get().await?, "docker.io/library/busybox:1.36-musl"));
+        }
+        let cluster = Self::ours(PODS).await?;
+        let programs = Parts::get().cluster.as_ref().context("no Kubernetes")?;
+        let run = folder(programs, PODS)?;
         fs::write(run.join("want-pods"), "")?;
         let until = tokio::time::Instant::now() + PATIENCE;
         while !run.join("pods").exists() {
@@ -97,7 +116,7 @@ impl Cluster {
             ensure!(tokio::time::Instant::now() < until, "no node is ready; see {}", run.join("log").display());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        Ok("portcullis.test/busybox:1")
+        Ok((cluster, "portcullis.test/busybox:1"))
     }
 
     /// Another namespace.
@@ -237,10 +256,10 @@ pub fn secret(name: &str, values: &[(&str, &str)]) -> k8s_openapi::api::core::v1
 }
 
 /// Our own cluster: its kubeconfig, and what keeps it.
-fn own() -> anyhow::Result<(PathBuf, File)> {
+fn own(which: &str) -> anyhow::Result<(PathBuf, File)> {
     let programs = Parts::get().cluster.clone();
     let programs = programs.context("no Kubernetes: set KUBECONFIG, or run `cargo xtask setup` on Debian 12")?;
-    let run = folder(&programs)?;
+    let run = folder(&programs, which)?;
     let open = |name: &str| File::options().create(true).append(true).open(run.join(name));
     let lease = open("users")?;
     // Waits where one is just ending.
@@ -272,14 +291,19 @@ fn own() -> anyhow::Result<(PathBuf, File)> {
     }
 }
 
+/// The cluster that `KUBECONFIG` names.
+fn given() -> Option<std::ffi::OsString> {
+    env::var_os("KUBECONFIG").filter(|v| !v.is_empty())
+}
+
 /// Where it lives: one for each checkout, since custom resource definitions are everybody's.
-fn folder(programs: &Path) -> anyhow::Result<PathBuf> {
+fn folder(programs: &Path, which: &str) -> anyhow::Result<PathBuf> {
     let mut hash = Sha256::new();
     hash.update(parts::root().as_os_str().as_encoded_bytes());
     hash.update(programs.as_os_str().as_encoded_bytes());
     let word: String = hash.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect();
     let me = rustix::process::getuid().as_raw();
-    let run = env::temp_dir().join(format!("portcullis-cluster-{me}-{word}"));
+    let run = env::temp_dir().join(format!("portcullis-cluster-{me}-{word}{which}"));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&run)?;
     ensure!(fs::metadata(&run)?.uid() == me, "{} is somebody else's", run.display());
     Ok(run)

@@ -8,7 +8,7 @@ use portcullis_model::{Name, text::deceives};
 
 use crate::{cli::Global, exit::Failure, output::Format};
 
-/// Show what a server that Portcullis runs wrote: a process to standard error, a pod to its log
+/// Show what a server wrote: a process to standard error, a pod to its log
 #[derive(Args)]
 #[command(after_help = "\
 Examples:

@@ -222,13 +222,16 @@ done
 #[test]
 fn calls_under_way_end_before_it_does() {
     let dir = tempfile::tempdir().unwrap();
-    let (script, mark) = (dir.path().join("slow.sh"), dir.path().join("called"));
+    // What the gateway keeps is hidden from servers, and they write where their definition says.
+    let theirs = tempfile::tempdir().unwrap();
+    let (script, mark) = (theirs.path().join("slow.sh"), theirs.path().join("called"));
     fs::write(&script, SLOW).unwrap();
     let gateway = Gateway::quickstart(dir.path());
     let set = format!(
-        "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {{name: slow}}\nspec: {{process: {{command: sh, args: ['{}'], env: {{MARK: '{}'}}}}}}\n---\napiVersion: portcullis.dev/v1alpha1\nkind: Gateway\nmetadata: {{name: slow}}\nspec: {{servers: [{{server: slow}}]}}\n",
+        "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {{name: slow}}\nspec: {{process: {{command: sh, args: ['{}'], env: {{MARK: '{}'}}, files: {{write: ['{}']}}}}}}\n---\napiVersion: portcullis.dev/v1alpha1\nkind: Gateway\nmetadata: {{name: slow}}\nspec: {{servers: [{{server: slow}}]}}\n",
         script.display(),
-        mark.display()
+        mark.display(),
+        theirs.path().display()
     );
     assert_eq!(run_with(dir.path(), &["apply", "-f", "-"], &set).code, 0);
     eventually("the tool is listed", || gateway.run(&["call", "slow"]).out.contains("slow__wait"));

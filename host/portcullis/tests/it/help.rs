@@ -26,7 +26,7 @@ fn the_first_page_names_every_verb_and_exit_code() {
       token        Create, list and revoke tokens
       signin       Make a one-time code by which a person signs in to the pages
       call         Call a tool through a gateway, or list the tools
-      logs         Show what a server that Portcullis runs wrote: a process to standard error, a pod to its log
+      logs         Show what a server wrote: a process to standard error, a pod to its log
       plugin       Write, try out and look at plugins; see how those of a gateway stand, and go back
       crds         Print the kinds as Kubernetes custom resource definitions
       restart      Restart a server that Portcullis runs

@@ -109,7 +109,10 @@ async fn a_set_is_taken_whole_or_not_at_all(house: &House) {
     let both = resource("McpServer", "both", json!({}));
     let set = vec![resource("User", "alice", json!({})), both, resource("User", "alice", json!({}))];
     let refused = reasons(registry.apply(set, Door::Api, false).await.unwrap_err());
-    assert!(refused.contains("McpServer/both: spec: say exactly one of remote, process and component"), "{refused}");
+    assert!(
+        refused.contains("McpServer/both: spec: say exactly one of remote, process, component and kubernetes"),
+        "{refused}"
+    );
     assert!(refused.contains("User/alice: metadata.name: User/alice is there twice"), "{refused}");
     assert!(registry.snapshot().is_empty());
 }

@@ -9,7 +9,12 @@ use portcullis_e2e::{
 use serde_json::json;
 
 /// What only a plugin that misbehaves, or a server that asks a client back, makes: tried where those are.
-const ELSEWHERE: [&str; 14] = [
+const ELSEWHERE: [&str; 19] = [
+    // The life of plugins: the tests of `plugins::life` and of the plugin host have them.
+    "portcullis_plugin_monitored_total",
+    "portcullis_plugin_quarantined",
+    "portcullis_plugin_shadow_total",
+    "portcullis_plugin_transitions_total",
     // Plugins that count something of their own: tried with the plugin host.
     "portcullis_plugin_events_total",
     "portcullis_plugin_values",
@@ -19,8 +24,9 @@ const ELSEWHERE: [&str; 14] = [
     "portcullis_plugin_signatures_total",
     "portcullis_plugin_capability_denied_total",
     "portcullis_questions_total",
-    // The tests of `cluster` have it.
+    // These need a cluster.
     "portcullis_cluster_requests_total",
+    "portcullis_workloads",
     // These need an identity provider, a Vault or a person: the tests of `identity` have them.
     "portcullis_plugin_token_requests_total",
     "portcullis_secret_reads_total",
