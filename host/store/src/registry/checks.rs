@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use portcullis_model::{
     Kind, Name, Problem, Resource, ResourceKey, Spec,
-    spec::{Connection, CredentialMode, Gateway, Identity, McpServer, Owner, Plugin, Source, exchange},
+    spec::{Connection, CredentialMode, Gateway, Identity, Kubernetes, McpServer, Owner, Plugin, Source, exchange},
 };
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use super::Fleet;
 
@@ -17,13 +19,26 @@ pub const BUILT_IN_PLUGINS: [&str; 8] =
 pub const PROCESS_ORIGIN: &str = "process";
 
 /// What a connection of this server is bound to: the origin of a remote server's URL (RFC 6454 section 6.2), the repository of an
-/// image, or [`PROCESS_ORIGIN`]. Where it changes, connections are suspended until somebody approves again.
+/// image and what is run of it, or [`PROCESS_ORIGIN`]. Where it changes, connections are suspended until somebody approves again.
 pub fn server_origin(server: &McpServer) -> String {
     match (&server.remote, &server.kubernetes) {
         (Some(remote), _) => remote.url.origin().ascii_serialization(),
-        (None, Some(kubernetes)) => format!("image:{}", kubernetes.repository()),
+        (None, Some(kubernetes)) => image_origin(kubernetes),
         (None, None) => PROCESS_ORIGIN.to_owned(),
     }
+}
+
+/// The repository, and where the definition says what is run of it, a digest of that: of an image that runs anything, whoever may
+/// write a definition would otherwise have others' values told to them by a command or a variable such as `NODE_OPTIONS`.
+fn image_origin(kubernetes: &Kubernetes) -> String {
+    let Kubernetes { command, args, env, .. } = kubernetes;
+    let repository = kubernetes.repository();
+    if command.is_empty() && args.is_empty() && env.is_empty() {
+        return format!("image:{repository}");
+    }
+    let digest = Sha256::digest(json!([command, args, env]).to_string());
+    let digest: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    format!("image:{repository}#{digest}")
 }
 
 /// Problems that refuse a resource although it is right when looked at alone.
@@ -247,5 +262,31 @@ fn mode_references(path: &str, mode: &CredentialMode, each: &mut dyn FnMut(Strin
     each(format!("{path}.mode"), Kind::Plugin, &mode.mode);
     if let Some(connection) = &mode.connection {
         each(format!("{path}.connection"), Kind::Connection, connection.as_str());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_bound_to_what_is_run_of_an_image() {
+        let origin = |more: serde_json::Value| {
+            let mut kubernetes = json!({"image": "registry.example/node:20"});
+            kubernetes.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            server_origin(&serde_json::from_value(json!({ "kubernetes": kubernetes })).unwrap())
+        };
+        let plain = origin(json!({}));
+        assert_eq!(plain, "image:registry.example/node");
+        assert_eq!(origin(json!({"image": "registry.example/node:22", "replicas": 3})), plain);
+        let mut all = vec![
+            plain,
+            origin(json!({"args": ["-e", "tell(process.env.TOKEN)"]})),
+            origin(json!({"command": ["-e", "tell(process.env.TOKEN)"]})),
+            origin(json!({"env": {"NODE_OPTIONS": "--import=x"}})),
+        ];
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 4, "{all:?}");
     }
 }
