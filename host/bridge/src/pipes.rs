@@ -5,15 +5,11 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use portcullis_child::{
     Plan, how_it_ended,
-    lines::{Line, Lines, id_of, one_line},
+    lines::{Line, Lines, MAX_GARBAGE, id_of, write_all},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    sync::mpsc,
-};
+use tokio::io::AsyncRead;
 
 use crate::{
     counters::Counters,
@@ -26,9 +22,6 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(3);
 /// The most open files of each of its processes.
 const MAX_FILES: u64 = 4_096;
-/// So many bytes of output without a single message, and it is no MCP server.
-const MAX_GARBAGE: usize = 16 << 20;
-
 /// Starts a process. `name` is for the log.
 ///
 /// # Errors
@@ -73,19 +66,6 @@ pub(crate) fn start(
         waiting.ended.send_replace(Some(how));
     });
     Ok(link)
-}
-
-async fn write_all(mut stdin: impl AsyncWrite + Unpin, mut inbox: mpsc::Receiver<Bytes>) {
-    while let Some(body) = inbox.recv().await {
-        let wrote = async {
-            stdin.write_all(&one_line(body)).await?;
-            stdin.write_all(b"\n").await?;
-            stdin.flush().await
-        };
-        if wrote.await.is_err() {
-            return;
-        }
-    }
 }
 
 async fn read_all<R: AsyncRead + Unpin>(link: Weak<Link>, mut lines: Lines<R>, limit: usize) {

@@ -1,10 +1,15 @@
-//! Lines of a child's output, with a bound that a flood without a line break can't pass.
+//! Lines of a child: of its output, with a bound that a flood without a line break can't pass, and to its input.
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::mpsc,
+};
 
 /// How much of a line that is too long is kept at either end, to find out whose answer it was.
 const EDGE: usize = 256;
+/// So many bytes of output without a single message, and the child is no MCP server.
+pub const MAX_GARBAGE: usize = 16 << 20;
 /// How many times the bound a line may be skipped over before the child is given up.
 const SKIP_FACTOR: usize = 16;
 const CHUNK: usize = 32 << 10;
@@ -103,8 +108,22 @@ pub fn id_of(head: &[u8], tail: &[u8]) -> Option<u64> {
     (rest.trim() == "}").then_some(id)
 }
 
+/// Writes messages as lines, until nobody sends any more or the child reads no more.
+pub async fn write_all(mut stdin: impl AsyncWrite + Unpin, mut inbox: mpsc::Receiver<Bytes>) {
+    while let Some(body) = inbox.recv().await {
+        let wrote = async {
+            stdin.write_all(&one_line(body)).await?;
+            stdin.write_all(b"\n").await?;
+            stdin.flush().await
+        };
+        if wrote.await.is_err() {
+            return;
+        }
+    }
+}
+
 /// A message as one line: messages are framed by lines. A line break in JSON is white space, since strings can't hold one.
-pub fn one_line(body: Bytes) -> Bytes {
+fn one_line(body: Bytes) -> Bytes {
     if !body.iter().any(|b| matches!(b, b'\n' | b'\r')) {
         return body;
     }

@@ -61,7 +61,7 @@ pub(crate) fn both(manifest: Option<&Manifest>, granted: &Grants) -> (Grants, Ap
         kept.http.extend(within);
     }
     kept.http_private &= !kept.http.is_empty();
-    let ungranted = wants.iter().filter(|want| !is_granted(granted, want)).map(words).collect();
+    let ungranted = wants.iter().filter(|want| !is_granted(granted, &want.grant, want.what.as_deref())).map(words).collect();
     (kept, Apart { withheld, ungranted })
 }
 
@@ -92,9 +92,9 @@ fn within(granted: &str, named: &[&str]) -> Vec<String> {
     named().filter(|(_, one)| pattern.holds(one)).map(|(text, _)| text.to_owned()).collect()
 }
 
-fn is_granted(granted: &Grants, want: &Want) -> bool {
-    let what = want.what.as_deref();
-    match want.grant.as_str() {
+/// Whether something that a manifest asks for is granted, as a whole or in part.
+pub fn is_granted(granted: &Grants, grant: &str, what: Option<&str>) -> bool {
+    match grant {
         "http" => granted.http.iter().any(|origin| what.is_none_or(|what| !within(origin, &[what]).is_empty())),
         "secrets" => granted.secrets.keys().any(|name| what.is_none_or(|what| name == what)),
         "issuers" => granted.issuers.iter().any(|issuer| what.is_none_or(|what| issuer == what)),

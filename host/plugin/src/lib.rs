@@ -54,6 +54,7 @@ pub use facts::{
     PromptFacts, PromptPurpose, QuestionFacts, ReadFacts, ReadPurpose, RequestFacts, ResultFacts, SessionFacts,
     TargetFacts, carries_credential,
 };
+pub use granted::is_granted;
 pub use health::Quarantine;
 pub use host::{Host, HostOptions};
 pub use load::{GrantedSecret, LoadPlan};

@@ -2,17 +2,10 @@
 
 use std::sync::{Arc, Weak};
 
-use bytes::Bytes;
-use portcullis_child::lines::{Line, Lines, id_of, one_line};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    sync::mpsc,
-};
+use portcullis_child::lines::{Line, Lines, MAX_GARBAGE, id_of, write_all};
+use tokio::io::AsyncRead;
 
 use crate::{asking::Asking, error::UpstreamError, launch::Pipes, link::Link, listen::hub::Hub, target::TargetKey};
-
-/// So many bytes of output without a single message, and the child is no MCP server.
-const MAX_GARBAGE: usize = 16 << 20;
 
 /// Starts the tasks. They end with the child's output, or when the link is closed. `limit` bounds one message.
 pub(crate) fn run(key: TargetKey, hub: Arc<Hub>, asking: Option<Arc<Asking>>, pipes: Pipes, limit: usize) -> Arc<Link> {
@@ -29,19 +22,6 @@ pub(crate) fn run(key: TargetKey, hub: Arc<Hub>, asking: Option<Arc<Asking>>, pi
     });
     tokio::spawn(read_all(Arc::downgrade(&link), Lines::new(pipes.stdout, limit), limit));
     link
-}
-
-async fn write_all(mut stdin: Box<dyn AsyncWrite + Send + Unpin>, mut inbox: mpsc::Receiver<Bytes>) {
-    while let Some(body) = inbox.recv().await {
-        let wrote = async {
-            stdin.write_all(&one_line(body)).await?;
-            stdin.write_all(b"\n").await?;
-            stdin.flush().await
-        };
-        if wrote.await.is_err() {
-            return;
-        }
-    }
 }
 
 async fn read_all<R: AsyncRead + Unpin>(link: Weak<Link>, mut lines: Lines<R>, limit: usize) {

@@ -115,7 +115,7 @@ impl Install {
         let wants = declared.manifest.iter().flat_map(|m| m.wants.iter().flatten());
         let wants = wants
             .map(|want| Wish {
-                granted: granted(&grants, &want.grant, want.what.as_deref()),
+                granted: portcullis_plugin::is_granted(&grants, &want.grant, want.what.as_deref()),
                 grant: want.grant.clone(),
                 what: want.what.clone().unwrap_or_default(),
                 reason: want.reason.clone(),
@@ -220,17 +220,6 @@ impl Install {
             (None, None) => Ok(None),
             (None, Some(_)) => Err(Failure::usage("--login needs --login-password-file or --login-password-env")),
         }
-    }
-}
-
-/// Whether grants hold what a component asks for.
-fn granted(grants: &Grants, grant: &str, what: Option<&str>) -> bool {
-    let Ok(value) = serde_json::to_value(grants) else { return false };
-    match (value.get(grant), what) {
-        (None, _) => false,
-        (Some(Value::Array(list)), Some(what)) => list.iter().any(|v| v.as_str() == Some(what)),
-        (Some(Value::Object(map)), Some(what)) => map.contains_key(what),
-        (Some(value), _) => *value != Value::Bool(false),
     }
 }
 
