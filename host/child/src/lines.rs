@@ -56,7 +56,9 @@ impl<R: AsyncRead + Unpin> Lines<R> {
                 if line.last() == Some(&b'\r') {
                     line.truncate(line.len() - 1);
                 }
-                if let Some((head, _)) = self.skipping.take() {
+                // A line that came at once is held to the bound as well, or whether it passes would depend on how it was sent.
+                let whole = (line.len() > self.limit).then(|| (Bytes::copy_from_slice(&line[..EDGE]), 0));
+                if let Some((head, _)) = self.skipping.take().or(whole) {
                     let tail = Bytes::copy_from_slice(&line[line.len().saturating_sub(EDGE)..]);
                     return Some(Line::TooLong { head, tail });
                 }
@@ -164,6 +166,13 @@ mod tests {
         let lines = read(&input, 10_000).await;
         assert!(matches!(&lines[0], Line::TooLong { head, tail } if id_of(head, tail) == Some(7)), "{:?}", lines[0]);
         assert_eq!(lines[1], Line::Text(Bytes::from_static(b"{}")));
+    }
+
+    #[tokio::test]
+    async fn a_line_that_comes_at_once_has_the_same_bound() {
+        let long = |bytes: usize| [vec![b'x'; bytes], b"\n{}\n".to_vec()].concat();
+        assert!(matches!(read(&long(1_000), 1_000).await[..], [Line::Text(_), Line::Text(_)]));
+        assert!(matches!(read(&long(1_001), 1_000).await[..], [Line::TooLong { .. }, Line::Text(_)]));
     }
 
     #[tokio::test]

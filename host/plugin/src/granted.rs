@@ -61,7 +61,8 @@ pub(crate) fn both(manifest: Option<&Manifest>, granted: &Grants) -> (Grants, Ap
         kept.http.extend(within);
     }
     kept.http_private &= !kept.http.is_empty();
-    let ungranted = wants.iter().filter(|want| !is_granted(granted, &want.grant, want.what.as_deref())).map(words).collect();
+    let ungranted =
+        wants.iter().filter(|want| !is_granted(granted, &want.grant, want.what.as_deref())).map(words).collect();
     (kept, Apart { withheld, ungranted })
 }
 

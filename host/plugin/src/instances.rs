@@ -134,7 +134,7 @@ impl Plugin {
         let mut store = Store::new(&self.host.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(from_guest(self.limits.output.as_usize()));
-        store.epoch_deadline_callback(|mut context| Ok(context.data_mut().meter.tick()));
+        store.epoch_deadline_callback(|mut context| Ok(context.data_mut().tick()));
         let alive = Alive::new(&self.host.metrics);
         Running {
             store,

@@ -68,6 +68,10 @@ pub(crate) struct Meter {
     cpu_ns: u64,
     /// What this call may use beyond that.
     more_ns: u64,
+    /// Of what it used beyond both so far, what the plugin's slack has let it.
+    let_ns: u64,
+    /// Whether it was let use more than its limit.
+    pub(crate) overran: bool,
     wall_until: Instant,
     pub(crate) stop: Option<Stop>,
 }
@@ -79,6 +83,8 @@ impl Meter {
             clock: Clock::Inline { first_tick_ns: None },
             cpu_ns,
             more_ns: 0,
+            let_ns: 0,
+            overran: false,
             wall_until: Instant::now(),
             stop: None,
         }
@@ -91,20 +97,22 @@ impl Meter {
 
     /// A call begins that stays on this thread.
     pub(crate) fn begin_inline(&mut self, wall: Duration) {
-        self.clock = Clock::Inline { first_tick_ns: None };
-        self.wall_until = Instant::now() + wall;
-        self.stop = None;
+        self.begin(Clock::Inline { first_tick_ns: None }, wall);
     }
 
     /// A call begins that may wait and move; its wall time is watched outside.
     pub(crate) fn begin_suspending(&mut self, wall: Duration, polls: Arc<PollMeter>) {
-        self.clock = Clock::Suspending(polls);
-        self.wall_until = Instant::now() + wall;
-        self.stop = None;
+        self.begin(Clock::Suspending(polls), wall);
     }
 
-    /// One tick of the engine's epoch has passed while the guest ran.
-    pub(crate) fn tick(&mut self) -> UpdateDeadline {
+    fn begin(&mut self, clock: Clock, wall: Duration) {
+        self.clock = clock;
+        self.wall_until = Instant::now() + wall;
+        (self.stop, self.let_ns, self.overran) = (None, 0, false);
+    }
+
+    /// One tick of the engine's epoch has passed while the guest ran, whose plugin has `slack`.
+    pub(crate) fn tick(&mut self, slack: &Slack) -> UpdateDeadline {
         let (used, go_on) = match &mut self.clock {
             Clock::Inline { first_tick_ns } => {
                 let now = thread_cpu_ns();
@@ -112,7 +120,8 @@ impl Meter {
             }
             Clock::Suspending(polls) => (polls.now(), UpdateDeadline::Yield(1)),
         };
-        if used >= self.cpu_ns.saturating_add(self.more_ns) {
+        let limit = self.cpu_ns.saturating_add(self.more_ns);
+        if used >= limit && !self.let_go_on(used - limit, slack) {
             self.stop = Some(Stop::Cpu);
         } else if Instant::now() >= self.wall_until {
             self.stop = Some(Stop::Wall);
@@ -120,6 +129,54 @@ impl Meter {
             return go_on;
         }
         UpdateDeadline::Interrupt
+    }
+
+    /// Whether a call that is so far beyond its limit goes on.
+    fn let_go_on(&mut self, beyond_ns: u64, slack: &Slack) -> bool {
+        let most = self.cpu_ns.saturating_mul(HARD_FACTOR - 1);
+        // At least what brings it to the next tick.
+        let wanted = (beyond_ns + TICK_NS).saturating_sub(self.let_ns);
+        let may = beyond_ns < most && (wanted == 0 || slack.take(wanted));
+        self.let_ns += if may { wanted } else { 0 };
+        self.overran |= may;
+        may
+    }
+}
+
+/// How many times its limit the processor time of a single call may be, whatever its plugin has left.
+const HARD_FACTOR: u64 = 10;
+/// The engine's tick.
+const TICK_NS: u64 = 1_000_000;
+/// What calls of one plugin may use beyond their limits at once, in nanoseconds, ...
+const SLACK_NS: u64 = 50_000_000;
+/// ... and how much of it comes back in a second.
+const SLACK_NS_A_SECOND: u64 = 10_000_000;
+
+/// Processor time that the calls of one loaded plugin may use beyond their limits, together.
+///
+/// What a thread is charged is not what the guest did alone: a page that the kernel had to find first, or time in which the
+/// hypervisor ran somebody else, are on the same clock. So an honest call is a millisecond or two over now and then, and would be
+/// refused for it. A plugin that is always over uses this up at once.
+#[derive(Debug)]
+pub(crate) struct Slack {
+    born: Instant,
+    /// Given out, against the time since birth.
+    used_ns: AtomicU64,
+}
+
+impl Slack {
+    pub(crate) fn new() -> Self {
+        Self { born: Instant::now(), used_ns: AtomicU64::new(0) }
+    }
+
+    fn take(&self, wanted_ns: u64) -> bool {
+        let millis = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let earned = millis.saturating_mul(SLACK_NS_A_SECOND / 1000);
+        let give = |used: u64| {
+            let next = used.max(earned).saturating_add(wanted_ns);
+            (next <= earned.saturating_add(SLACK_NS)).then_some(next)
+        };
+        self.used_ns.fetch_update(Relaxed, Relaxed, give).is_ok()
     }
 }
 
@@ -200,5 +257,64 @@ impl LogBudget {
         self.used.store(used + 1, Relaxed);
         self.dropping.store(false, Relaxed);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A call with a limit of 2 ms that has used so much.
+    fn used(ms: u64) -> Meter {
+        let polls = Arc::new(PollMeter::default());
+        polls.enter();
+        polls.spent_ns.store(ms * 1_000_000, Relaxed);
+        let mut meter = Meter::new(Duration::from_millis(2));
+        meter.begin_suspending(Duration::from_secs(60), polls);
+        meter
+    }
+
+    fn goes_on(meter: &mut Meter, slack: &Slack) -> bool {
+        !matches!(meter.tick(slack), UpdateDeadline::Interrupt)
+    }
+
+    #[test]
+    fn a_call_may_be_over_its_limit_now_and_then_and_not_always() {
+        let slack = Slack::new();
+        let mut within = used(1);
+        assert!(goes_on(&mut within, &slack) && !within.overran);
+        let mut over = used(3);
+        assert!(goes_on(&mut over, &slack) && over.overran, "the slack lets it");
+        let ended = (0..1_000).find(|_| !goes_on(&mut used(5), &slack));
+        let ended = ended.expect("the slack is not endless");
+        // Each takes four milliseconds of fifty, and little comes back meanwhile.
+        assert!((8..40).contains(&ended), "{ended}");
+        assert!(goes_on(&mut used(1), &slack), "whoever keeps to the limit needs none");
+    }
+
+    #[test]
+    fn no_single_call_uses_ten_times_its_limit() {
+        let mut long = used(20);
+        assert!(!goes_on(&mut long, &Slack::new()));
+        assert_eq!(long.stop, Some(Stop::Cpu));
+    }
+
+    #[test]
+    fn a_call_that_goes_on_pays_for_what_it_uses_and_once() {
+        let slack = Slack::new();
+        let mut call = used(3);
+        for _ in 0..100 {
+            assert!(goes_on(&mut call, &slack), "its clock stands still but for the test's own time");
+        }
+        assert!(call.let_ns < 20_000_000, "{}", call.let_ns);
+    }
+
+    #[test]
+    fn slack_comes_back() {
+        let slack = Slack::new();
+        assert!(slack.take(SLACK_NS) && !slack.take(SLACK_NS_A_SECOND));
+        let rested = Slack { born: Instant::now() - Duration::from_secs(2), used_ns: AtomicU64::new(SLACK_NS) };
+        assert!(rested.take(SLACK_NS_A_SECOND), "of two seconds");
+        assert!(!rested.take(2 * SLACK_NS_A_SECOND));
     }
 }

@@ -98,7 +98,7 @@ impl Host {
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(from_guest(0));
-        store.epoch_deadline_callback(|mut context| Ok(context.data_mut().meter.tick()));
+        store.epoch_deadline_callback(|mut context| Ok(context.data_mut().tick()));
         store.set_epoch_deadline(1);
         let polls = Arc::new(PollMeter::default());
         store.data_mut().meter.begin_suspending(PATIENCE, Arc::clone(&polls));

@@ -98,9 +98,13 @@ impl Plugin {
             self.call_inline::<P, R>(&mut running, index, params)
         };
         let state = running.store.data_mut();
+        let overran = state.meter.overran;
         let left = Left { lent: state.end(), reads: std::mem::take(&mut state.reads) };
         match outcome {
             Ok(Ok(answer)) => {
+                if overran {
+                    self.fixed.metrics.overran();
+                }
                 self.give_back(running);
                 ticket.well();
                 Ok((answer, left))

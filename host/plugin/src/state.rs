@@ -12,7 +12,7 @@ use http::HeaderName;
 use portcullis_model::{CallerToken, Name, Principal, spec::Grants};
 use portcullis_telemetry::metrics::PluginMetrics;
 use serde_json::Value;
-use wasmtime::component::Resource;
+use wasmtime::{UpdateDeadline, component::Resource};
 
 use crate::{
     answer::{Asserted, Description, Read, VerifiedToken},
@@ -22,7 +22,7 @@ use crate::{
         ResultFacts, SessionFacts, TargetFacts,
     },
     imports::signing::SigningToken,
-    meter::{Limiter, LogBudget, Meter, Stop},
+    meter::{Limiter, LogBudget, Meter, Slack, Stop},
     passthrough::Passed,
     secrets::{Allowed, Guarded, OriginPattern},
     services::{ConnectionFacts, JwtRules, OutboundResponse, Services, TokenFacts, VerifiedJwt},
@@ -52,6 +52,8 @@ pub(crate) struct Fixed {
     pub(crate) services: Services,
     pub(crate) metrics: Arc<PluginMetrics>,
     pub(crate) log_budget: LogBudget,
+    /// What its calls may use beyond their limit.
+    pub(crate) slack: Slack,
     /// What it remembers from call to call.
     pub(crate) space: Arc<Space>,
     /// The most bytes that an answer may have.
@@ -212,6 +214,11 @@ impl State {
             log_lines: 0,
             drawn: 0,
         }
+    }
+
+    /// One tick of the engine's epoch has passed while the guest ran.
+    pub(crate) fn tick(&mut self) -> UpdateDeadline {
+        self.meter.tick(&self.fixed.slack)
     }
 
     /// Stops the guest for doing what no plugin may.

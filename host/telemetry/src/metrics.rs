@@ -43,6 +43,7 @@ pub struct Metrics {
     plugin_seconds: HistogramFamily,
     plugin_traps: Family<Labels, Counter>,
     plugin_timeouts: Family<Labels, Counter>,
+    plugin_overruns: Family<Labels, Counter>,
     plugin_denied: Family<Labels, Counter>,
     plugin_token_requests: Family<Labels, Counter>,
     plugin_fetches: Family<Labels, Counter>,
@@ -146,6 +147,11 @@ impl Metrics {
         let plugin_traps = d.counters("plugin_traps", "Plugin calls that trapped", &["tenant", "plugin"]);
         let plugin_timeouts =
             d.counters("plugin_timeouts", "Plugin calls stopped for their time", &["tenant", "plugin", "clock"]);
+        let plugin_overruns = d.counters(
+            "plugin_overruns",
+            "Plugin calls that were let use more processor time than their limit",
+            &["tenant", "plugin"],
+        );
         let plugin_denied = d.counters(
             "plugin_capability_denied",
             "Uses of a host function that the plugin was not granted",
@@ -241,6 +247,7 @@ impl Metrics {
             plugin_seconds,
             plugin_traps,
             plugin_timeouts,
+            plugin_overruns,
             plugin_denied,
             plugin_token_requests,
             plugin_fetches,
@@ -348,7 +355,13 @@ impl Metrics {
                 tenant,
                 plugin,
                 (&self.plugin_calls, &self.plugin_seconds),
-                [&self.plugin_traps, &self.plugin_timeouts, &self.plugin_denied, &self.plugin_token_requests],
+                [
+                    &self.plugin_traps,
+                    &self.plugin_timeouts,
+                    &self.plugin_overruns,
+                    &self.plugin_denied,
+                    &self.plugin_token_requests,
+                ],
                 &self.plugin_state,
                 self.plugin_own.of(tenant, plugin),
                 &self.plugin_lives,

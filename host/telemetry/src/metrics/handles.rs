@@ -118,6 +118,7 @@ pub struct PluginMetrics {
     times: HistogramFamily,
     traps: Counter,
     cpu_timeouts: Counter,
+    overruns: Counter,
     wall_timeouts: Counter,
     denied: Family<Labels, Counter>,
     token_requests: Family<Labels, Counter>,
@@ -156,7 +157,7 @@ impl PluginMetrics {
         tenant: &str,
         plugin: &str,
         (calls, times): (&Family<Labels, Counter>, &HistogramFamily),
-        [traps, timeouts, denied, token_requests]: [&Family<Labels, Counter>; 4],
+        [traps, timeouts, overruns, denied, token_requests]: [&Family<Labels, Counter>; 5],
         state: &Family<Labels, Gauge>,
         own: OwnSeries,
         lives: &Lives,
@@ -169,6 +170,7 @@ impl PluginMetrics {
             times: times.clone(),
             traps: traps.get_or_create_owned(&labels(&["tenant", "plugin"], &[tenant, plugin])),
             cpu_timeouts: timeout("cpu"),
+            overruns: overruns.get_or_create_owned(&labels(&["tenant", "plugin"], &[tenant, plugin])),
             wall_timeouts: timeout("wall"),
             denied: denied.clone(),
             token_requests: token_requests.clone(),
@@ -211,6 +213,11 @@ impl PluginMetrics {
     /// Counts a call stopped for its processor time, or (`wall`) for the time that passed.
     pub fn timed_out(&self, wall: bool) {
         if wall { &self.wall_timeouts } else { &self.cpu_timeouts }.inc();
+    }
+
+    /// Counts a call that was let use more processor time than its limit.
+    pub fn overran(&self) {
+        self.overruns.inc();
     }
 
     /// Counts the use of a host function that was not granted.
