@@ -319,6 +319,21 @@ fn the_schema_is_the_published_one() {
     assert_eq!(std::fs::read_to_string(path).unwrap_or_default(), schema, "run with UPDATE_GOLDEN=1 if this is meant");
 }
 
+/// The chart brings what `portcullis crds` prints. `UPDATE_GOLDEN=1` writes it.
+#[test]
+fn the_charts_definitions_are_these() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/helm/portcullis/files/crds.json");
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": portcullis_model::custom::definitions()});
+    let text = serde_json::to_string_pretty(&list).unwrap() + "\n";
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(path, &text).unwrap();
+    }
+    assert!(
+        std::fs::read_to_string(path).unwrap_or_default() == text,
+        "{path}: run with UPDATE_GOLDEN=1 if this is meant"
+    );
+}
+
 /// Settings of `idp-exchange` that are right, to be made wrong.
 fn exchange() -> Value {
     json!({

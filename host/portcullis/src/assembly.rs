@@ -11,7 +11,15 @@ mod session_key;
 mod state;
 mod status;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -48,6 +56,7 @@ use crate::{
     listener::{Listener, Room, Served},
     settings::{SealingKey, Settings},
 };
+use health::Readers;
 use keeper::Keeper;
 use people::{People, PeopleParts, Renewing};
 use status::Assembled;
@@ -67,6 +76,7 @@ pub struct Assembly {
     admin_listener: Option<Listener>,
     address: SocketAddr,
     lanes: Arc<Lanes>,
+    leaving: Arc<AtomicBool>,
     first: bool,
 }
 
@@ -257,12 +267,18 @@ impl Assembly {
             (orchestrator.clone(), workloads.clone()),
         );
 
-        let watched = health::Watched { keeper: Arc::clone(&keeper), currency: currency.clone() };
+        let leaving = Arc::new(AtomicBool::new(false));
+        let watched =
+            health::Watched { keeper: Arc::clone(&keeper), currency: currency.clone(), leaving: Arc::clone(&leaving) };
         let known = Arc::downgrade(&gateways);
         authorization
             .described_by(Arc::new(move |target| known.upgrade()?.description(&target.tenant, &target.gateway)));
-        let health =
-            health::router(watched.clone(), Arc::clone(&metrics), door.clone(), settings.metrics_listen.is_none());
+        // Where others than loopback may read metrics, the listener is one of its own.
+        let readers = match settings.metrics_listen {
+            None => Readers::LoopbackAnd(Vec::new()),
+            Some(_) => Readers::None,
+        };
+        let health = health::router(watched.clone(), Arc::clone(&metrics), door.clone(), readers);
         let admin = Admin {
             registry: Arc::clone(&registry),
             directories: Arc::clone(&directories),
@@ -307,13 +323,15 @@ impl Assembly {
             base_url: settings.base_url(address),
             entrance: Arc::new(entrance::Entrance(door.clone())),
         });
-        let data = data.serving(Served { gateways: Some(gateways), router: health.merge(web::router(pages)) });
+        let router = health.merge(web::router(pages));
+        let data = data.serving(Served { gateways: Some(gateways), router, leaving: Arc::clone(&leaving) });
         let metrics_listener = match settings.metrics_listen {
             None => None,
             Some(listen) => {
-                let router: Router = health::router(watched, Arc::clone(&metrics), door.clone(), true);
+                let readers = Readers::LoopbackAnd(settings.metrics_from.clone());
+                let router: Router = health::router(watched, Arc::clone(&metrics), door.clone(), readers);
                 let room = Room { most: 64, most_of_one: 64, trusted: Vec::new() };
-                let served = Served { gateways: None, router };
+                let served = Served { gateways: None, router, leaving: Arc::clone(&leaving) };
                 Some(Listener::bind(listen, None, room, Arc::clone(&metrics)).await?.serving(served))
             }
         };
@@ -333,6 +351,7 @@ impl Assembly {
             admin_listener,
             address,
             lanes,
+            leaving,
             first,
         })
     }
@@ -352,13 +371,17 @@ impl Assembly {
         self.keeper.round().await;
     }
 
-    /// Serves until `stop` is cancelled; then lets calls under way end, ends children, and flushes the audit stream.
+    /// Serves until `stop` is cancelled; then says that it is not ready and goes on for `drainDelay`, lets calls under way end, ends
+    /// children, and flushes the audit stream.
     ///
     /// # Errors
     /// When the admin socket fails for good.
-    pub async fn serve(self, stop: CancellationToken) -> Result<()> {
+    pub async fn serve(self, asked: CancellationToken) -> Result<()> {
         self.prepare().await;
         let drain = self.settings.drain.get();
+        let stop = CancellationToken::new();
+        let leaving = leave(asked, Arc::clone(&self.leaving), self.settings.drain_delay.get(), stop.clone());
+        let leaving = tokio::spawn(leaving);
         let keeping = tokio::spawn(Arc::clone(&self.keeper).follow(stop.clone()));
         let (sources, until) = (self.sources, stop.clone());
         let fetching = tokio::spawn(async move { until.run_until_cancelled(sources.keep()).await });
@@ -375,6 +398,7 @@ impl Assembly {
 
         // Whatever made the data listener end, the rest ends with it.
         stop.cancel();
+        leaving.abort();
         let _ = keeping.await;
         let _ = fetching.await;
         for listener in metrics.into_iter().chain(admin_listener) {
@@ -394,6 +418,18 @@ impl Assembly {
     }
 }
 
+/// Once the end is `asked` for, says that it comes and waits until whoever sends calls here has heard of it: a load balancer goes on
+/// sending some for a moment.
+async fn leave(asked: CancellationToken, leaving: Arc<AtomicBool>, delay: Duration, stop: CancellationToken) {
+    asked.cancelled().await;
+    leaving.store(true, Ordering::Relaxed);
+    if !delay.is_zero() {
+        tracing::info!(?delay, "not ready any more; calls that still come are taken for a while");
+        tokio::time::sleep(delay).await;
+    }
+    stop.cancel();
+}
+
 /// The admin API over TCP, where the operator asks for it.
 async fn admin_listener(
     settings: &Settings,
@@ -409,7 +445,8 @@ async fn admin_listener(
     let room = Room { most: 256, most_of_one: 64, trusted: Vec::new() };
     let listener = Listener::bind(listen, settings.tls.as_ref(), room, Arc::clone(metrics)).await?;
     tracing::info!(address = %listener.address()?, "the admin API is served to callers with tokens");
-    Ok(Some(listener.serving(Served { gateways: None, router })))
+    let leaving = Arc::new(AtomicBool::new(false));
+    Ok(Some(listener.serving(Served { gateways: None, router, leaving })))
 }
 
 /// So many failures of one address at once, and one more each time that these seconds have passed.

@@ -3,11 +3,25 @@
 mod crowd;
 mod tls;
 
-use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use axum::{Router, body::Body, extract::ConnectInfo};
-use hyper::{Request, Response, body::Incoming, service::service_fn};
+use hyper::{
+    Request, Response, Version,
+    body::Incoming,
+    header::{CONNECTION, HeaderValue},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -51,6 +65,9 @@ pub struct Served {
     pub gateways: Option<Arc<Gateways>>,
     /// Everything else.
     pub router: Router,
+    /// Whether the end was asked for. Each answer ends its connection then, so that clients make their next one elsewhere while
+    /// none of their requests is under way on it.
+    pub leaving: Arc<AtomicBool>,
 }
 
 /// A bound address, of which others may be told before anything is served there.
@@ -233,6 +250,21 @@ impl Connection {
 
 async fn answer(
     served: Arc<Served>,
+    peer: SocketAddr,
+    client: Option<Arc<Known>>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    // Over HTTP/2 clients are told by GOAWAY, when draining begins.
+    let lasting = request.version() > Version::HTTP_11;
+    let mut answer = route(&served, peer, client, request).await?;
+    if !lasting && served.leaving.load(Ordering::Relaxed) {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(answer)
+}
+
+async fn route(
+    served: &Served,
     peer: SocketAddr,
     client: Option<Arc<Known>>,
     mut request: Request<Incoming>,

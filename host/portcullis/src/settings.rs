@@ -26,6 +26,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Where `/metrics` is served besides; without it, `/metrics` stands on `listen`, for loopback clients only.
     pub metrics_listen: Option<SocketAddr>,
+    /// Networks whose clients `metricsListen` answers beside loopback.
+    pub metrics_from: Vec<ipnet::IpNet>,
     /// Where the admin API is served besides the socket, for tokens made for it; nowhere where left out.
     pub admin_listen: Option<SocketAddr>,
     /// TLS on `listen` and `adminListen`.
@@ -77,6 +79,8 @@ pub struct Settings {
     pub access_token_life: Span,
     /// How long calls under way may take to end when the process is asked to.
     pub drain: Span,
+    /// How long calls are still taken before that, while `/readyz` says that it is no longer ready.
+    pub drain_delay: Span,
     /// Lets issuers of tokens have loopback, private and link-local addresses.
     pub allow_private_issuers: bool,
     /// Makes every connection serve its owner only, whatever its owner says.
@@ -145,6 +149,7 @@ impl Default for Settings {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7777)),
             metrics_listen: None,
+            metrics_from: Vec::new(),
             admin_listen: None,
             tls: None,
             trusted_certificates: None,
@@ -170,6 +175,7 @@ impl Default for Settings {
             plugins: PackageSettings::default(),
             access_token_life: Span::seconds(900),
             drain: Span::seconds(30),
+            drain_delay: Span::seconds(0),
             allow_private_issuers: false,
             owner_only: false,
             client_registration: true,
@@ -232,6 +238,12 @@ impl Settings {
     fn check(&self) -> Result<()> {
         if self.threads == Some(0) || self.max_connections == 0 {
             bail!("threads and maxConnections must be at least 1");
+        }
+        if !self.metrics_from.is_empty() && self.metrics_listen.is_none() {
+            bail!("metricsFrom: needs metricsListen, since others than loopback are answered only there");
+        }
+        if self.drain_delay.get() > Duration::from_secs(600) {
+            bail!("drainDelay: 10m is the most");
         }
         if self.admin_listen.is_some_and(|listen| !listen.ip().is_loopback()) && self.tls.is_none() {
             bail!("adminListen: beyond this machine it needs tls, since tokens for it may do much");

@@ -216,6 +216,14 @@ impl Cluster {
         }))
     }
 
+    /// An administrator's kubeconfig.
+    ///
+    /// # Errors
+    /// Where it can't be written.
+    pub fn admin(&self) -> anyhow::Result<Value> {
+        Ok(serde_json::to_value(&self.kubeconfig)?)
+    }
+
     /// The API server's URL.
     ///
     /// # Errors

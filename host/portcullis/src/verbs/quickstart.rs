@@ -12,7 +12,7 @@ use std::{
 use clap::Args;
 use portcullis_console::{Client, api::TokenRequest};
 use portcullis_model::Span;
-use url::Url;
+use url::{Host, Url};
 
 use crate::{
     cli::Global,
@@ -36,6 +36,7 @@ const RESOURCES: &str = "quickstart.yaml";
 Examples:
   portcullis quickstart
   portcullis quickstart --listen 127.0.0.1:8080
+  portcullis quickstart --listen 0.0.0.0:7777 --url http://127.0.0.1:7777     # in a container
   portcullis quickstart --data-dir \"$(mktemp -d)\"     # leaves nothing behind in your home")]
 pub struct Quickstart {
     /// Where to keep everything [default: $PORTCULLIS_HOME, or portcullis in the user's data directory]
@@ -44,6 +45,9 @@ pub struct Quickstart {
     /// Where to listen
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7777")]
     listen: SocketAddr,
+    /// Where clients reach it. Lets it listen beyond loopback, for a container whose port is published on loopback
+    #[arg(long, value_name = "URL")]
+    url: Option<Url>,
     /// What is logged, such as info or portcullis_gateway=debug
     #[arg(long, value_name = "FILTER", default_value = "warn")]
     log: String,
@@ -51,27 +55,38 @@ pub struct Quickstart {
 
 impl Quickstart {
     pub fn run(self, global: &Global) -> Result<(), Failure> {
-        if !self.listen.ip().is_loopback() {
-            return Err(Failure::usage("quickstart listens on loopback only")
-                .next("Use `portcullis serve --config FILE` for others."));
+        if let Some(url) = &self.url {
+            published(url)?;
+        } else if !self.listen.ip().is_loopback() {
+            return Err(Failure::usage("quickstart listens on loopback only").next(
+                "Use `portcullis serve --config FILE` for others; in a container, say where its port is published: `--url http://127.0.0.1:7777`.",
+            ));
         }
         let data_dir = match &self.data_dir {
             Some(dir) => std::path::absolute(dir)?,
             None => home::data_dir()?,
         };
         let log = Log { filter: self.log, ..Log::default() };
-        let settings =
-            Settings { listen: self.listen, socket: global.socket.clone(), log, ..serve::personal(data_dir.clone())? };
+        let settings = Settings {
+            listen: self.listen,
+            public_url: self.url.clone(),
+            socket: global.socket.clone(),
+            log,
+            ..serve::personal(data_dir.clone())?
+        };
         free(&settings)?;
         let program = std::env::current_exe()?;
         let file = data_dir.join("resources").join(RESOURCES);
         write_resources(&file, &program)?;
         let command = command(&program, &settings)?;
         let option = token_option(&settings)?;
+        let (published, port) = (self.url.is_some(), self.listen.port());
         serve::run(settings, global.tenant.clone(), move |client, started| {
             Box::pin(async move {
                 let url = format!("{}/mcp/default", started.url);
-                let token = token(&client, &url, &data_dir).await?;
+                // Within a container the port may be another one.
+                let here = if published { format!("http://127.0.0.1:{port}/mcp/default") } else { url.clone() };
+                let token = token(&client, &here, &data_dir).await?;
                 output::text(&texts::welcome(&texts::Welcome {
                     url: &url,
                     token: &token,
@@ -83,6 +98,21 @@ impl Quickstart {
             })
         })
     }
+}
+
+/// Refuses a URL at which others than this machine's users would reach it: there is no TLS here.
+fn published(url: &Url) -> Result<(), Failure> {
+    let local = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    if url.scheme() == "http" && local && url.path() == "/" && url.query().is_none() && url.username().is_empty() {
+        return Ok(());
+    }
+    Err(Failure::usage("--url: must be like http://127.0.0.1:7777, at this machine's loopback")
+        .next("Use `portcullis serve --config FILE` with `publicUrl` for others."))
 }
 
 /// Refuses where a gateway runs in this directory already, or somebody else has the address: found here, it can be said
@@ -203,6 +233,21 @@ mod tests {
         assert_eq!(token_option(&usual).unwrap(), "");
         let elsewhere = Settings { socket: Some("/run/admin.sock".into()), ..usual };
         assert_eq!(token_option(&elsewhere).unwrap(), " --token-file /data/token");
+    }
+
+    #[test]
+    fn a_container_is_published_on_loopback_only() {
+        let url = |text: &str| published(&Url::parse(text).unwrap()).is_ok();
+        assert!(url("http://127.0.0.1:7777") && url("http://localhost:80") && url("http://[::1]:7777/"));
+        for bad in [
+            "http://10.0.0.1:7777",
+            "https://127.0.0.1",
+            "http://mcp.example.com",
+            "http://127.0.0.1/x",
+            "http://a@localhost",
+        ] {
+            assert!(!url(bad), "{bad}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use serde_json::Value;
 
-use crate::support::{Gateway, eventually, get, run, run_with, shell};
+use crate::support::{Gateway, eventually, get, raw, run, run_with, shell};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
@@ -241,4 +241,37 @@ fn calls_under_way_end_before_it_does() {
     assert_eq!(gateway.stop(), 0);
     let called = calling.join().unwrap();
     assert_eq!((called.code, called.out.as_str()), (0, "slow but sure\n"), "{}", called.err);
+}
+
+#[test]
+fn before_it_ends_it_says_so_and_goes_on_for_a_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("serve.yaml");
+    fs::write(&config, "listen: 127.0.0.1:0\ndataDir: data\ndrainDelay: 3s\n").unwrap();
+    let gateway = Gateway::start(dir.path(), &["serve", "--config", config.to_str().unwrap()], "is in this file");
+    let address = gateway.said.split_once("http://").unwrap().1.split('"').next().unwrap().to_owned();
+    assert_eq!(get(&address, "/readyz").0, 200);
+    assert!(!raw(&address, "/healthz").to_ascii_lowercase().contains("connection: close"));
+    let asked = std::time::Instant::now();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&gateway.child), rustix::process::Signal::TERM)
+        .unwrap();
+    eventually("it says that it goes", || get(&address, "/readyz").0 == 503);
+    // New connections are served still, and let go with their answers.
+    let answer = raw(&address, "/healthz");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.to_ascii_lowercase().contains("connection: close"),
+        "{answer}"
+    );
+    assert_eq!(gateway.ended(), 0);
+    assert!(asked.elapsed() >= std::time::Duration::from_secs(3), "{:?}", asked.elapsed());
+}
+
+#[test]
+fn metrics_for_others_need_a_listener_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("serve.yaml");
+    fs::write(&config, "listen: 127.0.0.1:0\nmetricsFrom: [10.0.0.0/8]\n").unwrap();
+    let refused = run(dir.path(), &["serve", "--config", config.to_str().unwrap()]);
+    assert_eq!(refused.code, 2);
+    assert!(refused.err.contains("metricsFrom: needs metricsListen"), "{}", refused.err);
 }

@@ -29,7 +29,15 @@ impl Cut {
     /// # Errors
     /// Where no port can be had.
     pub async fn to(there: String) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        Self::between(([127, 0, 0, 1], 0).into(), there).await
+    }
+
+    /// A way that begins at this address.
+    ///
+    /// # Errors
+    /// Where it can't be had.
+    pub async fn between(here: SocketAddr, there: String) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(here).await?;
         let address = listener.local_addr()?;
         let open = watch::Sender::new(true);
         let connections = Arc::new(AtomicU64::new(0));

@@ -1,0 +1,4 @@
+//! `deploy/`: the chart, the manifests, and what they give the gateway.
+
+mod chart;
+mod rights;
