@@ -246,6 +246,12 @@ pub struct Revoked {
     pub owner: String,
     /// How many of them still worked or could have.
     pub revoked: usize,
+    /// How many clients that renew their tokens can't any more.
+    #[serde(default)]
+    pub clients: usize,
+    /// How many browsers are signed out.
+    #[serde(default)]
+    pub sessions: usize,
 }
 
 /// `POST /v1/signin`: makes a one-time code.

@@ -273,6 +273,11 @@ impl ConnectionBook {
         })
     }
 
+    /// Why no call can be made under a connection although it serves somebody: which fields its server asks for that it does not have.
+    pub fn lacks(&self, tenant: &Name, server: &Name, spec: &McpServer, connection: &Name) -> Option<String> {
+        self.brought(tenant, server, spec).into_iter().find(|(name, _)| name == connection)?.1.err()
+    }
+
     pub(crate) fn standing(&self, tenant: &Name, server: &Name) -> Standing {
         let pages = self.pages.load();
         match pages.tenants.get(tenant).and_then(|page| page.shelves.get(server)) {

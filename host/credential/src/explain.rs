@@ -7,7 +7,7 @@ use http::HeaderMap;
 use portcullis_model::{Fault, Name, Principal, Subject, spec::Owner};
 use portcullis_plugin::Outcome;
 
-use crate::{ConnectionBook, CredentialPlan, GrantState, Resolver, eligible, missing};
+use crate::{ConnectionBook, CredentialPlan, GrantState, Resolver, eligible, missing, resolver::now_ms};
 
 /// A connection of the server, as it is for one caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,9 +48,9 @@ impl Resolver {
             None
         } else {
             let answer = plan.resolver.resolve(principal, headers, &plan.target).await;
-            Some(match answer.map(|resolution| resolution.outcome) {
-                Ok(Outcome::Missing(need)) => Err(self.lacking(plan, principal, &need)),
-                Ok(outcome) => Ok(outcome),
+            Some(match answer {
+                // A call needs more than a choice: what is chosen may lack something, or have to be connected again.
+                Ok(resolution) => self.carry(plan, principal, &resolution, now_ms()).map(|_| resolution.outcome),
                 Err(failure) => Err(missing::failed(plan, &failure)),
             })
         };

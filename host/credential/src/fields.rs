@@ -52,7 +52,10 @@ fn is_placed(server: &McpServer, field: &Field) -> bool {
 /// Whether a value can't stand where the server wants it: found out now, and not by the first call.
 fn unfit(server: &McpServer, field: &Field, value: &str) -> Option<String> {
     let mut places = server.credential.iter().flat_map(|c| &c.place).filter(|p| p.field == field.name);
-    let breaks = value.bytes().any(|b| (b < b' ' && b != b'\t') || b == 0x7f);
-    (breaks && places.any(|p| p.header.is_some()))
-        .then(|| "holds a line break or another character that can't stand in a header".to_owned())
+    // Of what is no ASCII nobody knows how a server reads it in a header (RFC 9110 section 5.5); much of it is invisible, and came along
+    // when the value was copied.
+    let breaks = value.bytes().any(|b| !matches!(b, b' '..=b'~' | b'\t'));
+    (breaks && places.any(|p| p.header.is_some())).then(|| {
+        "holds a line break or another character that can't stand in a header: only ASCII can, and some are invisible".to_owned()
+    })
 }

@@ -7,7 +7,7 @@ use portcullis_plugin::{PluginError, PluginFailure};
 use crate::{Carried, CredentialPlan, book::Entry};
 
 /// The most characters of a plugin's own words.
-const MAX_WORDS: usize = 300;
+const MAX_WORDS: usize = 600;
 
 /// The code where somebody outside does not answer who has to.
 pub(crate) const UNAVAILABLE: &str = "credential-unavailable";
@@ -191,9 +191,9 @@ pub(crate) fn failed(plan: &CredentialPlan, failure: &PluginFailure) -> Fault {
         PluginFailure::Timeout
         | PluginFailure::Error(PluginError::Timeout | PluginError::Unavailable(_))
         | PluginFailure::Error(PluginError::Upstream { status: Some(500..), .. }) => {
-            tracing::warn!(server = %plan.server, mode = plan.mode, %failure, "what gives out credentials does not answer");
             let message = format!("what gives out the credential for {} does not answer just now", plan.server);
             fault(plan, Side::Gateway, UNAVAILABLE, message)
+                .inside(format!("{}: {failure}", plan.mode))
                 .next("Retry; if it lasts, tell the operator with the request id".to_owned())
                 .retry_after_ms(1000)
         }
@@ -212,9 +212,9 @@ pub(crate) fn failed(plan: &CredentialPlan, failure: &PluginFailure) -> Fault {
                 .retry_after_ms(1000)
         }
         _ => {
-            tracing::warn!(server = %plan.server, mode = plan.mode, %failure, "a credential resolver failed");
             let message = format!("the credential plugin {} failed ({})", plan.mode, failure.word());
             fault(plan, Side::Gateway, "credential-resolver-failed", message)
+                .inside(format!("{}: {failure}", plan.mode))
                 .next("Tell the operator, with the request id: the reason is in the gateway's log".to_owned())
         }
     }
@@ -222,8 +222,8 @@ pub(crate) fn failed(plan: &CredentialPlan, failure: &PluginFailure) -> Fault {
 
 /// An answer that can't be taken. `why` is for the log.
 pub(crate) fn invalid(plan: &CredentialPlan, why: &str) -> Fault {
-    tracing::warn!(server = %plan.server, mode = plan.mode, why, "a credential can't be placed");
     fault(plan, Side::Gateway, "credential-invalid", format!("the credential for {} can't be used: {why}", plan.server))
+        .inside(format!("what the mode {} gave can't be placed: {why}", plan.mode))
         .next("Tell the operator, with the request id".to_owned())
 }
 

@@ -366,7 +366,7 @@ impl Resolver {
     }
 
     /// Makes of an answer what the call carries, and takes nothing that the caller may not have.
-    fn carry(
+    pub(crate) fn carry(
         &self,
         plan: &CredentialPlan,
         principal: &Principal,

@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Instant};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::HeaderMap;
-use portcullis_model::Principal;
+use portcullis_credential::{Carried, CredentialPlan};
+use portcullis_model::{Fault, Principal};
 use portcullis_plugin::Attributes;
 use portcullis_protocol::{Era, Message, Version, session::Binding};
 
-use crate::view::View;
+use crate::{Gateways, view::View};
 
 /// A client, as far as the protocol goes.
 #[derive(Clone, Debug)]
@@ -109,6 +110,21 @@ pub struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// Under whose account this goes to the server of a plan. What went wrong inside is in the log, by the request's id.
+    ///
+    /// # Errors
+    /// What is missing, and how to get it.
+    pub async fn account(&self, gateways: &Gateways, plan: &Arc<CredentialPlan>) -> Result<Arc<Carried>, Fault> {
+        let resolved = gateways.credentials.resolve(plan, self.principal, self.headers).await;
+        if let Err(fault) = &resolved
+            && let Some(why) = &fault.inside
+        {
+            let (request, server) = (&**self.request_id, fault.server.as_deref());
+            tracing::warn!(request, server, code = fault.code, why, "a credential could not be had");
+        }
+        resolved
+    }
+
     /// The JSON-RPC id as the client wrote it.
     pub fn id(&self) -> &str {
         self.message.id.map_or("null", |piece| piece.raw)

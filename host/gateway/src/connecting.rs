@@ -136,7 +136,7 @@ pub fn answer(
     }
     let who = match &need.wanted {
         Subject::Team(team) => format!("a member of the team {team}"),
-        Subject::Agent(agent) => format!("an admin of the team of {agent}"),
+        Subject::Agent(agent) => format!("an administrator, or one of the team of the agent {agent} if it has one,"),
         Subject::Organization => "an admin of the organization".to_owned(),
         wanted => wanted.to_string(),
     };

@@ -247,7 +247,7 @@ pub async fn places<'a>(gateways: &Gateways, asked: &'a Asked<'_>) -> Places<'a>
         let assigned = &view.servers[at];
         let carried = match &assigned.plan {
             None => None,
-            Some(plan) => gateways.credentials.resolve(plan, asked.principal, asked.headers).await.ok(),
+            Some(plan) => asked.account(gateways, plan).await.ok(),
         };
         if assigned.plan.is_some() && carried.is_none() {
             // Nobody has connected an account: whatever others see, this caller can read nothing there.

@@ -210,7 +210,7 @@ pub async fn gather(gateways: &Gateways, asked: &Asked<'_>, kind: Kind) -> Gathe
 async fn part(gateways: &Gateways, asked: &Asked<'_>, at: usize, assigned: &Assigned, kind: Kind) -> Part {
     let mut carried = None;
     if let Some(plan) = &assigned.plan {
-        match gateways.credentials.resolve(plan, asked.principal, asked.headers).await {
+        match asked.account(gateways, plan).await {
             Ok(found) => carried = Some(found),
             Err(fault) => {
                 let missing = fault.code == "missing-credential";

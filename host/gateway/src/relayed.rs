@@ -256,7 +256,7 @@ impl<'a> Relayed<'a> {
     pub async fn account(&self, plan: Option<&Arc<CredentialPlan>>) -> Result<Option<Arc<Carried>>, Fault> {
         let Some(plan) = plan else { return Ok(None) };
         let (credentials, asked) = (&self.gateways.credentials, self.asked);
-        let mut resolved = credentials.resolve(plan, asked.principal, asked.headers).await;
+        let mut resolved = asked.account(self.gateways, plan).await;
         // Back from the page, the person may still be at it.
         if asked.returns
             && matches!(&resolved, Err(fault) if fault.need.is_some())

@@ -58,6 +58,9 @@ pub struct Fault {
     /// The account that is missing, where connecting one would help: whoever answers makes a link of it.
     #[serde(skip)]
     pub need: Option<Box<Need>>,
+    /// What operators read of it in the log, by the request's id. The caller never does.
+    #[serde(skip)]
+    pub inside: Option<Box<str>>,
 }
 
 /// An account that somebody has to connect before a call can run.
@@ -83,6 +86,7 @@ impl Fault {
             tool: None,
             retry_after_ms: None,
             need: None,
+            inside: None,
         }
     }
 
@@ -104,6 +108,13 @@ impl Fault {
     #[must_use]
     pub fn tool(mut self, tool: impl Into<String>) -> Self {
         self.tool = Some(tool.into());
+        self
+    }
+
+    /// Adds what is for operators only.
+    #[must_use]
+    pub fn inside(mut self, why: impl Into<Box<str>>) -> Self {
+        self.inside = Some(why.into());
         self
     }
 

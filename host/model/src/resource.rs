@@ -140,7 +140,7 @@ impl fmt::Display for Door {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "the file {path}"),
-            Self::Api => f.write_str("`portcullis apply`"),
+            Self::Api => f.write_str("`portcullis apply` or a page"),
             Self::Kubernetes(path) => write!(f, "the custom resource {path}"),
             Self::BuiltIn => f.write_str("Portcullis itself"),
         }

@@ -91,6 +91,7 @@ impl From<ClientError> for Failure {
             ClientError::Api(error) => {
                 let exit = match &*error.code {
                     "not-found" => Exit::NotFound,
+                    "invalid-request" => Exit::Usage,
                     "refused" | "conflict" | "forbidden" | "unauthenticated" | "too-many-failures" => Exit::Refused,
                     _ if error.side == Side::Policy.as_str() => Exit::Refused,
                     _ => Exit::Failure,

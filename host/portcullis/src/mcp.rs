@@ -151,11 +151,14 @@ fn failure(error: UpstreamError) -> Failure {
     match error {
         UpstreamError::Connect(_) | UpstreamError::Open { .. } => Failure::new(Exit::Unreachable, "unreachable", text)
             .next("Is the gateway running there? See `portcullis doctor`."),
-        UpstreamError::Status { code: 401 | 403, .. } => {
-            let mut failure = Failure::new(Exit::Refused, "invalid-credential", "the gateway does not take this token")
-                .next(format!(
-                    "Make one with `portcullis token create`, and give it in {TOKEN_VARIABLE} or --token-file."
-                ));
+        UpstreamError::Status { code: 401 | 403, www_authenticate, .. } => {
+            let why =
+                www_authenticate.as_deref().and_then(description).map(|why| format!(": {why}")).unwrap_or_default();
+            let message = format!("the gateway does not take this token{why}");
+            let mut failure = Failure::new(Exit::Refused, "invalid-credential", message).next(format!(
+                "Make one with `portcullis token create`, or get a new one where this one is from, and give it in {TOKEN_VARIABLE} or \
+                 --token-file."
+            ));
             failure.error.side = Side::Caller.as_str().to_owned();
             failure
         }
@@ -165,6 +168,13 @@ fn failure(error: UpstreamError) -> Failure {
         }
         _ => Failure::new(Exit::Failure, "failed", text),
     }
+}
+
+/// What a challenge says of why (RFC 6750 section 3), for the terminal.
+fn description(challenge: &str) -> Option<String> {
+    let (_, rest) = challenge.split_once("error_description=\"")?;
+    let text = portcullis_model::text::shown(rest.split('"').next()?, 200);
+    (!text.is_empty()).then_some(text)
 }
 
 fn odd(error: serde_json::Error) -> Failure {

@@ -135,7 +135,9 @@ impl UpstreamError {
             }
             Self::Status { retry_after: Some(after), .. } => fault = fault.retry_after_ms(millis(*after)),
             Self::Status { code: 401 | 403, .. } => {
-                fault = fault.next("Renew or replace the credential that this server's connection holds");
+                fault = fault.next(
+                    "Renew or replace what its connection holds, or correct what is asked for in its mode (audience, resource, scope)",
+                );
             }
             Self::Timeout { sent: Sent::Maybe } | Self::Closed { sent: Sent::Maybe } => {
                 fault = fault.next("The call may have been carried out: check before you send it again");

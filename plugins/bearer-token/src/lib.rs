@@ -24,8 +24,8 @@ impl Provider for BearerToken {
                 "this token is not known here: check that it was copied whole, or ask an operator for a new one"
                     .to_owned()
             }
-            Err(LookupError::Expired) => "this token has expired: ask an operator for a new one".to_owned(),
-            Err(LookupError::Revoked) => "this token was revoked: ask an operator for a new one".to_owned(),
+            Err(LookupError::Expired) => "this token has expired: sign in again, or make a new one".to_owned(),
+            Err(LookupError::Revoked) => "this token was revoked: sign in again, or make a new one".to_owned(),
             Err(LookupError::WrongGateway) => {
                 format!("this token is not for the gateway \"{}\": use one that is", request.gateway())
             }

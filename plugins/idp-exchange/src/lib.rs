@@ -76,9 +76,7 @@ fn subject(server: &str) -> Result<(CallerToken, Secret), Error> {
     let refused = |code: &str, why: &str| {
         Error::denied(
             code,
-            format!(
-                "{server} is called in your own name, with a token that your identity provider gives for yours: {why}"
-            ),
+            format!("{server} is called with a token that your identity provider gives for yours: {why}"),
         )
     };
     let Some(token) = caller_token() else {
@@ -190,7 +188,10 @@ fn prove(request: TokenRequest, client: &TokenClient) -> Result<TokenRequest, Er
 fn refusal(error: TokenError, step: &Step, server: &str) -> Error {
     let TokenError::Refused { error: word, .. } = &error else { return error.into() };
     let again = match word.as_str() {
-        "invalid_grant" | "invalid_token" => "Sign in again; if that does not help, ask your operator",
+        // RFC 8693 section 2.2.2 has `invalid_request` for a subject token that is invalid or unacceptable.
+        "invalid_grant" | "invalid_token" | "invalid_request" => {
+            "Sign in again; if that does not help, ask your operator"
+        }
         "interaction_required" | "login_required" | "consent_required" => {
             "Sign in at your identity provider once, where it asks for your consent, then retry"
         }

@@ -233,6 +233,16 @@ fn connection_conditions(admin: &Admin, key: &ResourceKey, operates: bool) -> Ve
     } else if !now.unreadable.is_empty() {
         found.push(condition(false, "Unreadable", "its secrets can't be read: ask an operator".to_owned()));
     }
+    let fleet = admin.registry.snapshot();
+    let unreadable = !found.is_empty();
+    if let Some(connection) = fleet.connection(&key.tenant, &key.name)
+        && let Some(server) = fleet.server(&key.tenant, &connection.spec.server)
+        && let Some(why) = admin.book.lacks(&key.tenant, &connection.spec.server, server.spec, &key.name)
+        && !unreadable
+    {
+        found.push(condition(false, "Incomplete", format!("no call can be made under it: {why}")));
+    }
+    let reconnect = now.grant.as_ref().is_some_and(|grant| grant.state == GrantState::Reconnect);
     if let Some(grant) = now.grant {
         let why = grant.why.unwrap_or_default();
         match grant.state {
@@ -245,7 +255,8 @@ fn connection_conditions(admin: &Admin, key: &ResourceKey, operates: bool) -> Ve
             GrantState::Ok => {}
         }
     }
-    if !now.healthy {
+    // One that has to be connected again is refused for that: it is said already.
+    if !now.healthy && !reconnect {
         found.push(condition(false, "Rejected", "the server refused it the last time it was used".to_owned()));
     }
     if found.is_empty() {

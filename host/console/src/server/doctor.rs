@@ -101,6 +101,10 @@ fn advice(key: &ResourceKey, resource: &Resource, condition: &Condition) -> (Gra
     let ResourceKey { kind, name, .. } = key;
     let logs = || format!("Read `portcullis logs {name}`.");
     let again = || match &resource.spec {
+        // There is nothing to give by hand.
+        Spec::Connection(c) if !c.secrets.is_empty() && condition.reason == "Rejected" => {
+            "Exchange its secret where the resource says that it is: it is read again by itself.".to_owned()
+        }
         Spec::Connection(c) => {
             format!("Connect it again: `portcullis connect {} --owner {} --name {name}`.", c.server, c.owner.subject())
         }
@@ -151,7 +155,7 @@ fn advice(key: &ResourceKey, resource: &Resource, condition: &Condition) -> (Gra
             // What was sealed here can't be opened, where no other place is named.
             (Grade::Error, if ways.is_empty() { again() } else { ways.join(" ") })
         }
-        "Suspended" | "EarlierOwner" | "Rejected" | "Reconnect" => (Grade::Error, again()),
+        "Suspended" | "EarlierOwner" | "Rejected" | "Reconnect" | "Incomplete" => (Grade::Error, again()),
         "MoreScopes" => (Grade::Warning, again()),
         "NotRenewed" => (Grade::Warning, "Wait: it is tried again by itself. The reason is said above.".to_owned()),
         _ => (Grade::Error, correct(resource)),
@@ -179,7 +183,9 @@ async fn dangling(admin: &Admin) -> Vec<Finding> {
         .collect();
     let scope = |door: &Door| !door.reads_again();
     let Ok(applied) = admin.registry.sync_door(&scope, set, true).await else { return Vec::new() };
+    // A connection whose server moved is told by its own condition, with what to do.
     let warnings = applied.iter().flat_map(|a| a.warnings.iter().map(|w| (&a.key, w)));
+    let warnings = warnings.filter(|(_, w)| w.path != "spec.origin");
     let next = "Correct the name and `portcullis apply -f` it again, or apply what it names.";
     warnings.map(|(key, w)| finding(key.to_string(), Grade::Warning, w.to_string(), next)).collect()
 }

@@ -152,31 +152,40 @@ pub(super) async fn revoke_all(
     let attempt = admin.attempt_to_take(&who, "token.revoke", &tenant, format!("all of {owner}")).await;
     let revoked = revoke_everything(&admin, &tenant, &owner).await;
     attempt.end(revoked.is_ok()).await?;
-    Ok(Json(Revoked { owner: owner.to_string(), revoked: revoked? }))
+    let Ended { tokens: revoked, clients, sessions } = revoked?;
+    Ok(Json(Revoked { owner: owner.to_string(), revoked, clients, sessions }))
 }
 
-/// What clients renew their tokens by, the tokens, and the sessions of an owner; answers how many tokens that were.
-async fn revoke_everything(admin: &Admin, tenant: &Name, owner: &Subject) -> Result<usize, ApiError> {
-    if let Some(authorization) = &admin.authorization {
-        authorization.end_grants_of(tenant, owner).await.map_err(not_ended)?;
-    }
-    let revoked = admin.tokens.revoke_owner(tenant, owner).await?;
-    end_sessions(admin, tenant, owner).await?;
-    Ok(revoked)
+/// How many of each ended.
+struct Ended {
+    tokens: usize,
+    clients: usize,
+    sessions: usize,
+}
+
+/// What clients renew their tokens by, the tokens, and the sessions of an owner.
+async fn revoke_everything(admin: &Admin, tenant: &Name, owner: &Subject) -> Result<Ended, ApiError> {
+    let clients = match &admin.authorization {
+        Some(authorization) => authorization.end_grants_of(tenant, owner).await.map_err(not_ended)?,
+        None => 0,
+    };
+    let tokens = admin.tokens.revoke_owner(tenant, owner).await?;
+    Ok(Ended { tokens, clients, sessions: end_sessions(admin, tenant, owner).await? })
 }
 
 /// Whoever found somebody's tokens may have found their browser too.
-async fn end_sessions(admin: &Admin, tenant: &Name, owner: &Subject) -> Result<(), ApiError> {
-    let Subject::User(name) = owner else { return Ok(()) };
+async fn end_sessions(admin: &Admin, tenant: &Name, owner: &Subject) -> Result<usize, ApiError> {
+    let Subject::User(name) = owner else { return Ok(0) };
     let mut people = vec![Person::User(name.clone())];
     if let Some(user) = admin.registry.snapshot().user(tenant, name) {
         let identities = user.spec.identities.iter();
         people.extend(identities.map(|i| Person::Identity { issuer: i.issuer.clone(), subject: i.subject.clone() }));
     }
+    let mut ended = 0;
     for person in &people {
-        admin.signin.end_sessions(tenant, person).await?;
+        ended += admin.signin.end_sessions(tenant, person).await?;
     }
-    Ok(())
+    Ok(ended)
 }
 
 fn sees(admin: &Admin, who: &Who, record: &TokenRecord) -> bool {

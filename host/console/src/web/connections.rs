@@ -56,7 +56,7 @@ pub async fn list(Extract(web): Extract<Web>, visitor: Visitor, Query(listed): Q
         @if seen.is_empty() {
             p { "Nothing is connected that you could see. " a href="/servers" { "See which servers there are" } "." }
         } @else {
-            div class="scroll" { table {
+            div class="scroll" tabindex="0" role="region" aria-label="A table that may be wider than the page" { table {
                 thead { tr { th scope="col" { "Connection" } th scope="col" { "Server" } th scope="col" { "Whose" } th scope="col" { "State" } } }
                 tbody { @for (name, server, owner) in &seen { tr {
                     th scope="row" { a href={ "/connections/" (name) } { (name) } }
@@ -139,6 +139,7 @@ pub async fn show(
                 @if !grant.scopes.is_empty() { dt { "Allowed" } dd { (view::text(&grant.scopes.join(", "))) } }
             }
             @if let Some(origin) = &found.spec.origin { dt { "Made for" } dd { code { (origin) } } }
+            @if state == State::Suspended { @if let Some(now) = now_at(&web, &visitor, &found) { dt { "The server is at" } dd { code { (now) } } } }
             @if can_install { @for (field, value) in &found.spec.values { dt { (field) } dd { (view::text(value)) } } }
             @if let Some(file) = &found.file { dt { "Written in" } dd { code { (file) } } }
         }
@@ -158,6 +159,14 @@ pub async fn show(
         }
     };
     layout::page(found.name.as_str(), Some(&visitor), body).into_response()
+}
+
+/// Where the server of a connection is now.
+fn now_at(web: &Web, visitor: &Visitor, found: &Found) -> Option<String> {
+    let fleet = web.registry.snapshot();
+    fleet
+        .server(&visitor.principal.tenant, &found.spec.server)
+        .map(|s| portcullis_store::registry::server_origin(s.spec))
 }
 
 /// Whom a connection serves, as it holds now.
@@ -181,7 +190,7 @@ fn used(uses: &[Use]) -> Markup {
             p class="soft" { "Nobody else has used it." }
         } @else {
             p class="hint" { "The last " (uses.len()) ". The audit stream has all." }
-            div class="scroll" { table {
+            div class="scroll" tabindex="0" role="region" aria-label="A table that may be wider than the page" { table {
                 thead { tr { th scope="col" { "When" } th scope="col" { "Who" } th scope="col" { "What" } th scope="col" { "Gateway" } } }
                 tbody { @for one in uses { tr {
                     td { (view::moment(one.at_ms)) }

@@ -18,6 +18,9 @@ use super::{MAX_FORM, PATIENCE, Visitor, Web, cookie::Cookie, layout};
 /// The name of the field that holds the token.
 const FIELD: &str = "csrf";
 
+/// What to do about a form that is larger than [`MAX_FORM`].
+const LARGE: &str = "Go back and give it less: all fields of a form together have room for 64 KiB";
+
 /// The hidden field that every form holds.
 pub fn token(csrf: &str) -> Markup {
     html! { input type="hidden" name=(FIELD) value=(csrf); }
@@ -129,8 +132,9 @@ async fn read(web: &Web, request: Request) -> Result<Fields, Fault> {
     }
     let body = timeout(PATIENCE, Limited::new(request.into_body(), MAX_FORM).collect()).await;
     let body = body.unwrap_or_else(|_| Err("too slow".into()));
-    let body =
-        body.map_err(|_| Fault::new(Side::Caller, "message-too-large", "the form is too large or ended early"))?;
+    let body = body.map_err(|_| {
+        Fault::new(Side::Caller, "message-too-large", "the form is too large or ended early").next(LARGE)
+    })?;
     let mut bytes = body.to_bytes().to_vec();
     let fields = Fields::parse(&bytes);
     bytes.zeroize();
@@ -159,5 +163,10 @@ fn forged() -> Fault {
 }
 
 fn refused(visitor: Option<&Visitor>, fault: &Fault) -> Response {
-    (StatusCode::FORBIDDEN, layout::fault(visitor, fault)).into_response()
+    let status = match fault.code {
+        "message-too-large" => StatusCode::PAYLOAD_TOO_LARGE,
+        "unsupported-media-type" => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        _ => StatusCode::FORBIDDEN,
+    };
+    (status, layout::fault(visitor, fault)).into_response()
 }

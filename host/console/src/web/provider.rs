@@ -47,7 +47,7 @@ pub(super) async fn begin(
             }
             response
         }
-        Err(error) => refused(&web, &error),
+        Err(error) => refused(&web, (&tenant, &name), &error),
     }
 }
 
@@ -107,7 +107,7 @@ async fn returned(
                 if cookie.is_some() && matches!(error, OidcError::NotBegun | OidcError::Provider(_)) {
                     web.failures.note(address);
                 }
-                refused(web, &error)
+                refused(web, (tenant, name), &error)
             }
         };
     // Used, whatever came of it.
@@ -128,7 +128,7 @@ fn callback(web: &Web, headers: &HeaderMap, tenant: &Name, name: &Name) -> Strin
     }
 }
 
-fn refused(web: &Web, error: &OidcError) -> Response {
+fn refused(web: &Web, (tenant, name): (&Name, &Name), error: &OidcError) -> Response {
     let (outcome, status, fault) = match error {
         OidcError::NoProvider => (
             "refused",
@@ -150,7 +150,7 @@ fn refused(web: &Web, error: &OidcError) -> Response {
         ),
         OidcError::Nobody => ("refused", StatusCode::FORBIDDEN, signin::unknown_person()),
         OidcError::Provider(why) => {
-            tracing::warn!(why, "an identity provider gave no answer that can be used");
+            tracing::warn!(why, provider = %name, %tenant, "an identity provider gave no answer that can be used");
             (
                 "failed",
                 StatusCode::BAD_GATEWAY,

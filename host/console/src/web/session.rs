@@ -1,17 +1,17 @@
 //! Somebody who has signed in: what every page that is not for everybody takes.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     extract::{FromRef, FromRequestParts},
     http::{Method, StatusCode, request::Parts},
     response::{IntoResponse as _, Redirect, Response},
 };
-use portcullis_credential::CALLBACK_PATH;
+use portcullis_credential::{CALLBACK_PATH, ConnectLink};
 use portcullis_identity::signin::{SessionId, Who, kept::Whose};
 use portcullis_model::{Fault, Name, Principal, Side};
 
-use super::{Web, cookie::Cookie, layout};
+use super::{Web, cookie::Cookie, layout, view};
 
 /// A person who has signed in. As an extractor it sends everybody else to `/signin`, and back afterwards.
 #[derive(Clone, Debug)]
@@ -55,7 +55,7 @@ where
         let web = Web::from_ref(state);
         match find(&web, &parts.headers).await? {
             Some(visitor) => Ok(visitor),
-            None => Err(to_signin(parts)),
+            None => Err(to_signin(&web, parts)),
         }
     }
 }
@@ -87,24 +87,29 @@ pub(crate) fn unavailable(error: &dyn std::error::Error) -> Response {
 }
 
 /// To the sign-in page, which leads back. What was posted is not posted again.
-fn to_signin(parts: &Parts) -> Response {
+fn to_signin(web: &Web, parts: &Parts) -> Response {
     let wanted = parts.uri.path_and_query().map_or("/", |p| p.as_str());
     // What comes back from an authorization server holds a code, which may stand in no other URL (security.md 7).
     let carries_code = parts.uri.path().starts_with(CALLBACK_PATH);
     let next = if parts.method == Method::GET && !carries_code { local(wanted) } else { None };
-    Redirect::to(&signin_url(next)).into_response()
+    // Whose identity providers are offered follows from where somebody wants to go. What a link says is sealed by us.
+    let link = parts.uri.path().strip_prefix("/connect/");
+    let link = link.and_then(|text| ConnectLink::open(&web.sealer, text, view::now_ms()).ok());
+    let tenant = link.map_or_else(Name::default_tenant, |link| link.tenant);
+    Redirect::to(&signin_url(&tenant, next)).into_response()
 }
 
-/// The sign-in page's address, with where to go afterwards.
-pub(crate) fn signin_url(next: Option<&str>) -> String {
-    let mut url = "/signin".to_owned();
-    if let Some(next) = next {
-        url.push_str("?next=");
-        for piece in url::form_urlencoded::byte_serialize(next.as_bytes()) {
-            let _ = url.write_str(piece);
-        }
+/// The sign-in page's address for people of a tenant, with where to go afterwards.
+pub(crate) fn signin_url(tenant: &Name, next: Option<&str>) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    if *tenant != Name::default_tenant() {
+        query.append_pair("tenant", tenant.as_str());
     }
-    url
+    if let Some(next) = next {
+        query.append_pair("next", next);
+    }
+    let query = query.finish();
+    if query.is_empty() { "/signin".to_owned() } else { format!("/signin?{query}") }
 }
 
 /// A place on this site, and nothing that a browser could take for another one.

@@ -17,6 +17,8 @@ pub enum State {
     Suspended,
     /// The authorization server refused to renew its access: why.
     Reconnect(String),
+    /// It has not all that its server asks for: what it lacks.
+    Incomplete(String),
     /// Its secrets can't be read. Why names paths and variables, which is for operators.
     Unreadable,
     /// Its server does not exist.
@@ -28,9 +30,8 @@ pub enum State {
 impl State {
     /// Of a connection, now.
     pub fn of(web: &Web, tenant: &Name, connection: &Name, server: &Name) -> Self {
-        if web.registry.snapshot().server(tenant, server).is_none() {
-            return Self::NoServer;
-        }
+        let fleet = web.registry.snapshot();
+        let Some(found) = fleet.server(tenant, server) else { return Self::NoServer };
         if let Some(why) = web.book.orphaned(tenant, connection) {
             return Self::Orphaned(why);
         }
@@ -41,8 +42,11 @@ impl State {
             Some(now) if now.grant.as_ref().is_some_and(|g| g.state == GrantState::Reconnect) => {
                 Self::Reconnect(now.grant.and_then(|g| g.why).unwrap_or_default())
             }
-            Some(now) if !now.healthy => Self::Refused,
-            Some(_) => Self::Ok,
+            Some(now) => match web.book.lacks(tenant, server, found.spec, connection) {
+                Some(why) => Self::Incomplete(why),
+                None if !now.healthy => Self::Refused,
+                None => Self::Ok,
+            },
         }
     }
 
@@ -52,7 +56,7 @@ impl State {
             Self::Ok => "Works",
             Self::Refused => "Refused",
             Self::Suspended => "Suspended",
-            Self::Reconnect(_) => "Connect again",
+            Self::Reconnect(_) | Self::Incomplete(_) => "Connect again",
             Self::Unreadable => "Unreadable",
             Self::NoServer => "Server gone",
             Self::Orphaned(Orphaned::NoOwner) => "Owner gone",
@@ -74,6 +78,7 @@ impl State {
                 "The server's authorization server ended its access. Connect again.".to_owned()
             }
             Self::Reconnect(why) => format!("Its access ended: {}. Connect again.", why.trim_end_matches('.')),
+            Self::Incomplete(why) => format!("No call can be made under it: {why}. Connect again."),
             Self::Unreadable => "Its secrets can't be read. Ask an operator.".to_owned(),
             Self::NoServer => "The server that it connects does not exist any more.".to_owned(),
             Self::Orphaned(why) => format!("It serves nobody: {why}."),
@@ -84,9 +89,11 @@ impl State {
     pub fn mark(&self) -> Markup {
         let class = match self {
             Self::Ok => "state good",
-            Self::Refused | Self::Suspended | Self::Reconnect(_) | Self::Orphaned(Orphaned::EarlierOwner) => {
-                "state warn"
-            }
+            Self::Refused
+            | Self::Suspended
+            | Self::Reconnect(_)
+            | Self::Incomplete(_)
+            | Self::Orphaned(Orphaned::EarlierOwner) => "state warn",
             Self::Unreadable | Self::NoServer | Self::Orphaned(Orphaned::NoOwner) => "state bad",
         };
         html! { span class=(class) { (self.word()) } }

@@ -37,7 +37,12 @@ fn page(web: &Web, visitor: &Visitor, given: Option<&Fields>, wrong: &[(String, 
     let (tenant, owner) = (&visitor.principal.tenant, &visitor.principal.subject);
     let mut tokens = web.tokens.list(tenant, Some(owner));
     // A client that signs in gets a new one every few minutes: only what works now is of interest.
-    tokens.retain(|token| token.on_behalf.is_none() || web.tokens.status(token) == TokenStatus::Active);
+    // What an earlier owner of the name made is nobody's to see.
+    tokens.retain(|token| match web.tokens.status(token) {
+        TokenStatus::Active => true,
+        TokenStatus::Orphaned => false,
+        TokenStatus::Expired | TokenStatus::Revoked => token.on_behalf.is_none(),
+    });
     // The newest first: that is the one somebody looks for.
     tokens.reverse();
     let more = tokens.len().saturating_sub(MOST);
@@ -54,7 +59,7 @@ fn page(web: &Web, visitor: &Visitor, given: Option<&Fields>, wrong: &[(String, 
         @if tokens.is_empty() {
             p class="soft" { "There is none." }
         } @else {
-            div class="scroll" { table {
+            div class="scroll" tabindex="0" role="region" aria-label="A table that may be wider than the page" { table {
                 thead { tr {
                     th scope="col" { "Name" } th scope="col" { "Gateways" } th scope="col" { "State" }
                     th scope="col" { "Last used" } th scope="col" { "Ends" } th scope="col" { "Revoke" }

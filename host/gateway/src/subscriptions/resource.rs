@@ -74,7 +74,7 @@ pub async fn watch(gateways: &Arc<Gateways>, asked: &Asked<'_>, exposed: &str) -
     }
     let carried = match &assigned.plan {
         None => None,
-        Some(plan) => Some(gateways.credentials.resolve(plan, asked.principal, asked.headers).await?),
+        Some(plan) => Some(asked.account(gateways, plan).await?),
     };
     let fault = |e: portcullis_upstream::UpstreamError| e.to_fault(assigned.server.as_str(), None);
     let peer = targets::peer(&gateways.upstreams, asked.view, assigned, carried.as_deref()).map_err(fault)?;

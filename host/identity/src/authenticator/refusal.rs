@@ -20,7 +20,8 @@ pub struct AuthRefusal {
 
 const HOW: &str = "A client that knows OAuth signs you in by itself, in a browser (`WWW-Authenticate` says where). Any other sends the \
     header `Authorization: Bearer TOKEN`; you make a token on the gateway's own page `/tokens`, or an operator does with \
-    `portcullis token create --owner user:NAME`";
+    `portcullis token create --owner user:NAME`. Where the operator trusts an authority of client certificates, a program may come \
+     with one instead";
 
 impl AuthRefusal {
     /// No credential was sent. RFC 6750 section 3.1: then the challenge names no error.

@@ -39,9 +39,13 @@ const CREDENTIALS: [HeaderName; 7] = [
 /// SHA-256, so that nobody can make two requests that share a verdict.
 pub(super) type Key = [u8; 32];
 
-/// Whether a request carries anything that could be a credential. Cookies alone are none: browsers send them everywhere.
+/// Whether a request carries anything that its client could mean as a credential. Cookies alone are none: browsers send them everywhere.
+/// Nor is what proxies say of certificates, which is believed of nobody: a mesh says it of every request, also of those that ask
+/// where to sign in, and they must not count as failures.
 pub(super) fn presents_credential(headers: &HeaderMap) -> bool {
-    CREDENTIALS.iter().any(|name| *name != COOKIE && headers.contains_key(name))
+    [AUTHORIZATION, PROXY_AUTHORIZATION, HeaderName::from_static("x-api-key")]
+        .iter()
+        .any(|name| headers.contains_key(name))
 }
 
 struct Hasher(Sha256);
@@ -397,5 +401,20 @@ mod tests {
         let mut odd = Dependences::default();
         odd.add(Some(&[Read::Teams]));
         assert!(odd.unknown, "what can't be in the key forbids to remember");
+    }
+
+    #[test]
+    fn what_a_proxy_says_of_certificates_is_no_credential() {
+        let with = |name: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HeaderName::from_static(name), http::HeaderValue::from_static("x"));
+            presents_credential(&headers)
+        };
+        for name in ["x-forwarded-client-cert", "client-cert", "client-cert-chain", "cookie", "accept"] {
+            assert!(!with(name), "{name}");
+        }
+        for name in ["authorization", "proxy-authorization", "x-api-key"] {
+            assert!(with(name), "{name}");
+        }
     }
 }

@@ -295,6 +295,18 @@ impl OAuth {
         Ok(ended)
     }
 
+    /// For how long a client gets access that is let in now, for whoever lets it in. `vouched` is whether an identity provider says who
+    /// they are.
+    pub fn how_long(&self, vouched: bool) -> String {
+        let life = match self.options.access_life.as_secs() {
+            seconds if seconds.is_multiple_of(60) => format!("{} minutes", seconds / 60),
+            seconds => format!("{seconds} seconds"),
+        };
+        let days = GRANT_LIFE.as_secs() / 86_400;
+        let until = if vouched { ", as long as your sign-in at your identity provider counts," } else { "" };
+        format!("It gets access for {life} at a time{until} for {days} days at most.")
+    }
+
     /// Ends a grant and every access token of it.
     ///
     /// # Errors

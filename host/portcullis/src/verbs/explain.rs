@@ -107,7 +107,10 @@ fn show(told: &Explanation) -> String {
                 _ => String::new(),
             };
             let server = told.server.as_ref().map(Name::as_str).unwrap_or_default();
-            out.push_str(&format!("{what} would go to {server} for {}{under}\n", told.caller));
+            let resolves = told.steps.iter().find(|step| step.phase == "resolve" && step.says == "not asked");
+            let unless = resolves.map(|step| format!(", if {} gets a credential: it was not asked", step.name));
+            let unless = unless.unwrap_or_default();
+            out.push_str(&format!("{what} would go to {server} for {}{under}{unless}\n", told.caller));
         }
     }
     out

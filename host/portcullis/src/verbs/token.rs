@@ -96,7 +96,10 @@ impl Token {
                 if let Some(owner) = &revoke.owner {
                     let done = client.revoke_tokens(owner).await?;
                     return output::one(global.output, &done, |d| {
-                        format!("{} tokens of {} revoked\n", d.revoked, d.owner)
+                        format!(
+                            "of {}: {} tokens revoked, {} clients renew none any more, {} browsers signed out\n",
+                            d.owner, d.revoked, d.clients, d.sessions
+                        )
                     });
                 }
                 let token = client.revoke_token(revoke.id.as_deref().unwrap_or_default()).await?;

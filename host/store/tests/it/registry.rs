@@ -189,7 +189,7 @@ async fn what_files_no_longer_hold_is_deleted(house: &House) {
     let without_a = |door: &Door| scope(door) && *door != file("/d/a");
     assert!(registry.sync_door(&without_a, vec![], false).await.unwrap().is_empty());
     let clash = reasons(registry.sync_door(&scope, vec![(file("/d/a"), user("by-hand"))], false).await.unwrap_err());
-    assert!(clash.contains("`portcullis apply`"), "{clash}");
+    assert!(clash.contains("`portcullis apply` or a page"), "{clash}");
 }
 
 async fn moving_a_server_suspends_its_connections_until_somebody_approves(house: &House) {

@@ -26,7 +26,7 @@ pub fn id(field: &str) -> String {
 
 /// The page that asks next, with what was given before and what is wrong with it. Secrets are never given back.
 pub fn page(
-    _web: &Web,
+    web: &Web,
     visitor: &Visitor,
     task: &Task,
     owner: Option<&str>,
@@ -39,7 +39,13 @@ pub fn page(
             p { "A call needs an account at " strong { (server) } ". Once it is connected, the same call works." }
         }
         @match task.choice(owner) {
-            Some(choice) => (ask(visitor, task, choice, given, wrong)),
+            Some(choice) => {
+                @if given.is_none() { @if let Some(name) = task.connected(web, visitor, choice) {
+                    div class="notice" { p { "An account is connected already: " a href={ "/connections/" (name) } { (name) } ". If a call asked for \
+                        this, go back and try it again. What you give here takes the place of what was given." } }
+                } }
+                (ask(visitor, task, choice, given, wrong))
+            }
             None => (for_whom(task)),
         }
     };

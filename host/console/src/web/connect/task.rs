@@ -22,6 +22,7 @@ use crate::web::{
     layout,
     owners::{self, Choice},
     servers::is_connectable,
+    state::State,
     view,
 };
 
@@ -164,6 +165,18 @@ impl Task {
             (None, [only]) => Some(only),
             (None, _) => None,
         }
+    }
+
+    /// The connection that this owner has already and that works, where none is mended.
+    pub fn connected(&self, web: &Web, visitor: &Visitor, choice: &Choice) -> Option<Name> {
+        if self.connection.is_some() {
+            return None;
+        }
+        let tenant = &visitor.principal.tenant;
+        let fleet = web.registry.snapshot();
+        let mut connections = fleet.connections_of(tenant, &self.server);
+        let found = connections.find(|c| c.spec.owner.subject() == choice.owner)?;
+        (State::of(web, tenant, &found.metadata.name, &self.server) == State::Ok).then(|| found.metadata.name.clone())
     }
 
     /// Whom a connection of this owner serves, where that is nobody's choice.

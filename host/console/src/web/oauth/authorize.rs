@@ -44,7 +44,10 @@ pub(super) async fn show(
     let visitor = match session::find(&web, &headers).await {
         Ok(Some(visitor)) => visitor,
         Ok(None) if wish.silent => return untold(&web, &wish, None, "login_required"),
-        Ok(None) => return Redirect::to(&signin_url(Some(&format!("/oauth/authorize?{query}")))).into_response(),
+        Ok(None) => {
+            return Redirect::to(&signin_url(&wish.target.tenant, Some(&format!("/oauth/authorize?{query}"))))
+                .into_response();
+        }
         Err(response) => return response,
     };
     let person = consenting(&visitor);
@@ -211,7 +214,7 @@ fn question(web: &Web, wish: &Wish, visitor: &Visitor, query: &str) -> Markup {
             button name="decision" value="allow" { "Let it in" }
             button class="quiet" name="decision" value="deny" { "No" }
         }
-        p class="hint" { "It gets access for 15 minutes at a time, for 30 days at most." }
+        p class="hint" { (web.authorization.how_long(visitor.provider.is_some())) }
     }
 }
 

@@ -252,8 +252,12 @@ async fn clients_prove_who_they_are_and_tokens_go_where_the_server_wants_them() 
         assert_eq!(seen["badge"].as_bool().unwrap_or(false), name == "badge");
     }
     // The operator's mistake is not the caller's, and what the provider said is for the log.
-    assert_eq!(whoami(&product, &alice, "wrong").await.unwrap_err(), "credential-resolver-failed");
-    assert!(product.log().contains("invalid_client"), "the log says why");
+    let refused = http::call(&product.url("main"), Some(&alice), "wrong__whoami", json!({})).await.unwrap().message();
+    let fault = &refused["result"]["_meta"]["portcullis.dev/fault"];
+    assert_eq!(fault["code"], "credential-resolver-failed");
+    let (log, request) = (product.log(), fault["requestId"].as_str().unwrap());
+    let line = log.lines().find(|line| line.contains(request)).expect("the log has it by the request's id");
+    assert!(line.contains("invalid_client") && line.contains("idp-exchange"), "the log says why: {line}");
     product.stop().await;
 }
 

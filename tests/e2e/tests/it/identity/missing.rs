@@ -169,7 +169,10 @@ async fn everybody_else_gets_the_link_in_words() {
     assert_eq!(told["result"]["isError"], true, "{told}");
     assert!(!told.to_string().contains("/connect/"), "{told}");
     // A token of a team, of an agent: whose page it is, in words.
-    for (owner, who) in [("team:blue", "a member of the team blue"), ("agent:ci", "an admin of the team of ci")] {
+    for (owner, who) in [
+        ("team:blue", "a member of the team blue"),
+        ("agent:ci", "an administrator, or one of the team of the agent ci if it has one,"),
+    ] {
         let token = house.product.token(owner).unwrap().1;
         let told = house.modern(Some(&token), "vault__whoami", json!({}), json!({})).await.to_string();
         assert!(told.contains(who) && told.contains("/connect/"), "{told}");
