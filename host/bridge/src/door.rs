@@ -1,6 +1,9 @@
 //! Who may come in, and where to: hosts, origins, tokens, paths.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -13,8 +16,8 @@ use crate::{
     serve::Bridge,
 };
 
-/// Answers a request.
-pub(crate) async fn answer(bridge: Arc<Bridge>, request: Request<Incoming>) -> Response<Body> {
+/// Answers a request. `proven` says that its connection is one of who holds the key.
+pub(crate) async fn answer(bridge: Arc<Bridge>, request: Request<Incoming>, proven: bool) -> Response<Body> {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     // Probes come without a token, from whoever looks after the container, and learn nothing but that.
@@ -30,9 +33,12 @@ pub(crate) async fn answer(bridge: Arc<Bridge>, request: Request<Incoming>) -> R
     if let Err(fault) = known_host(&bridge, head.uri.authority().map(|a| a.as_str()), &head.headers) {
         return refused(&fault);
     }
-    if !bridge.tokens.admit(&head.headers) {
+    if !proven && !bridge.tokens.admit(&head.headers) {
         let fault = Fault::new(Side::Caller, "unauthenticated", "the request has no token that the bridge knows");
-        return refused(&fault.next("Send Authorization: Bearer with a line of the bridge's token file."));
+        return refused(&fault.next(match bridge.key {
+            None => "Send Authorization: Bearer with a line of the bridge's token file.",
+            Some(_) => "Only the gateway that runs this server may call it.",
+        }));
     }
     match (path, head.method.clone()) {
         ("/metrics", Method::GET) => body::whole(StatusCode::OK, "text/plain; version=0.0.4", bridge.counters.encode()),
@@ -54,7 +60,8 @@ fn has_session(headers: &HeaderMap) -> bool {
 }
 
 fn ready(bridge: &Bridge) -> Response<Body> {
-    let (status, text) = match (*bridge.draining.borrow(), bridge.keeper.is_up()) {
+    let going = *bridge.draining.borrow() || bridge.leaving.load(Ordering::Acquire);
+    let (status, text) = match (going, bridge.keeper.is_up()) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "the server does not answer\n"),
         (false, true) => (StatusCode::OK, "ready\n"),

@@ -117,6 +117,10 @@ impl Keeper {
                 self.state.send_replace(State::Over("its program can't be run".into()));
                 return;
             }
+            if !answered && self.options.fail_fast {
+                self.state.send_replace(State::Over(why.into()));
+                return;
+            }
             let now = Instant::now();
             backoff.ended(begun, now);
             let wait = backoff.wait(now);

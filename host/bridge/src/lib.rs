@@ -6,6 +6,8 @@
 //! translated between the eras: a client speaks what the server speaks.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod install;
+pub mod key;
 pub mod options;
 pub mod serve;
 

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 /// A stdio server's process behind streamable HTTP
+///
+/// `portcullis-bridge install PATH` copies this program to PATH, where another container of a pod finds it.
 #[derive(Parser)]
 #[command(name = "portcullis-bridge", version)]
 struct Cli {
@@ -18,11 +20,17 @@ struct Cli {
 fn main() -> ExitCode {
     // Before anything else: a supervisor starts with each process, and needs nothing of what follows.
     let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|first| first == "supervise") {
+    let first = args.next();
+    if first.as_deref().is_some_and(|first| first == "supervise") {
         portcullis_child::supervise_main(args);
     }
-    let Cli { options, log } = Cli::parse();
-    match serve(options, &log) {
+    let done = if first.is_some_and(|first| first == "install") {
+        portcullis_bridge::install::install(args).map_err(Into::into)
+    } else {
+        let Cli { options, log } = Cli::parse();
+        serve(options, &log)
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             use std::io::Write as _;

@@ -14,7 +14,7 @@ Examples:
   portcullis bridge -- npx -y @modelcontextprotocol/server-everything
   portcullis bridge --listen 0.0.0.0:8808 --token-file /run/secrets/bridge -- mcp-server-time")]
 pub struct Options {
-    /// Where to listen. Beyond loopback a token is needed
+    /// Where to listen; `[::]` is every address there is. Beyond loopback a token is needed
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8808")]
     pub listen: SocketAddr,
     /// A file of bearer tokens, one a line; one of them has to come with each request. Read again when it changes
@@ -50,6 +50,14 @@ pub struct Options {
     /// Seconds that calls under way have when the bridge is told to end
     #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
     pub drain: Duration,
+    /// Seconds for which requests are still taken once the bridge is told to end, each the last of its connection, so that whoever
+    /// chooses among several can hear of it
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    pub linger: Duration,
+    /// End, where the server ends or says nothing that makes sense before it has answered for the first time, since somebody starts
+    /// the bridge again
+    #[arg(long)]
+    pub fail_fast: bool,
     /// A name that Host may hold beside addresses and localhost; may stand several times
     #[arg(long, value_name = "NAME")]
     pub allow_host: Vec<String>,

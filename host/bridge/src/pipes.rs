@@ -13,6 +13,7 @@ use tokio::io::AsyncRead;
 
 use crate::{
     counters::Counters,
+    key,
     link::{Link, Owner},
     options::Options,
     stderr,
@@ -42,7 +43,7 @@ pub(crate) fn start(
         // Whoever started the bridge said what it, and so its servers, may reach.
         confinement: None,
         command: options.command.clone(),
-        env: None,
+        env: Some(key::environment()),
         cwd: None,
     };
     let portcullis_child::Started { mut supervisor, control, .. } = portcullis_child::start(&plan)?;

@@ -3,28 +3,34 @@
 use std::{
     convert::Infallible,
     io,
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use http::{HeaderValue, Version, header};
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
 use portcullis_child::Backoff;
+use portcullis_model::Secret;
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
     sync::{Semaphore, watch},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{
     counters::Counters,
     door,
     keeper::Keeper,
+    key::{self, KeyError},
     legacy,
     options::Options,
     session::Session,
@@ -51,6 +57,9 @@ pub enum BridgeError {
     /// It would serve whoever comes.
     #[error("{0} can be reached from elsewhere: name a --token-file, or listen on 127.0.0.1")]
     Open(SocketAddr),
+    /// The key can't be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The tokens can't be read.
     #[error(transparent)]
     Tokens(#[from] TokensError),
@@ -70,12 +79,16 @@ pub(crate) struct Bridge {
     pub(crate) options: Arc<Options>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) tokens: Tokens,
+    /// What a gateway that runs this bridge proves itself by.
+    pub(crate) key: Option<Secret>,
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) sessions: Arc<Sessions>,
     /// Processes of sessions that may still be started.
     pub(crate) places: Arc<Semaphore>,
     /// KiB of requests' bodies that may still be read.
     pub(crate) room: Arc<Semaphore>,
+    /// Whether it was told to end, and still takes requests for a while.
+    pub(crate) leaving: AtomicBool,
     pub(crate) draining: watch::Sender<bool>,
     backoff: Mutex<Backoff>,
 }
@@ -107,12 +120,13 @@ impl Bridge {
 /// # Errors
 /// [`BridgeError`].
 pub async fn run(options: Options, announce: impl FnOnce(SocketAddr)) -> Result<(), BridgeError> {
-    if !options.listen.ip().is_loopback() && options.token_file.is_none() {
+    let key = key::take()?;
+    if !options.listen.ip().is_loopback() && options.token_file.is_none() && key.is_none() {
         return Err(BridgeError::Open(options.listen));
     }
-    let tokens = Tokens::open(options.token_file.clone())?;
+    let tokens = Tokens::open(options.token_file.clone(), key.is_some())?;
     let failed = |e| BridgeError::Listen(options.listen, e);
-    let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
+    let listener = listen(options.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let mut term = signal(SignalKind::terminate()).map_err(BridgeError::Signals)?;
     let mut int = signal(SignalKind::interrupt()).map_err(BridgeError::Signals)?;
@@ -126,9 +140,11 @@ pub async fn run(options: Options, announce: impl FnOnce(SocketAddr)) -> Result<
         options,
         counters,
         tokens,
+        key,
         keeper,
         sessions,
         room: Arc::new(Semaphore::new(room)),
+        leaving: AtomicBool::new(false),
         draining: watch::Sender::new(false),
         backoff: Mutex::default(),
     });
@@ -146,11 +162,20 @@ pub async fn run(options: Options, announce: impl FnOnce(SocketAddr)) -> Result<
     if let Some(why) = why {
         return Err(BridgeError::Server(why.to_string()));
     }
+    if !bridge.options.linger.is_zero() {
+        tracing::info!("told to end");
+        bridge.leaving.store(true, Ordering::Release);
+        tokio::select! {
+            () = tokio::time::sleep(bridge.options.linger) => {}
+            // Whoever says it twice does not want to wait.
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    }
     tracing::info!("draining");
     bridge.draining.send_replace(true);
     tokio::select! {
         () = quiet(&bridge, bridge.options.drain) => {}
-        // Whoever says it twice does not want to wait.
         _ = term.recv() => {}
         _ = int.recv() => {}
     }
@@ -163,6 +188,16 @@ pub async fn run(options: Options, announce: impl FnOnce(SocketAddr)) -> Result<
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
+}
+
+/// Listens. Every address is that of IPv4 where there is nothing else.
+async fn listen(at: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(at).await {
+        Err(error) if at.is_ipv6() && at.ip().is_unspecified() && error.kind() != io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, at.port())).await
+        }
+        bound => bound,
+    }
 }
 
 /// Waits until no call is under way, for `most`, and a moment longer until what was answered is read.
@@ -211,8 +246,16 @@ async fn accept(bridge: Arc<Bridge>, listener: TcpListener) {
     }
 }
 
-async fn serve(bridge: &Arc<Bridge>, stream: TcpStream) {
+async fn serve(bridge: &Arc<Bridge>, mut stream: TcpStream) {
     let _ = stream.set_nodelay(true);
+    let proven = match &bridge.key {
+        None => false,
+        Some(key) => match timeout(HEAD, key::proven(&mut stream, key)).await {
+            Ok(Ok(proven)) => proven,
+            // Who says nothing, or half of it, is nobody to be answered.
+            Ok(Err(_)) | Err(_) => return,
+        },
+    };
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(256);
@@ -220,7 +263,14 @@ async fn serve(bridge: &Arc<Bridge>, stream: TcpStream) {
         let bridge = bridge.clone();
         service_fn(move |request| {
             let bridge = bridge.clone();
-            async move { Ok::<_, Infallible>(door::answer(bridge, request).await) }
+            async move {
+                let version = request.version();
+                let mut response = door::answer(bridge.clone(), request, proven).await;
+                if bridge.leaving.load(Ordering::Acquire) && version < Version::HTTP_2 {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
+            }
         })
     };
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));

@@ -40,13 +40,16 @@ pub enum TokensError {
 pub(crate) struct Tokens {
     file: Option<PathBuf>,
     known: Mutex<Vec<Secret>>,
+    /// Whether everybody is let in.
+    open: bool,
 }
 
 impl Tokens {
-    /// Those of a file; without one, everybody is let in.
-    pub(crate) fn open(file: Option<PathBuf>) -> Result<Self, TokensError> {
+    /// Those of a file; without one, everybody is let in, unless there is a key to be proven.
+    pub(crate) fn open(file: Option<PathBuf>, keyed: bool) -> Result<Self, TokensError> {
         let known = file.as_deref().map(read).transpose()?.unwrap_or_default();
-        Ok(Self { file, known: Mutex::new(known) })
+        let open = file.is_none() && !keyed;
+        Ok(Self { file, known: Mutex::new(known), open })
     }
 
     /// Reads the file again. What was read before stays where it can't be: a moment without a file is no reason to let nobody in.
@@ -60,7 +63,7 @@ impl Tokens {
 
     /// Whether a request may come in.
     pub(crate) fn admit(&self, headers: &HeaderMap) -> bool {
-        if self.file.is_none() {
+        if self.open {
             return true;
         }
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
@@ -107,10 +110,10 @@ mod tests {
         let file = dir.path().join("token");
         for bad in ["", "\n\n", "short\n", "long-enough-long-enough\nshort"] {
             fs::write(&file, bad).unwrap();
-            assert!(Tokens::open(Some(file.clone())).is_err(), "{bad:?}");
+            assert!(Tokens::open(Some(file.clone()), false).is_err(), "{bad:?}");
         }
         fs::write(&file, "old-token-old-token\nnew-token-new-token\n").unwrap();
-        let tokens = Tokens::open(Some(file.clone())).unwrap();
+        let tokens = Tokens::open(Some(file.clone()), false).unwrap();
         assert!(
             tokens.admit(&headers("Bearer old-token-old-token"))
                 && tokens.admit(&headers("bearer new-token-new-token"))
@@ -134,5 +137,12 @@ mod tests {
         fs::remove_file(&file).unwrap();
         tokens.refresh();
         assert!(tokens.admit(&headers("Bearer new-token-new-token")));
+    }
+
+    #[test]
+    fn without_a_file_everybody_comes_in_unless_a_key_is_to_be_proven() {
+        assert!(Tokens::open(None, false).unwrap().admit(&HeaderMap::new()));
+        let keyed = Tokens::open(None, true).unwrap();
+        assert!(!keyed.admit(&HeaderMap::new()) && !keyed.admit(&headers("Bearer ")));
     }
 }

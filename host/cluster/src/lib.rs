@@ -17,4 +17,4 @@ pub use access::Cluster;
 pub use custom::{Custom, Event, MAX_OBJECTS};
 pub use error::ClusterError;
 pub use objects::{Live, Sight};
-pub use options::{Callers, Namespace, Options, Servers};
+pub use options::{Callers, Namespace, Options, RegistryReach, Servers};

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use portcullis_model::{DEFAULT_TENANT, Name, spec::is_network};
+use portcullis_workload::BridgeImage;
 use serde::Deserialize;
 
 /// Which cluster, who we are there, and what of it is ours.
@@ -35,6 +36,24 @@ pub struct Servers {
     pub tenants: BTreeMap<Name, Name>,
     /// Who may call the servers, as their NetworkPolicies say it.
     pub callers: Callers,
+    /// What is put before servers that speak on standard input and output; none of them is run where left out.
+    pub bridge: Option<BridgeImage>,
+    /// Registries that are reached otherwise than over https on the public internet, where what an image starts has to be asked.
+    pub registries: Vec<RegistryReach>,
+}
+
+/// A registry that is reached in its own way.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RegistryReach {
+    /// Its host, with its port where images name one.
+    pub host: String,
+    /// Whether its name may lead to the own network.
+    #[serde(default)]
+    pub private: bool,
+    /// Whether it is asked over http. On loopback this is so where left out.
+    #[serde(default)]
+    pub plain_http: Option<bool>,
 }
 
 /// Who may call servers that run in the cluster.
@@ -115,6 +134,10 @@ impl Options {
         }
         if let Some(bad) = callers.into_iter().flat_map(|c| &c.networks).find(|network| !is_network(network)) {
             return Err(format!("kubernetes.servers.callers.networks: {bad} is no network such as 203.0.113.7/32"));
+        }
+        let bridge = self.servers.as_ref().and_then(|servers| servers.bridge.as_ref());
+        if bridge.is_some_and(|bridge| bridge.image.is_empty() || !bridge.image.bytes().all(|b| b.is_ascii_graphic())) {
+            return Err("kubernetes.servers.bridge.image: must name an image".to_owned());
         }
         let mut seen = std::collections::BTreeSet::new();
         match self.resources.iter().find(|n| !seen.insert(&n.namespace)) {

@@ -41,6 +41,7 @@ pub fn of(tenant: &Name, name: &Name, server: &Arc<McpServer>, book: &Connection
                 arguments: carried.arguments,
                 files: carried.files,
                 passwords: Vec::new(),
+                startup: None,
             });
             wish(Some(connection), values)
         })

@@ -376,8 +376,8 @@ impl Gateways {
         }
         let pinned = Pinned::of(&server.traffic, assignment).map_err(|e| format!("pinnedArguments: {e}"))?;
         let enrich = Enrich::of(assignment, own_headers)?;
-        if enrich.is_some() && !reach.is_http() {
-            return Err("only a remote server takes headers, or one in a cluster".to_owned());
+        if enrich.is_some() && !server.takes_headers() {
+            return Err("only a remote server takes headers, or one in a cluster that speaks HTTP".to_owned());
         }
         if whole.is_none() && !tool_plans.is_empty() {
             note(

@@ -22,7 +22,7 @@ pub use identity_provider::{IdentityProvider, LoginToken, LoginTokens};
 pub use mcp_server::{
     Amounts, AuthorizationServer, ComponentServer, CredentialNeed, Egress, Interaction, Kubernetes, MAX_REPLICAS,
     McpServer, OAuth, Placement, Probes, Process, PullLogin, PullSecret, RESERVED, Registration, Relaxed, Remote,
-    Resources, Sharing, TokenHeader, Toleration, ToolLimits, Traffic, is_network,
+    Resources, Sharing, TokenHeader, Toleration, ToolLimits, Traffic, Transport, is_network,
 };
 pub use oauth_client::OAuthClient;
 pub use people::{Agent, ExternalGroup, Identity, Role, Team, User};

@@ -150,6 +150,17 @@ fn servers_in_a_cluster() {
     ] {
         check("McpServer", placed(place), problems);
     }
+    // On standard input and output it takes what a process takes, and path and probes are the bridge's.
+    let stdio = json!({"transport": "stdio", "command": ["/jira"], "port": 9000});
+    check("McpServer", server(stdio.clone()), &[]);
+    check("McpServer", server(json!({"transport": "sse"})), &["sse"]);
+    let mut theirs = stdio.clone();
+    theirs["path"] = json!("/sse");
+    theirs["probes"] = json!({"ready": "/healthz"});
+    check("McpServer", server(theirs), &["spec.kubernetes.path", "spec.kubernetes.probes"]);
+    let mut headers = placed(json!({"field": "token", "header": "Authorization"}));
+    headers["kubernetes"]["transport"] = json!("stdio");
+    check("McpServer", headers, &["only a remote server takes headers"]);
 }
 
 #[test]

@@ -20,4 +20,4 @@ pub use homes::Home;
 pub use logs::{LogLine, LogRing};
 pub use orchestrator::{Options, Orchestrator};
 pub use status::{State, Status};
-pub use workloads::{OperateError, Wish, WorkloadOptions, WorkloadStatus, Workloads};
+pub use workloads::{OperateError, Startups, Wish, WorkloadOptions, WorkloadStatus, Workloads};

@@ -4,14 +4,16 @@
 //! is missing or was changed by others, deletes what nobody wishes any more, and keeps what is known for whoever asks: calls
 //! ([`portcullis_upstream::Hosts`]) and operators. Of several gateways on one store each follows, and one applies.
 
+mod epoch;
 mod find;
 mod operate;
 mod reconcile;
 mod run;
+mod startups;
 mod world;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -30,6 +32,7 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
 
 pub use operate::OperateError;
+pub use startups::Startups;
 
 /// What the runtime is made of.
 pub struct WorkloadOptions {
@@ -45,9 +48,12 @@ pub struct WorkloadOptions {
     pub metrics: Arc<Metrics>,
     /// Where other gateways share the store: which of them applies.
     pub leases: Option<Leases>,
+    /// Who knows what images start.
+    pub startups: Arc<dyn Startups>,
 }
 
 /// A server, or a connection of one, that is to run.
+#[derive(Clone)]
 pub struct Wish {
     /// Which.
     pub identity: Identity,
@@ -79,6 +85,9 @@ struct Inner {
     inherited: Inherited,
     callers: Vec<Value>,
     metrics: Arc<Metrics>,
+    startups: Arc<dyn Startups>,
+    /// As it was said last; none until it was said the first time.
+    said: Mutex<Option<Vec<Wish>>>,
     /// None until it was said the first time.
     wishes: watch::Sender<Option<Arc<Wishes>>>,
     known: ArcSwap<Knowledge>,
@@ -86,6 +95,8 @@ struct Inner {
     news: watch::Sender<u64>,
     /// Chooses among pods: each gateway its own.
     nonce: u64,
+    /// The pod that was chosen last, by the name of the workload.
+    chosen: Mutex<HashMap<String, String>>,
     findings: Mutex<Vec<String>>,
 }
 
@@ -99,6 +110,8 @@ struct Granted {
     /// The objects, and a hash of each; or why there are none.
     planned: Result<(Planned, Vec<u64>), String>,
     start: Duration,
+    /// Whether a bridge is before it.
+    bridged: bool,
 }
 
 impl Granted {
@@ -129,6 +142,8 @@ struct Known {
     /// Names of all pods, the newest last.
     pods: Vec<String>,
     start: Duration,
+    /// What a bridge before it has to prove; none where there is no bridge.
+    epochs: Option<epoch::Epochs>,
 }
 
 /// The state of a workload, for whoever asks.
@@ -152,7 +167,7 @@ impl Workloads {
     /// # Errors
     /// Where there is no randomness.
     pub fn open(options: WorkloadOptions) -> std::io::Result<Self> {
-        let WorkloadOptions { cluster, servers, installation, inherited, metrics, leases } = options;
+        let WorkloadOptions { cluster, servers, installation, inherited, metrics, leases, startups } = options;
         let mut nonce = [0; 8];
         getrandom::fill(&mut nonce).map_err(std::io::Error::other)?;
         let callers = callers(&servers, cluster.own_namespace());
@@ -163,10 +178,13 @@ impl Workloads {
             inherited,
             callers,
             metrics,
+            startups,
+            said: Mutex::default(),
             wishes: watch::Sender::new(None),
             known: ArcSwap::default(),
             news: watch::Sender::new(0),
             nonce: u64::from_ne_bytes(nonce),
+            chosen: Mutex::default(),
             findings: Mutex::default(),
         });
         let task = tokio::spawn(run::run(Arc::clone(&inner), leases));
@@ -176,8 +194,8 @@ impl Workloads {
     /// These are to run, and nothing else of this installation.
     pub fn want(&self, wishes: Vec<Wish>) {
         let inner = &self.0.inner;
-        let granted = wishes.into_iter().map(|wish| inner.grant(wish)).collect();
-        inner.wishes.send_replace(Some(Arc::new(granted)));
+        *inner.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(wishes);
+        inner.grant_all();
     }
 
     /// The objects that a wish becomes.
@@ -241,23 +259,38 @@ impl Inner {
             namespace: self.namespace(tenant).clone(),
             callers: self.callers.clone(),
             inherited: self.inherited.clone(),
+            bridge: self.servers.bridge.clone(),
         }
     }
 
     fn plan(&self, wish: &Wish) -> Result<Planned, String> {
-        let values = wish.values.as_ref().map_err(Clone::clone)?;
-        plan(&self.place(&wish.identity.tenant), wish.identity.clone(), &wish.server, values).map_err(|e| e.to_string())
+        let mut values = wish.values.clone()?;
+        values.startup = self.startup(wish, &values.passwords)?;
+        plan(&self.place(&wish.identity.tenant), wish.identity.clone(), &wish.server, &values)
+            .map_err(|e| e.to_string())
     }
 
-    fn grant(&self, wish: Wish) -> (String, Granted) {
-        let planned = self.plan(&wish).map(|planned| {
+    /// Looks at what was said last, again.
+    fn grant_all(&self) {
+        // Held until they are told, so that an older list never takes the place of a newer one.
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        // To wish nothing is to have everything deleted, so nobody does so before it was said.
+        let Some(wishes) = &*said else { return };
+        let granted = wishes.iter().map(|wish| self.grant(wish)).collect();
+        self.wishes.send_replace(Some(Arc::new(granted)));
+    }
+
+    fn grant(&self, wish: &Wish) -> (String, Granted) {
+        let planned = self.plan(wish).map(|planned| {
             let hashes = planned.objects.iter().map(|object| reconcile::hash(&self.installation, object)).collect();
             (planned, hashes)
         });
-        let start = wish.server.kubernetes.as_ref().map_or(Duration::ZERO, |k| k.start_timeout.get());
+        let spec = wish.server.kubernetes.as_ref();
+        let start = spec.map_or(Duration::ZERO, |k| k.start_timeout.get());
+        let bridged = spec.is_some_and(|k| !k.transport.is_http());
         let namespace = self.namespace(&wish.identity.tenant).clone();
         let name = wish.identity.name(&self.installation);
-        (name, Granted { identity: wish.identity, namespace, planned, start })
+        (name, Granted { identity: wish.identity.clone(), namespace, planned, start, bridged })
     }
 
     fn find_out(&self, findings: Vec<String>) {

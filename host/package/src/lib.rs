@@ -23,7 +23,7 @@ pub use error::PackageError;
 pub use key::{KeyError, PrivateKey, PublicKey};
 pub use names::{Names, names};
 pub use packages::{Package, Packages};
-pub use registry::{Credentials, Registry, Rules};
+pub use registry::{Credentials, Registry, Rules, Startup, image};
 pub use settings::{KeySetting, Need, PackageSettings, RegistrySetting};
 pub use signature::{MAX_SIGNATURES, Signed, detached, read_detached};
 pub use trust::{Signer, Trust};

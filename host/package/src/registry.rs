@@ -4,6 +4,7 @@
 //! the registry itself could have, and without the login; answers are bounded; bytes count only if their digest does.
 
 mod auth;
+mod image;
 
 use std::{
     sync::Arc,
@@ -29,6 +30,7 @@ use crate::{
 };
 pub use auth::Credentials;
 use auth::Login;
+pub use image::{Startup, image};
 
 /// The longest that everything that is asked of a registry for one component may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -41,7 +43,11 @@ const SMALL: usize = 64 << 10;
 
 /// How registries are reached.
 #[derive(Clone, Debug, Default)]
-pub struct Rules(Vec<RegistrySetting>);
+pub struct Rules {
+    registries: Vec<RegistrySetting>,
+    /// Where they are set.
+    setting: &'static str,
+}
 
 /// One repository of a registry, for a while.
 pub struct Registry {
@@ -50,6 +56,8 @@ pub struct Registry {
     base: Url,
     repository: String,
     reach: Reach,
+    /// Where it is set how it is reached.
+    setting: &'static str,
     login: Login,
     until: Instant,
 }
@@ -69,21 +77,26 @@ impl Rules {
     /// # Errors
     /// Which one makes no sense.
     pub fn new(settings: &[RegistrySetting]) -> Result<Self, String> {
-        for setting in settings {
-            let named = Reference::parse(&format!("{}/x", setting.host)).is_ok_and(|r| r.host() == setting.host);
+        Self::of_setting("plugins.registries", settings)
+    }
+
+    /// From a setting of this name.
+    ///
+    /// # Errors
+    /// Which one makes no sense.
+    pub fn of_setting(setting: &'static str, registries: &[RegistrySetting]) -> Result<Self, String> {
+        for RegistrySetting { host, .. } in registries {
+            let named = Reference::parse(&format!("{host}/x")).is_ok_and(|r| r.host() == host);
             if !named {
-                return Err(format!(
-                    "plugins.registries: {} is no registry such as registry.example.com:5000",
-                    setting.host
-                ));
+                return Err(format!("{setting}: {host} is no registry such as registry.example.com:5000"));
             }
         }
-        Ok(Self(settings.to_vec()))
+        Ok(Self { registries: registries.to_vec(), setting })
     }
 
     /// Where a registry is, and which addresses it may have.
     fn of(&self, host: &str) -> Result<(Url, Reach), PackageError> {
-        let setting = self.0.iter().find(|s| s.host == host);
+        let setting = self.registries.iter().find(|s| s.host == host);
         // The one registry whose references name another host than it has.
         let real = if host == "docker.io" { "registry-1.docker.io" } else { host };
         let forbidden = |why: &str| PackageError::Forbidden(format!("the registry {host}: {why}"));
@@ -103,7 +116,8 @@ impl Rules {
             (false, false) => Reach::Public,
         };
         reach.check(&url).map_err(|_| {
-            forbidden("its address is of the own network; `private: true` in `plugins.registries` allows that")
+            let setting = self.setting;
+            forbidden(&format!("its address is of the own network; `private: true` in `{setting}` allows that"))
         })?;
         Ok((url, reach))
     }
@@ -123,7 +137,8 @@ impl Registry {
         let (base, reach) = rules.of(reference.host())?;
         let (host, repository) = (reference.host().to_owned(), reference.repository().to_owned());
         let until = Instant::now() + PATIENCE;
-        Ok(Self { client, host, base, repository, reach, login: Login::new(credentials), until })
+        let setting = rules.setting;
+        Ok(Self { client, host, base, repository, reach, setting, login: Login::new(credentials), until })
     }
 
     /// The digest of a manifest, and the manifest itself, by tag or digest.
@@ -441,8 +456,8 @@ impl Registry {
         self.client.send(request).await.map_err(|error| match error {
             Error::TooLarge => PackageError::TooLarge { what: "the answer", max: max_body },
             Error::Denied(why) => PackageError::Forbidden(format!(
-                "the registry {}: {why}; `private: true` in `plugins.registries` allows the own network",
-                self.host
+                "the registry {}: {why}; `private: true` in `{}` allows the own network",
+                self.host, self.setting
             )),
             other => PackageError::Unreachable { host: self.host.clone(), why: other.to_string() },
         })

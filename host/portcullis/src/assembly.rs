@@ -8,6 +8,7 @@ mod plugins;
 mod pods;
 mod schemas;
 mod session_key;
+mod startups;
 mod state;
 mod status;
 
@@ -198,7 +199,7 @@ impl Assembly {
             ..OrchestratorOptions::new(settings.data_dir.join("run"))
         })
         .context("processes can't be run")?;
-        let workloads = pods::open(cluster.as_ref(), &store, &vault, &metrics).await?;
+        let workloads = pods::open(cluster.as_ref(), &store, &vault, &metrics, &outbound).await?;
         let upstreams = Upstreams::new(UpstreamOptions {
             tls: Some(Arc::new(trust)),
             metrics: Arc::clone(&metrics),

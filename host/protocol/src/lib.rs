@@ -10,6 +10,7 @@ pub mod era;
 pub mod headers;
 pub mod links;
 pub mod mirror;
+pub mod proof;
 pub mod rpc;
 mod scan;
 pub mod seal;

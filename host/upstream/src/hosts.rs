@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
-use portcullis_model::{Name, spec::Kubernetes};
+use portcullis_model::{Name, Secret, spec::Kubernetes};
 
 use crate::{BoxFuture, HttpEndpoint};
 
@@ -26,4 +26,8 @@ pub trait Hosts: fmt::Debug + Send + Sync {
     /// # Errors
     /// A sentence for callers, where it does not come up.
     fn find(&self, host: &str) -> BoxFuture<'static, Result<Vec<IpAddr>, String>>;
+
+    /// The keys of which whoever serves this host at this address has to hold one, and we the same; none where nothing is to be proven
+    /// there. An empty list is held by nobody.
+    fn keys(&self, host: &str, at: IpAddr) -> Option<Vec<Secret>>;
 }

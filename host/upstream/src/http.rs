@@ -9,6 +9,7 @@ mod client;
 mod connect;
 mod events;
 mod feed;
+mod prove;
 mod resolve;
 mod session;
 mod sse;
@@ -113,8 +114,8 @@ impl HttpPeer {
         let mut url = endpoint.url.clone();
         url.set_fragment(None);
         let uri: Uri = url.as_str().parse().map_err(|_| UpstreamError::Connect("the URL is malformed".to_owned()))?;
-        let client =
-            client.unwrap_or_else(|| HttpClient::new(Resolver::new(reach, hosts), &uri, traffic, &server, tls));
+        let client = client
+            .unwrap_or_else(|| HttpClient::new((Resolver::new(reach, hosts), hosts), &uri, traffic, &server, tls));
         Ok(Arc::new(Self {
             key: key.clone(),
             name: key.to_string(),

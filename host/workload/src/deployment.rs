@@ -6,7 +6,7 @@ use portcullis_model::spec::{Amounts, Kubernetes, PullSecret, RESERVED, Relaxed}
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Identity, ObjectKind, Place, Values,
+    Identity, ObjectKind, Place, PlanError, Values, bridge,
     name::WORKLOAD,
     plan::head,
     secrets::{keys, logins, pull_name},
@@ -15,15 +15,21 @@ use crate::{
 /// The container that serves.
 pub const CONTAINER: &str = "server";
 /// Where files of a connection are.
-const FILES: &str = "/run/portcullis";
+pub(crate) const FILES: &str = "/run/portcullis";
 /// The volumes of ours.
-pub(crate) const VOLUMES: [&str; 2] = ["tmp", "values"];
+pub(crate) const VOLUMES: [&str; 3] = ["tmp", "values", bridge::NAME];
 /// The annotation of pods that changes with a connection's values.
 pub const MARK: &str = "portcullis.dev/values";
 /// How often a pod that starts is asked, in seconds.
 const ASK: u64 = 2;
 
-pub(crate) fn of(place: &Place, identity: &Identity, name: &str, spec: &Kubernetes, values: &Values) -> Value {
+pub(crate) fn of(
+    place: &Place,
+    identity: &Identity,
+    name: &str,
+    spec: &Kubernetes,
+    values: &Values,
+) -> Result<Value, PlanError> {
     let mut body = head(place, identity, ObjectKind::Deployment, name);
     let labels = body["metadata"]["labels"].clone();
     let start = spec.start_timeout.get().as_secs();
@@ -33,7 +39,11 @@ pub(crate) fn of(place: &Place, identity: &Identity, name: &str, spec: &Kubernet
         let mark = place.installation.mark(secret.iter().map(|(key, value)| (&**key, value.expose())));
         annotations.insert(MARK.to_owned(), json!(mark));
     }
-    let mut template = json!({"metadata": {"labels": labels}, "spec": pod(place, name, spec, values)});
+    let mut pod = pod(place, name, spec, values);
+    if !spec.transport.is_http() {
+        bridge::put(&mut pod, name, spec, values.startup.as_ref(), place.bridge.as_ref())?;
+    }
+    let mut template = json!({"metadata": {"labels": labels}, "spec": pod});
     if !annotations.is_empty() {
         template["metadata"]["annotations"] = Value::Object(annotations);
     }
@@ -46,7 +56,7 @@ pub(crate) fn of(place: &Place, identity: &Identity, name: &str, spec: &Kubernet
         "selector": {"matchLabels": {WORKLOAD: name}},
         "template": template,
     });
-    body
+    Ok(body)
 }
 
 fn pod(place: &Place, name: &str, spec: &Kubernetes, values: &Values) -> Value {
@@ -201,7 +211,7 @@ fn expand(text: &str, values: &BTreeMap<String, String>) -> String {
 
 /// As it is written: the kubelet puts a variable in place of `$(NAME)`, which a value that somebody gave may hold, and one `$` in
 /// place of two.
-fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     text.replace('$', "$$")
 }
 

@@ -5,6 +5,7 @@
 //! is `portcullis_orchestrator`.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod bridge;
 pub mod deployment;
 pub mod drift;
 pub mod name;
@@ -15,6 +16,7 @@ pub mod plan;
 mod network;
 mod secrets;
 
+pub use bridge::BridgeImage;
 pub use name::{Identity, Installation};
 pub use observe::{Observed, Phase, Trouble, observe};
-pub use plan::{Inherited, Object, ObjectKind, Place, PlanError, Planned, Values, plan};
+pub use plan::{Inherited, Object, ObjectKind, Place, PlanError, Planned, Startup, Values, plan};

@@ -45,6 +45,18 @@ impl Installation {
         self.mark(data.iter().map(|(name, value)| (&**name, value.expose())))
     }
 
+    /// A key that follows from ours and from these words, as 64 hex digits.
+    pub(crate) fn derived(&self, words: &[&str]) -> Secret {
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.key.expose()) else { return Secret::new("") };
+        // Not what a mark is made of, whose length of the first name is never so large.
+        mac.update(&u64::MAX.to_be_bytes());
+        for word in words {
+            mac.update(&word.len().to_be_bytes());
+            mac.update(word.as_bytes());
+        }
+        Secret::new(hex(&mac.finalize().into_bytes()))
+    }
+
     /// Changes with the values, and tells nobody without the key what they are, nor whether a guess is right.
     pub(crate) fn mark<'v>(&self, values: impl Iterator<Item = (&'v str, &'v [u8])>) -> String {
         // A key of any length is taken.

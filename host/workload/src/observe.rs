@@ -4,7 +4,7 @@ use portcullis_model::text::shown;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::deployment::CONTAINER;
+use crate::{bridge, deployment::CONTAINER};
 
 /// The most bytes of what the cluster, or a container's last words, say that are passed on.
 const MAX_WORDS: usize = 1_500;
@@ -160,8 +160,14 @@ fn of_container(container: &Value, late: bool) -> Option<Trouble> {
             "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "RegistryUnavailable",
         ) => {
             let message = format!("the image{name} can't be pulled: {}", words(&waiting["message"]));
-            let next =
-                "Check `kubernetes.image`, and `kubernetes.imagePullSecrets` where the registry asks who wants it.";
+            let next = match container["name"] == bridge::NAME {
+                true => {
+                    "Check `kubernetes.servers.bridge` of the server settings: `image`, and `imagePullSecrets` where the registry asks who wants it."
+                }
+                false => {
+                    "Check `kubernetes.image`, and `kubernetes.imagePullSecrets` where the registry asks who wants it."
+                }
+            };
             return Some(trouble("ImageNotPulled", message, next));
         }
         Some("CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "PostStartHookError") => {

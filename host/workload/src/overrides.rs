@@ -4,10 +4,13 @@
 //! other Secrets, the host's files and network (security decision 23). Directives (`$patch` and its like) are not taken, since they
 //! take away what a patch does not name.
 
-use portcullis_model::spec::Relaxed;
+use portcullis_model::spec::{RESERVED, Relaxed};
 use serde_json::{Map, Value, json};
 
-use crate::deployment::{CONTAINER, VOLUMES, hardened};
+use crate::{
+    bridge,
+    deployment::{CONTAINER, VOLUMES, hardened},
+};
 
 /// What may be changed, of the Deployment. `*` is any name, `[]` each item of a list.
 const OPEN: [&str; 37] = [
@@ -162,7 +165,9 @@ fn leaf(value: &Value, path: &str, pattern: &str, refused: &mut Vec<String>) {
         }
         match own {
             None => refused.push(format!("{path} has no name")),
-            Some(own) if own == VOLUMES[1] => refused.push(format!("{path}: the volume \"{own}\" is protected")),
+            Some(own) if VOLUMES[1..].contains(&own) => {
+                refused.push(format!("{path}: the volume \"{own}\" is protected"));
+            }
             Some(_) => {}
         }
     }
@@ -175,6 +180,16 @@ fn leaf(value: &Value, path: &str, pattern: &str, refused: &mut Vec<String>) {
             let kinds = variable["valueFrom"].as_object().into_iter().flatten().map(|(kind, _)| kind.as_str());
             if let Some(kind) = kinds.into_iter().find(|kind| !VARIABLE_KINDS.contains(kind)) {
                 refused.push(format!("{path}[{n}].valueFrom.{kind} is protected"));
+            }
+            if let Some(name) = variable["name"].as_str().filter(|name| name.starts_with(RESERVED)) {
+                refused.push(format!("{path}[{n}]: the variable {name} is protected"));
+            }
+        }
+    }
+    if pattern.ends_with("[].volumeMounts") {
+        for (n, mount) in value.as_array().into_iter().flatten().enumerate() {
+            if mount["mountPath"].as_str().is_none_or(bridge::is_ours) {
+                refused.push(format!("{path}[{n}].mountPath is protected"));
             }
         }
     }
@@ -371,6 +386,16 @@ mod tests {
             (pod(json!({"volumes": [{"name": "v", "secret": {"secretName": "other"}}]})), "volumes[0].secret"),
             (pod(json!({"volumes": [{"name": "v", "projected": {"sources": []}}]})), "volumes[0].projected"),
             (pod(json!({"volumes": [{"name": "values", "emptyDir": {}}]})), "\"values\" is protected"),
+            (pod(json!({"volumes": [{"name": "bridge", "emptyDir": {}}]})), "\"bridge\" is protected"),
+            (
+                server(json!({"volumeMounts": [{"name": "tmp", "mountPath": "/portcullis"}]})),
+                "volumeMounts[0].mountPath",
+            ),
+            (server(json!({"volumeMounts": [{"name": "tmp", "mountPath": "/run"}]})), "volumeMounts[0].mountPath"),
+            (
+                server(json!({"env": [{"name": "PORTCULLIS_BRIDGE_KEY", "value": "x"}]})),
+                "PORTCULLIS_BRIDGE_KEY is protected",
+            ),
             (pod(json!({"volumes": [null]})), "volumes[0]"),
             (pod(json!({"affinity": {"x": [{"$patch": "delete"}]}})), "affinity.x[0].$patch"),
             (server(json!({"image": "evil"})), "containers[0].image is said in spec.kubernetes"),

@@ -9,7 +9,7 @@ use portcullis_model::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::{Identity, Installation, deployment, network, overrides, secrets};
+use crate::{BridgeImage, Identity, Installation, deployment, network, overrides, secrets};
 
 /// The kinds of objects that a workload is made of, and its pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,6 +78,8 @@ pub struct Place {
     pub callers: Vec<Value>,
     /// What pods inherit.
     pub inherited: Inherited,
+    /// What is put before servers on standard input and output; none of them can be run where there is none.
+    pub bridge: Option<BridgeImage>,
 }
 
 /// What pods inherit from the gateway's own pod.
@@ -103,6 +105,22 @@ pub struct Values {
     pub files: Vec<(String, Secret)>,
     /// Passwords of the definition's logins at registries, in their order.
     pub passwords: Vec<Secret>,
+    /// What the image starts, where the definition does not say and somebody has to know.
+    pub startup: Option<Startup>,
+}
+
+/// What an image starts, by its configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Startup {
+    /// What is always started.
+    pub entrypoint: Vec<String>,
+    /// What follows it, where no arguments are given.
+    pub command: Vec<String>,
+}
+
+/// Whether what the image of a definition starts has to be known, so that it can be started behind a bridge.
+pub fn needs_startup(spec: &Kubernetes) -> bool {
+    !spec.transport.is_http() && spec.command.is_empty()
 }
 
 /// An object to be applied. A Secret's values are not in its body.
@@ -131,6 +149,8 @@ pub struct Planned {
     pub replicas: u32,
     /// The port and the path of its MCP endpoint.
     pub endpoint: (u16, String),
+    /// Whether a bridge is before it, which shares a key with the gateways.
+    pub bridged: bool,
     /// What of the hardening is given up, by the names of the fields.
     pub relaxed: Vec<&'static str>,
 }
@@ -144,6 +164,12 @@ pub enum PlanError {
     /// A definition that says nothing about a cluster.
     #[error("it does not run in a cluster")]
     NotThis,
+    /// It speaks on standard input and output, and there is no bridge.
+    #[error("transport: stdio needs a bridge: say `kubernetes.servers.bridge.image` in the server settings")]
+    NoBridge,
+    /// It speaks on standard input and output, and nobody knows what to start.
+    #[error("the image starts nothing by itself: write `kubernetes.command`")]
+    NoCommand,
     /// A value that can't be handed to a pod.
     #[error("{0}")]
     Value(String),
@@ -157,7 +183,7 @@ pub fn plan(place: &Place, identity: Identity, server: &McpServer, values: &Valu
     let spec = server.kubernetes.as_ref().ok_or(PlanError::NotThis)?;
     check(values)?;
     let name = identity.name(&place.installation);
-    let mut deployment = deployment::of(place, &identity, &name, spec, values);
+    let mut deployment = deployment::of(place, &identity, &name, spec, values)?;
     overrides::apply(&mut deployment, &spec.overrides, spec.relax).map_err(PlanError::Override)?;
     let object = |kind: ObjectKind, parts: Map<String, Value>| {
         let mut body = head(place, &identity, kind, &name);
@@ -176,6 +202,7 @@ pub fn plan(place: &Place, identity: Identity, server: &McpServer, values: &Valu
     Ok(Planned {
         replicas: spec.replicas,
         endpoint: (spec.port, spec.path.clone()),
+        bridged: !spec.transport.is_http(),
         relaxed: spec.relax.names(),
         identity,
         name,

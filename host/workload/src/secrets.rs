@@ -9,7 +9,7 @@ use portcullis_model::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::{Identity, Object, ObjectKind, Place, Values, plan::head};
+use crate::{Identity, Object, ObjectKind, Place, Values, bridge, plan::head};
 
 /// The most bytes of one value: a Secret holds a mebibyte in all.
 pub(crate) const MAX_VALUE: usize = 256 << 10;
@@ -36,7 +36,10 @@ pub(crate) fn of(place: &Place, identity: &Identity, name: &str, spec: &Kubernet
         Object { kind: ObjectKind::Secret, name, body, data }
     };
     let mut found = Vec::new();
-    let data: BTreeMap<String, Secret> = keys(values).map(|(key, secret)| (key, secret.clone())).collect();
+    let mut data: BTreeMap<String, Secret> = keys(values).map(|(key, secret)| (key, secret.clone())).collect();
+    if !spec.transport.is_http() {
+        data.insert(bridge::KEY.to_owned(), bridge::key(&place.installation, name, ""));
+    }
     if !data.is_empty() {
         found.push(object(name.to_owned(), "Opaque", data));
     }

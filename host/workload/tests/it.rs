@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use portcullis_model::{Name, Secret, spec::McpServer};
-use portcullis_workload::{Identity, Inherited, Installation, Place, PlanError, Values, plan};
+use portcullis_workload::{BridgeImage, Identity, Inherited, Installation, Place, PlanError, Startup, Values, plan};
 use serde_json::{Value, json};
 
 fn name(text: &str) -> Name {
@@ -18,6 +18,10 @@ fn place() -> Place {
             node_selector: [("pool".to_owned(), "mcp".to_owned())].into(),
             tolerations: serde_json::from_value(json!([{"key": "mcp", "operator": "Exists"}])).unwrap(),
         },
+        bridge: Some(BridgeImage {
+            image: "registry.example/bridge:1".to_owned(),
+            image_pull_secrets: vec!["bridges".to_owned()],
+        }),
     }
 }
 
@@ -76,10 +80,68 @@ fn one_of_a_connection_with_all_that_can_be_said() {
         arguments: vec![Secret::new("--key=hunter2")],
         files: vec![("KEY_FILE".to_owned(), Secret::new("key"))],
         passwords: vec![Secret::new("p")],
+        startup: None,
     };
     let made = planned(Some("jira-alice"), kubernetes, &values).unwrap();
     assert!(!made.to_string().contains("hunter2"), "no value stands in an object");
     check("personal", &made);
+}
+
+#[test]
+fn one_on_standard_input_and_output() {
+    let stdio = |more: Value| {
+        let mut spec = json!({"image": "registry.example/jira:1", "transport": "stdio", "command": ["/jira"], "args": ["--site=${field.site}"]});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        spec
+    };
+    let values = Values {
+        values: [("site".to_owned(), "$(PORTCULLIS_BRIDGE_KEY)".to_owned())].into(),
+        arguments: vec![Secret::new("--key=hunter2")],
+        ..Values::default()
+    };
+    check("stdio", &planned(Some("c"), stdio(json!({})), &values).unwrap());
+    // What stands before it is hardened whatever its server is allowed.
+    let made = planned(None, stdio(json!({"relax": {"writableRoot": true}})), &Values::default()).unwrap();
+    let pod = &made.as_array().unwrap().last().unwrap()["spec"]["template"]["spec"];
+    assert_eq!(pod["initContainers"][0]["securityContext"]["readOnlyRootFilesystem"], true);
+    assert_eq!(pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"], false);
+    // Without a bridge, or without a word of what to start, there is none.
+    let nothing = stdio(json!({"command": [], "args": []}));
+    assert_eq!(planned(None, nothing, &Values::default()).unwrap_err(), PlanError::NoCommand);
+    let place = Place { bridge: None, ..place() };
+    let refused = plan(&place, identity(None), &server(stdio(json!({}))), &Values::default()).unwrap_err();
+    assert!(refused.to_string().contains("kubernetes.servers.bridge.image"), "{refused}");
+    // A pod has always time to end, however little.
+    for (grace, linger, drain) in [("30s", "6", "17"), ("10s", "1", "2"), ("1s", "0", "0")] {
+        let made = planned(None, stdio(json!({"stopGrace": grace})), &Values::default()).unwrap();
+        let args = &made.as_array().unwrap().last().unwrap()["spec"]["template"]["spec"]["containers"][0]["args"];
+        assert_eq!((&args[3], &args[5]), (&json!(linger), &json!(drain)), "{args}");
+    }
+}
+
+#[test]
+fn what_an_image_starts_is_started_behind_the_bridge() {
+    let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect();
+    let started = |kubernetes: Value, arguments: &[&str]| {
+        let values = Values {
+            startup: Some(Startup { entrypoint: words(&["/jira", "$(HOME)"]), command: words(&["--all"]) }),
+            arguments: arguments.iter().map(|text| Secret::new(*text)).collect(),
+            ..Values::default()
+        };
+        let mut spec = json!({"image": "a", "transport": "stdio"});
+        spec.as_object_mut().unwrap().extend(kubernetes.as_object().unwrap().clone());
+        let made = planned(None, spec, &values).unwrap();
+        let container = &made.as_array().unwrap().last().unwrap()["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["command"], json!(["/portcullis/bridge"]));
+        let args = container["args"].as_array().unwrap();
+        let begin = args.iter().position(|arg| arg == "--").unwrap() + 1;
+        Value::Array(args[begin..].to_vec())
+    };
+    assert_eq!(started(json!({}), &[]), json!(["/jira", "$$(HOME)", "--all"]));
+    assert_eq!(started(json!({"args": ["--one"]}), &[]), json!(["/jira", "$$(HOME)", "--one"]));
+    let placed = "$(PORTCULLIS_ARGUMENT_0)";
+    assert_eq!(started(json!({}), &["x"]), json!(["/jira", "$$(HOME)", "--all", placed]));
+    assert_eq!(started(json!({"command": ["/other"]}), &["x"]), json!(["/other", placed]));
 }
 
 #[test]

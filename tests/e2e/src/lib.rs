@@ -16,6 +16,7 @@ pub mod granting;
 pub mod guests;
 pub mod helm;
 pub mod http;
+pub mod images;
 pub mod nginx;
 pub mod oauth;
 pub mod oidc;

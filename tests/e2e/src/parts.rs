@@ -30,6 +30,9 @@ pub struct Parts {
     /// The example plugin in JavaScript; none where nobody said, and then no test asks for it.
     #[serde(default)]
     pub javascript_plugin: Option<PathBuf>,
+    /// The folder that holds the bridge and its fixture as static programs; none where nobody said, and then no test asks for it.
+    #[serde(default)]
+    pub bridge: Option<PathBuf>,
 }
 
 impl Parts {
@@ -59,6 +62,7 @@ impl Parts {
                 cluster: told("PORTCULLIS_TEST_CLUSTER"),
                 rust_client: told("PORTCULLIS_TEST_RUST_CLIENT"),
                 javascript_plugin: told("PORTCULLIS_TEST_JAVASCRIPT_PLUGIN"),
+                bridge: told("PORTCULLIS_TEST_BRIDGE"),
             });
         }
         let output = Command::new("cargo").current_dir(root()).args(["xtask", "setup", "--print"]).output()?;

@@ -3,6 +3,8 @@
 //! Nothing is written into the checkout, and nothing depends on the cache: each folder in it is named by the hash of the
 //! lock file that it was made from, is made aside and moved into place whole, and can be deleted at any time.
 
+mod bridge;
+
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
@@ -46,6 +48,8 @@ pub struct Parts {
     pub rust_client: PathBuf,
     /// The example plugin in JavaScript, built: `PORTCULLIS_TEST_JAVASCRIPT_PLUGIN`.
     pub javascript_plugin: PathBuf,
+    /// The folder that holds the bridge and its fixture as static programs: `PORTCULLIS_TEST_BRIDGE`.
+    pub bridge: PathBuf,
 }
 
 impl Parts {
@@ -62,6 +66,7 @@ impl Parts {
         }
         command.env("PORTCULLIS_TEST_RUST_CLIENT", &self.rust_client);
         command.env("PORTCULLIS_TEST_JAVASCRIPT_PLUGIN", &self.javascript_plugin);
+        command.env("PORTCULLIS_TEST_BRIDGE", &self.bridge);
     }
 }
 
@@ -72,7 +77,7 @@ pub fn run(print: bool) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string(&parts)?);
     } else {
         println!(
-            "node packages  {}\nnode           {}\npython         {}\nsuite          {}\nnode for it    {}\nhelm           {}\nkubernetes     {}\nrust client    {}\njavascript     {}",
+            "node packages  {}\nnode           {}\npython         {}\nsuite          {}\nnode for it    {}\nhelm           {}\nkubernetes     {}\nrust client    {}\njavascript     {}\nbridge         {}",
             parts.node.display(),
             parts.node_bin.display(),
             parts.venv.display(),
@@ -81,7 +86,8 @@ pub fn run(print: bool) -> anyhow::Result<()> {
             parts.helm.display(),
             parts.cluster.as_deref().map_or("none".into(), |p| p.to_string_lossy()),
             parts.rust_client.display(),
-            parts.javascript_plugin.display()
+            parts.javascript_plugin.display(),
+            parts.bridge.display()
         );
     }
     Ok(())
@@ -95,7 +101,7 @@ pub fn install() -> anyhow::Result<Parts> {
     let lock = File::create(cache.join("setup.lock"))?;
     lock.lock().context("waiting for another setup")?;
     debian()?;
-    guests_target()?;
+    add_target("wasm32-wasip2")?;
     let node_bin = node_binary(&cache, NODE)?;
     let node = node_packages(&cache, &node_bin, "tests/fixtures/node")?;
     let venv = python_packages(&cache)?;
@@ -105,7 +111,8 @@ pub fn install() -> anyhow::Result<Parts> {
     let cluster = cluster::programs(&cache)?;
     let rust_client = rust_client(&cache)?;
     let javascript_plugin = examples::javascript(&cache, &node_bin)?;
-    Ok(Parts { node, node_bin, venv, suite, suite_node, helm, cluster, rust_client, javascript_plugin })
+    let bridge = bridge::programs()?;
+    Ok(Parts { node, node_bin, venv, suite, suite_node, helm, cluster, rust_client, javascript_plugin, bridge })
 }
 
 fn debian() -> anyhow::Result<()> {
@@ -155,14 +162,14 @@ fn debian() -> anyhow::Result<()> {
     })
 }
 
-fn guests_target() -> anyhow::Result<()> {
-    const TARGET: &str = "wasm32-wasip2";
+/// Lets the compiler build for another target.
+fn add_target(name: &str) -> anyhow::Result<()> {
     let sysroot = Command::new("rustc").current_dir(root()).args(["--print", "sysroot"]).output().context("rustc")?;
     let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot.stdout).trim());
-    if sysroot.join("lib/rustlib").join(TARGET).is_dir() {
+    if sysroot.join("lib/rustlib").join(name).is_dir() {
         return Ok(());
     }
-    stage("rustup target add", || quietly(Command::new("rustup").current_dir(root()).args(["target", "add", TARGET])))
+    stage("rustup target add", || quietly(Command::new("rustup").current_dir(root()).args(["target", "add", name])))
 }
 
 /// The machine's Node, or one of our own where it has none of the version `least` or newer.

@@ -17,6 +17,9 @@ fn main() {
     if has("die-at-once") {
         std::process::exit(3);
     }
+    if has("mute") {
+        thread::sleep(Duration::from_secs(1000));
+    }
     if has("flood") {
         thread::spawn(|| {
             loop {
@@ -43,6 +46,7 @@ struct Server {
     questions: Mutex<HashMap<String, mpsc::SyncSender<Value>>>,
     capabilities: Mutex<Value>,
     level: Mutex<Value>,
+    kept: Mutex<Vec<Value>>,
     listens: Mutex<Vec<Value>>,
 }
 
@@ -92,9 +96,11 @@ impl Server {
                 eprintln!("{} {}", message["method"], params["uri"]);
                 reply(json!({}));
             }
-            "tools/list" => reply(
-                json!({"tools": [{"name": "echo", "inputSchema": {"type": "object"}}], "ttlMs": 0, "cacheScope": "private"}),
-            ),
+            "tools/list" => {
+                let tool = |name: &str| json!({"name": name, "inputSchema": {"type": "object"}});
+                let tools = ["echo", "keep", "seen", "told", "ask", "die"].map(tool);
+                reply(json!({"tools": tools, "ttlMs": 0, "cacheScope": "private"}));
+            }
             "tools/call" => {
                 let server = self.clone();
                 thread::spawn(move || server.tool(&id, &params, modern));
@@ -160,6 +166,15 @@ impl Server {
                 let answer = answer.recv_timeout(Duration::from_secs(20)).unwrap();
                 reply(answer);
             }
+            // Remembers, after a while, and says all that it was told.
+            "keep" => {
+                eprintln!("keeping {}", args["text"]);
+                thread::sleep(pause);
+                let mut kept = self.kept.lock().unwrap();
+                kept.extend(args.get("text").cloned());
+                reply(json!({"pid": std::process::id(), "kept": *kept}));
+            }
+            "seen" => reply(seen()),
             "huge" => reply(json!("x".repeat(usize::try_from(args["bytes"].as_u64().unwrap()).unwrap()))),
             "die" => std::process::exit(7),
             "never" => {}
@@ -169,4 +184,34 @@ impl Server {
             other => eprintln!("unknown tool {other}"),
         }
     }
+}
+
+/// What it was started with, and whether it finds the key of its bridge anywhere.
+fn seen() -> Value {
+    let mut found = Vec::new();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    for process in processes.filter(|p| p.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit())) {
+        for file in ["environ", "cmdline", "mem"] {
+            let path = process.path().join(file);
+            let text = match file {
+                "mem" => std::fs::File::open(&path).map(|_| Vec::new()),
+                _ => std::fs::read(&path),
+            };
+            let name = process.file_name().to_string_lossy().into_owned();
+            match text {
+                Ok(_) if file == "mem" && name == "1" => found.push("the bridge's memory".to_owned()),
+                Ok(text) if String::from_utf8_lossy(&text).contains("PORTCULLIS_BRIDGE_KEY") => {
+                    found.push(path.display().to_string());
+                }
+                _ => {}
+            }
+        }
+    }
+    let file = std::env::var_os("TOKEN_FILE").and_then(|path| std::fs::read_to_string(path).ok());
+    json!({
+        "args": std::env::args().skip(1).collect::<Vec<_>>(), "token": std::env::var("TOKEN").ok(), "file": file,
+        "host": std::env::var("HOSTNAME").ok(), "variables": std::env::vars().map(|(name, _)| name).collect::<Vec<_>>(),
+        "found": found, "user": std::fs::metadata("/proc/self").map(|m| std::os::unix::fs::MetadataExt::uid(&m)).ok(),
+        "writes": std::fs::write("/written", "").is_ok(), "temporary": std::fs::write("/tmp/written", "").is_ok(),
+    })
 }

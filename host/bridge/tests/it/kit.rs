@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
@@ -39,7 +40,22 @@ impl Bridge {
 
     /// One that need not come up.
     pub fn start<S: AsRef<std::ffi::OsStr>>(flags: &[&str], command: &str, args: &[S]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis-bridge"))
+        Self::start_with(&[], flags, command, args)
+    }
+
+    /// The same with variables, and as nobody in particular where this test is root.
+    pub fn start_with<S: AsRef<std::ffi::OsStr>>(
+        variables: &[(&str, &str)],
+        flags: &[&str],
+        command: &str,
+        args: &[S],
+    ) -> Self {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_portcullis-bridge"));
+        if !variables.is_empty() && std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0) {
+            program.uid(65532).gid(65532);
+        }
+        let mut child = program
+            .envs(variables.iter().copied())
             .args(["--listen", "127.0.0.1:0"])
             .args(flags)
             .arg("--")

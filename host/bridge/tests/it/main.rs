@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod ends;
+mod keyed;
 mod kit;
 mod modern;
 mod real;

@@ -20,7 +20,7 @@ mod oauth;
 pub use component::{ComponentServer, ToolLimits};
 pub use kubernetes::{
     Amounts, Egress, Kubernetes, MAX_REPLICAS, Probes, PullLogin, PullSecret, RESERVED, Relaxed, Resources, Toleration,
-    is_network,
+    Transport, is_network,
 };
 pub use oauth::{AuthorizationServer, OAuth, Registration, TokenHeader};
 
@@ -270,9 +270,9 @@ impl McpServer {
         self.credential.as_ref().and_then(|need| need.oauth.as_ref())
     }
 
-    /// Whether a request to it has headers: it is remote, or runs in a cluster.
+    /// Whether a request to it has headers: it is remote, or runs in a cluster and speaks HTTP there.
     pub fn takes_headers(&self) -> bool {
-        self.remote.is_some() || self.kubernetes.is_some()
+        self.remote.is_some() || self.kubernetes.as_ref().is_some_and(|k| k.transport.is_http())
     }
 
     /// Whether a child, or a deployment, holds a connection's values, so that it may not be shared beyond that connection.
@@ -373,7 +373,7 @@ impl McpServer {
         if place.header.is_some() && !self.takes_headers() {
             problems.push(Problem::new(
                 format!("{path}.header"),
-                "only a remote server takes headers, or one in a cluster",
+                "only a remote server takes headers, or one in a cluster that speaks HTTP",
             ));
         }
         let takes_all = self.process.is_some() || self.kubernetes.is_some();

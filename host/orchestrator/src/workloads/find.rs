@@ -3,11 +3,11 @@
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
-use portcullis_model::{Name, spec::Kubernetes};
+use portcullis_model::{Name, Secret, spec::Kubernetes};
 use portcullis_upstream::{BoxFuture, Hosts, HttpEndpoint};
 use portcullis_workload::{Identity, Phase, plan};
 use tokio::time::Instant;
@@ -39,6 +39,15 @@ impl Hosts for Workloads {
         let url = url.parse().map_err(|e| format!("its endpoint is no URL ({e})"))?;
         // Where pods are is not of the public internet, and the cluster alone says where.
         Ok(Arc::new(HttpEndpoint { url, headers: Vec::new(), allow_private: true }))
+    }
+
+    fn keys(&self, host: &str, at: IpAddr) -> Option<Vec<Secret>> {
+        let (inner, name) = (&self.0.inner, host.split('.').next().unwrap_or_default());
+        match inner.known.load().workloads.get(name) {
+            Some(known) => known.epochs.as_ref().map(|epochs| epochs.keys(&inner.installation, name, at)),
+            // Gone since its address was looked up: nobody holds its key any more.
+            None => Some(Vec::new()),
+        }
     }
 
     fn find(&self, host: &str) -> BoxFuture<'static, Result<Vec<IpAddr>, String>> {
@@ -75,7 +84,7 @@ impl Inner {
         // What containers and the cluster say is for operators.
         let reason = known.observed.trouble.as_ref().map_or("", |trouble| &trouble.reason);
         match known.observed.phase {
-            Phase::Ready | Phase::Degraded if !known.ready.is_empty() => Found::At(self.chosen(&known.ready)),
+            Phase::Ready | Phase::Degraded if !known.ready.is_empty() => Found::At(self.chosen(name, &known.ready)),
             Phase::Ready | Phase::Degraded | Phase::Starting => Found::Later(known.start),
             Phase::Pending if reason.is_empty() => Found::Later(known.start),
             Phase::Pending | Phase::Failed => {
@@ -86,12 +95,23 @@ impl Inner {
         }
     }
 
-    /// The same pod first for as long as it can be called, since a server of the 2025 revisions knows its sessions in one; another
-    /// gateway's may be another.
-    fn chosen(&self, ready: &[(String, IpAddr)]) -> Vec<IpAddr> {
-        let mut ranked: Vec<(u64, IpAddr)> = ready.iter().map(|(pod, at)| (rank(self.nonce, pod), *at)).collect();
+    /// The same pod first for as long as it can be called, also where others come, since a server of the 2025 revisions knows its sessions
+    /// in one; another gateway's may be another.
+    fn chosen(&self, name: &str, ready: &[(String, IpAddr)]) -> Vec<IpAddr> {
+        let mut ranked: Vec<(u64, &(String, IpAddr))> =
+            ready.iter().map(|pod| (rank(self.nonce, &pod.0), pod)).collect();
         ranked.sort();
-        ranked.into_iter().map(|(_, at)| at).collect()
+        let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = chosen.get(name);
+        ranked.sort_by_key(|(_, (pod, _))| Some(pod) != before);
+        if let Some((_, (pod, _))) = ranked.first().filter(|(_, (pod, _))| Some(pod) != before) {
+            if !chosen.contains_key(name) {
+                let known = self.known.load();
+                chosen.retain(|other, _| known.workloads.contains_key(other));
+            }
+            chosen.insert(name.to_owned(), pod.clone());
+        }
+        ranked.into_iter().map(|(_, (_, at))| *at).collect()
     }
 }
 

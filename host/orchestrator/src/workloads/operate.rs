@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use portcullis_cluster::ClusterError;
 use portcullis_model::{Name, spec::MAX_REPLICAS};
-use portcullis_workload::{ObjectKind, deployment::CONTAINER};
+use portcullis_workload::{ObjectKind, bridge::EPOCH, deployment::CONTAINER};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::io::StreamReader;
@@ -17,8 +17,6 @@ use super::{
 };
 use crate::logs::{self, LogRing};
 
-/// The annotation of pods that changes with each restart.
-const RESTARTED: &str = "portcullis.dev/restarted";
 /// The most pods whose logs one answer holds.
 const MAX_PODS: usize = 20;
 
@@ -56,7 +54,8 @@ impl Workloads {
     /// # Errors
     /// [`OperateError`].
     pub async fn restart(&self, tenant: &Name, server: &Name, now: &str) -> Result<(), OperateError> {
-        let patch = json!({"spec": {"template": {"metadata": {"annotations": {RESTARTED: now}}}}});
+        // Pods follow, once the key of this epoch is where they find it.
+        let patch = json!({"metadata": {"annotations": {EPOCH: now}}});
         self.change(tenant, server, &patch).await
     }
 

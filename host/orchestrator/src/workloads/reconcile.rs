@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     Inner, Wishes,
+    epoch::{self, Turn},
     world::{Applied, Failure, World, replicas},
 };
 
@@ -48,8 +49,8 @@ struct Due<'w> {
     name: &'w str,
     planned: &'w Planned,
     namespace: &'w Name,
-    /// How many pods it should have.
-    replicas: u32,
+    /// How it is applied now.
+    turn: Turn,
     /// Its root, where it is there and as it should be.
     root: Option<String>,
     /// Which of its objects have to be applied, by place.
@@ -70,7 +71,7 @@ pub(super) async fn round(inner: &Inner, world: &mut World, wishes: &Wishes) -> 
     let waits = |name: &String| world.failures.get(name).is_some_and(|failure| failure.again > now);
     let (later, names): (Vec<_>, Vec<_>) = dirty.into_iter().partition(waits);
     world.dirty.extend(later);
-    let due: Vec<Due<'_>> = names.iter().filter_map(|name| due(world, wishes, name)).collect();
+    let due: Vec<Due<'_>> = names.iter().filter_map(|name| due(&inner.installation, world, wishes, name)).collect();
     let jobs: Vec<_> = due.into_iter().map(|due| bring(inner, due)).collect();
     let brought: Vec<Brought> = stream::iter(jobs).buffer_unordered(AT_ONCE).collect().await;
     for Brought { name, namespace, done, outcome } in brought {
@@ -117,12 +118,13 @@ impl Failure {
 }
 
 /// What has to be done for a workload; none where it is as it should be.
-fn due<'w>(world: &World, wishes: &'w Wishes, name: &str) -> Option<Due<'w>> {
+fn due<'w>(installation: &Installation, world: &World, wishes: &'w Wishes, name: &str) -> Option<Due<'w>> {
     let (name, granted) = wishes.get_key_value(name)?;
     let (planned, hashes) = granted.planned.as_ref().ok()?;
     let namespace = &granted.namespace;
     let live = |object: &Object| world.get(namespace, object.kind, &object.name).filter(|live| !live.is_going());
-    let scaled = replicas(world.get(namespace, ObjectKind::Deployment, name), planned.replicas);
+    let deployment = world.get(namespace, ObjectKind::Deployment, name);
+    let turn = Turn { replicas: replicas(deployment, planned.replicas), epoch: epoch::of(deployment) };
     let root = planned.objects.first().and_then(live).map(|live| live.uid.clone());
     let is_due = |(n, object): (usize, &Object)| {
         let Some(live) = live(object) else { return true };
@@ -131,21 +133,12 @@ fn due<'w>(world: &World, wishes: &'w Wishes, name: &str) -> Option<Due<'w>> {
         let root = if n == 0 { "" } else { root.as_deref().unwrap_or("") };
         applied.hash != hashes[n]
             || applied.owner != root
-            || applied.replicas.is_some_and(|replicas| replicas != scaled)
-            || applied.mark != mark(live, &sized(object, scaled))
+            || applied.turn != turn.of(object.kind)
+            || applied.mark != mark(live, &turn.object(object, installation, name))
     };
     let objects: Vec<bool> = planned.objects.iter().enumerate().map(is_due).collect();
     let root = root.filter(|_| !objects[0]);
-    objects.contains(&true).then_some(Due { name, planned, namespace, replicas: scaled, root, objects, hashes })
-}
-
-/// The object with as many replicas as it should have.
-fn sized(object: &Object, replicas: u32) -> Object {
-    let mut object = object.clone();
-    if object.kind == ObjectKind::Deployment {
-        object.body["spec"]["replicas"] = json!(replicas);
-    }
-    object
+    objects.contains(&true).then_some(Due { name, planned, namespace, turn, root, objects, hashes })
 }
 
 /// What became of a workload.
@@ -162,14 +155,14 @@ async fn bring(inner: &Inner, due: Due<'_>) -> Brought {
     let mut brought = Brought { name, namespace, done: Vec::new(), outcome: Ok(()) };
     let mut root = due.root;
     for (n, object) in due.planned.objects.iter().enumerate().filter(|(n, _)| due.objects[*n]) {
-        let object = sized(object, due.replicas);
+        let object = due.turn.object(object, &inner.installation, due.name);
         let owner = root.as_deref().filter(|_| n > 0).map(|uid| (due.name, uid));
         match inner.cluster.apply(due.namespace, &object, owner, false).await {
             Ok(live) => {
                 let applied = Applied {
                     hash: due.hashes[n],
                     owner: owner.map_or_else(String::new, |(_, uid)| uid.to_owned()),
-                    replicas: (object.kind == ObjectKind::Deployment).then_some(due.replicas),
+                    turn: due.turn.of(object.kind),
                     mark: mark(&live, &object),
                 };
                 if n == 0 {

@@ -40,8 +40,16 @@ pub(super) async fn run(inner: Arc<Inner>, leases: Option<Leases>) {
             None => std::future::pending().await,
         }
     };
+    let mut found = inner.startups.changes();
+    let looking_again = async {
+        while found.changed().await.is_ok() {
+            inner.grant_all();
+        }
+        std::future::pending().await
+    };
     tokio::select! {
         () = leading => {}
+        () = looking_again => {}
         () = keep(&inner, turn) => {}
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     Granted, Known, Wishes,
+    epoch::{Epochs, Turn},
     reconcile::{SCALE, STOPPED},
 };
 use crate::logs::blacken;
@@ -33,7 +34,8 @@ pub(super) struct Applied {
     pub(super) hash: u64,
     /// The root that it belongs to.
     pub(super) owner: String,
-    pub(super) replicas: Option<u32>,
+    /// How it was applied, beside what was wished.
+    pub(super) turn: Turn,
     /// What of it was ours then, as the cluster writes it; of a Secret its version.
     pub(super) mark: Value,
 }
@@ -162,6 +164,7 @@ impl World {
             ready: pods.iter().filter_map(|pod| callable(pod)).collect(),
             pods: pods.iter().map(|pod| pod.name.clone()).collect(),
             start: granted.start.max(Duration::from_secs(1)),
+            epochs: granted.bridged.then(|| Epochs::of(deployment, pods.iter().copied())),
         }
     }
 

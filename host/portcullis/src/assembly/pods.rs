@@ -6,11 +6,12 @@ use anyhow::{Context as _, Result};
 use portcullis_cluster::Cluster;
 use portcullis_credential::Vault;
 use portcullis_orchestrator::{WorkloadOptions, Workloads};
+use portcullis_outbound::Client;
 use portcullis_store::{Leases, Store};
 use portcullis_telemetry::Metrics;
 use portcullis_workload::Inherited;
 
-use super::session_key;
+use super::{session_key, startups::Asked};
 
 /// Opens it. Nothing is asked of the cluster yet but what the gateway's own pod is like.
 ///
@@ -21,6 +22,7 @@ pub async fn open(
     store: &Arc<dyn Store>,
     vault: &Vault,
     metrics: &Arc<Metrics>,
+    outbound: &Arc<Client>,
 ) -> Result<Option<Workloads>> {
     let Some((cluster, servers)) = cluster.and_then(|cluster| Some((cluster, cluster.options().servers.clone()?)))
     else {
@@ -28,7 +30,9 @@ pub async fn open(
     };
     let installation = session_key::installation(&**store, vault).await?;
     let leases = if store.is_shared() { Some(Leases::new(Arc::clone(store), &holder()?)) } else { None };
+    let startups = Asked::new(Arc::clone(outbound), &servers).map_err(|why| anyhow::anyhow!(why))?;
     let workloads = Workloads::open(WorkloadOptions {
+        startups: Arc::new(startups),
         inherited: inherited(cluster).await,
         cluster: Arc::clone(cluster),
         servers,

@@ -27,7 +27,7 @@ impl Bridge {
             tracing::info!("listening at http://{address}/mcp");
         }));
         served.map_err(|error| match error {
-            BridgeError::Open(_) | BridgeError::Tokens(_) => Failure::usage(error.to_string()),
+            BridgeError::Open(_) | BridgeError::Tokens(_) | BridgeError::Key(_) => Failure::usage(error.to_string()),
             _ => Failure::new(Exit::Failure, "bridge", error.to_string()),
         })
     }

@@ -18,7 +18,8 @@ use hyper_util::{
 use portcullis_model::spec::Traffic;
 
 use crate::{
-    http::{connect::Counting, resolve::Resolver},
+    hosts::Hosts,
+    http::{connect::Counting, prove::Proving, resolve::Resolver},
     lane,
     server::Server,
 };
@@ -34,7 +35,7 @@ const IDLE_PLAIN: Duration = Duration::from_secs(4);
 /// The same with TLS, where a new connection costs more, and a proxy that waits for a minute or longer stands before most servers.
 const IDLE_TLS: Duration = Duration::from_secs(50);
 
-type Connector = Counting<HttpsConnector<HttpConnector<Resolver>>>;
+type Connector = Counting<HttpsConnector<Proving>>;
 type Pool = Client<Connector, Full<Bytes>>;
 
 /// Connections to one server under one account.
@@ -48,9 +49,9 @@ struct Lanes {
 }
 
 impl HttpClient {
-    /// Connects to nothing yet.
+    /// Connects to nothing yet. `hosts` says what is to be proven on a connection, where it is whom the resolver asks.
     pub(crate) fn new(
-        resolver: Resolver,
+        (resolver, hosts): (Resolver, Option<&Arc<dyn Hosts>>),
         uri: &Uri,
         traffic: &Traffic,
         server: &Arc<Server>,
@@ -68,7 +69,7 @@ impl HttpClient {
             .with_tls_config(tls.as_ref().clone())
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(http);
+            .wrap_connector(Proving::new(http, hosts.cloned(), traffic.connect_timeout.get()));
         let idle = if uri.scheme() == Some(&Scheme::HTTPS) { IDLE_TLS } else { IDLE_PLAIN };
         let pools = (0..lane::count()).map(|_| OnceLock::new()).collect();
         Self(Arc::new(Lanes { connector: Counting::new(https, server.clone()), idle, pools }))

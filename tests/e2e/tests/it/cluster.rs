@@ -5,3 +5,4 @@ mod definitions;
 mod pods;
 mod secrets;
 mod servers;
+mod stdio;

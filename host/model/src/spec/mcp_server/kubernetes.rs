@@ -14,7 +14,7 @@ pub const MAX_REPLICAS: u32 = 100;
 /// The most pull secrets of one server.
 const MAX_PULL_SECRETS: usize = 8;
 
-/// An image that serves MCP over streamable HTTP. Each connection whose values reach it gets a deployment of its own; else all
+/// An image that serves MCP over streamable HTTP, or on its standard input and output. Each connection whose values reach it gets a deployment of its own; else all
 /// share one. Pods are hardened: not root, a read-only root, no privileges, no service account token, limits, and no network but
 /// what is declared.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,10 +31,13 @@ pub struct Kubernetes {
     /// Variables beside those that the image sets. `HOME` is `/tmp` where it is not said.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// The port on which it serves MCP.
+    /// How the image speaks MCP.
+    #[serde(default, skip_serializing_if = "Transport::is_http")]
+    pub transport: Transport,
+    /// The port on which it serves MCP; with `transport: stdio` the port of the bridge before it.
     #[serde(default = "default_port")]
     pub port: u16,
-    /// The path of its MCP endpoint.
+    /// The path of its MCP endpoint. Not with `transport: stdio`.
     #[serde(default = "default_path")]
     pub path: String,
     /// Who shares one deployment.
@@ -77,6 +80,24 @@ pub struct Kubernetes {
     /// operator may, and what keeps servers apart can't be overridden.
     #[serde(default, rename = "override", skip_serializing_if = "Map::is_empty")]
     pub overrides: Map<String, Value>,
+}
+
+/// How an image speaks MCP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// Over streamable HTTP, on all addresses of its pod.
+    #[default]
+    StreamableHttp,
+    /// On standard input and output: a bridge is put before it.
+    Stdio,
+}
+
+impl Transport {
+    /// Whether it speaks HTTP itself.
+    pub fn is_http(&self) -> bool {
+        *self == Self::StreamableHttp
+    }
 }
 
 /// Amounts as Kubernetes writes them.
@@ -268,6 +289,14 @@ impl Kubernetes {
         }
         if !self.path.starts_with('/') || !visible(&self.path) || self.path.contains(['?', '#']) {
             problem("path", "must begin with / and be visible ASCII without ? and #");
+        }
+        if !self.transport.is_http() {
+            if self.path != default_path() {
+                problem("path", "is the bridge's with transport: stdio: leave it out");
+            }
+            if self.probes != Probes::default() {
+                problem("probes", "are the bridge's with transport: stdio: leave them out");
+            }
         }
         for (name, path) in [("ready", &self.probes.ready), ("alive", &self.probes.alive)] {
             if path.as_deref().is_some_and(|path| !path.starts_with('/') || !visible(path)) {
