@@ -303,6 +303,10 @@ impl Catalogue {
                 Err(problem) => {
                     shelf.problem.store(Some(Arc::new(problem.to_string())));
                     shelf.due.store(catalogue.now() + millis(RETRY), Ordering::Relaxed);
+                    // Where no account has seen anything yet, what is in the way is all that can be told of the server.
+                    if key.connection.is_some() && catalogue.latest.get(&key.whole()).is_none() {
+                        catalogue.latest.insert(key.whole(), Arc::clone(&entry));
+                    }
                 }
             }
             shelf.tried.store(true, Ordering::Release);

@@ -206,3 +206,23 @@ proptest! {
         }
     }
 }
+
+#[tokio::test]
+async fn what_keeps_every_account_from_a_server_is_known() {
+    let catalogue = Arc::new(Catalogue::default());
+    let refuse = async |account: &str| {
+        let key = key(Some((account, 1)));
+        let entry = catalogue.entry(&key);
+        catalogue.refresh(&key, &entry, TOOLS, TTL, || async { Err::<Fetched, _>("name not resolved") });
+        entry.shelf(TOOLS).wait(Duration::from_secs(5), || entry.problem(TOOLS).is_some()).await;
+        let done = || !entry.shelf(TOOLS).refreshing.load(Ordering::Acquire);
+        entry.shelf(TOOLS).wait(Duration::from_secs(5), done).await;
+    };
+    refuse("alice").await;
+    let known = catalogue.any_of(&key(None)).expect("it was tried");
+    assert_eq!(known.problem(TOOLS).as_deref().map(String::as_str), Some("name not resolved"));
+    // What one account saw stays, whatever another one meets.
+    fetch(&catalogue, &key(Some(("bob", 1))), tools(&["read"])).await;
+    refuse("carol").await;
+    assert_eq!(catalogue.any_of(&key(None)).expect("bob's").has(TOOLS, "read"), Some(true));
+}
