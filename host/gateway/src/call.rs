@@ -373,9 +373,8 @@ impl Review for Reviewer<'_> {
                 None => {}
                 Some(new) => {
                     // What it did not touch is still the server's.
-                    let new = judge::unambiguous(policy.name(), new).map_err(|fault| {
-                        place(judge::result_reads_one_way(&outcome.content).err().unwrap_or(fault))
-                    })?;
+                    let new = judge::unambiguous(policy.name(), new)
+                        .map_err(|fault| place(judge::result_reads_one_way(&outcome.content).err().unwrap_or(fault)))?;
                     unambiguous = true;
                     message = message.with_payload(&new).map_err(|e| {
                         tracing::warn!(policy = policy.name(), error = e, "a policy's new result is no result");

@@ -183,7 +183,11 @@ pub fn unambiguous(policy: &str, new: Bytes) -> Result<Bytes, Fault> {
 pub fn result_reads_one_way(result: &[u8]) -> Result<(), Fault> {
     let limits = ParseLimits { max_bytes: usize::MAX, ..ParseLimits::default() };
     strict::check(result, &limits).map_err(|_| {
-        Fault::new(Side::Server, "server-protocol", "the server's result can be read in two ways, and a policy judges it")
+        Fault::new(
+            Side::Server,
+            "server-protocol",
+            "the server's result can be read in two ways, and a policy judges it",
+        )
     })
 }
 

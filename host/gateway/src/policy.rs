@@ -11,8 +11,8 @@ use portcullis_model::{
     spec::{Failure, Mode, When, Whom},
 };
 use portcullis_plugin::{
-    CallFacts, Decision, Hooks, Item, ListKind, Placed, Plugin, PluginFailure, PromptFacts, QuestionFacts,
-    Read, ReadFacts, RequestFacts, ResultFacts, SessionFacts,
+    CallFacts, Decision, Hooks, Item, ListKind, Placed, Plugin, PluginFailure, PromptFacts, QuestionFacts, Read,
+    ReadFacts, RequestFacts, ResultFacts, SessionFacts,
 };
 use portcullis_telemetry::Audit;
 

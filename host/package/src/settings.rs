@@ -89,7 +89,9 @@ impl PackageSettings {
     pub fn check(&self) -> Result<(), String> {
         match self.max_component.as_usize() {
             0 => Err("plugins.maxComponent: must be more than nothing".to_owned()),
-            size if size > MAX_COMPONENT => Err(format!("plugins.maxComponent: {}MiB is the most", MAX_COMPONENT >> 20)),
+            size if size > MAX_COMPONENT => {
+                Err(format!("plugins.maxComponent: {}MiB is the most", MAX_COMPONENT >> 20))
+            }
             _ => Ok(()),
         }
     }

@@ -88,7 +88,8 @@ async fn tried(wasm: std::sync::Arc<[u8]>, counted: &str) -> (Result<Decision, P
     let ended = plugin.decide(&principal(), &request(), &call()).await;
     assert_eq!(host.free_instances(), 8);
     let text = metrics.encode();
-    let line = format!("plugin_capability_denied_total{{tenant=\"default\",plugin=\"guest\",capability=\"{counted}\"}} ");
+    let line =
+        format!("plugin_capability_denied_total{{tenant=\"default\",plugin=\"guest\",capability=\"{counted}\"}} ");
     let count = text.lines().find_map(|l| l.split(&line).nth(1)?.parse::<f64>().ok()).unwrap_or(0.0);
     (ended, count as u64)
 }

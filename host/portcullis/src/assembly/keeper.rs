@@ -256,7 +256,8 @@ impl Keeper {
                 told.mark_unchanged();
                 self.round().await;
                 let standing = self.manager.standing(tenant, name);
-                if standing.as_ref().is_none_or(|standing| standing.under_way.is_none()) || told.changed().await.is_err()
+                if standing.as_ref().is_none_or(|standing| standing.under_way.is_none())
+                    || told.changed().await.is_err()
                 {
                     return standing;
                 }

@@ -126,10 +126,7 @@ fn show(seen: &Seen) -> String {
     out.push('\n');
     out.push_str(&output::table(&["IMPORTS", "FUNCTIONS"], &rows));
     if !seen.closed.is_empty() {
-        out.push_str(&format!(
-            "\nno plugin has files or sockets: nothing stands behind {}\n",
-            seen.closed.join(", ")
-        ));
+        out.push_str(&format!("\nno plugin has files or sockets: nothing stands behind {}\n", seen.closed.join(", ")));
     }
     match &seen.config_schema {
         None => out.push_str("\nno schema of its configuration\n"),

@@ -196,7 +196,9 @@ fn a_newcomer_gets_from_nothing_to_a_plugin_in_python() {
     let mut reader = Reader::new();
     let wheels = Parts::get().python_plugin.as_ref().expect("cargo xtask setup says where it is");
     let wheels = wheels.with_file_name("wheels").display().to_string();
-    reader.exported.extend([("PIP_NO_INDEX", "1".to_owned()), ("PIP_FIND_LINKS", wheels)].map(|(n, v)| (n.to_owned(), v)));
+    reader
+        .exported
+        .extend([("PIP_NO_INDEX", "1".to_owned()), ("PIP_FIND_LINKS", wheels)].map(|(n, v)| (n.to_owned(), v)));
     reader.follow(&text);
 }
 

@@ -37,8 +37,10 @@ async fn a_result_that_reads_two_ways_passes_only_where_nobody_judges_by_it() {
         said.unwrap().text()
     };
     for gateway in ["judged", "measured"] {
-        eventually(gateway, || async { call(gateway, "echo__echo").await.contains(r#""isError":false"#).then_some(()) })
-            .await;
+        eventually(gateway, || async {
+            call(gateway, "echo__echo").await.contains(r#""isError":false"#).then_some(())
+        })
+        .await;
     }
     let refused = call("judged", "double__echo").await;
     assert!(refused.contains("server-protocol") && refused.contains("two ways"), "{refused}");
