@@ -14,7 +14,8 @@ from wit_world.imports.secrets import Part_Secret, Part_Text, Secret
 
 class Resolver(ResolverHook):
     def resolve(self, caller, target, into):
-        url = json.loads(config.get()).get("url")
+        written = json.loads(config.get())
+        url = written.get("url") if isinstance(written, dict) else None
         if not isinstance(url, str):
             raise Err(Error_InvalidConfig("url: is missing"))
         # Handles are given back at the end: an instance that still holds any is not used for another call.

@@ -171,7 +171,7 @@ async fn a_hanging_registry_and_a_long_compilation_hold_nothing_up() {
     assert!(described.contains("UnderWay"), "{described}");
     let ready = http::get(&house.product.page("/readyz"), &[]).await.unwrap().text();
     assert!(ready.contains("Plugin/far") && !ready.contains("Plugin/guard"), "{ready}");
-    assert!(call("distant").await.contains("fault"), "what has to ask it refuses");
+    assert!(call("distant").await.contains("not-ready"), "what has to ask it refuses");
 
     // It answers again.
     registry.resume();
