@@ -1,7 +1,7 @@
 //! Files and sockets of WASI 0.2 as a world without any has them: there is no folder, and nothing can be opened.
 //!
 //! The runtimes of other languages (CPython) import them whether a plugin wants them or not. Nothing stands behind these functions: they
-//! are defined by their types alone, for the components that import them, and hold no code that could reach anything (decision 53).
+//! are defined by their types alone, for the components that import them, and hold no code that could reach anything (decision 54).
 
 use wasmtime::component::{
     Component, Linker, LinkerInstance, ResourceType, Type, Val,

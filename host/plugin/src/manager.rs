@@ -2,7 +2,7 @@
 //!
 //! A place is where a plugin is named: by itself, or in a gateway with a configuration of its own. A round ([`Manager::reconcile`]) loads
 //! what places want and swaps it in all at once; whatever fails to load leaves the previous one serving and is reported. Fetching and
-//! compiling go on beside the rounds (decision 52): a round that has waited enough goes on without them.
+//! compiling go on beside the rounds (decision 53): a round that has waited enough goes on without them.
 
 mod fetch;
 mod places;

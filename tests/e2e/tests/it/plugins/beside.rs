@@ -117,7 +117,8 @@ async fn a_hanging_registry_and_a_long_compilation_hold_nothing_up() {
     let push = ["plugin", "push", far.to_str().unwrap(), &name, "--username", USER, "--password-file"];
     let pushed = product.ask(&[&push[..], &[password.to_str().unwrap()]].concat(), "").unwrap();
     let login = json!({"username": USER, "password": {"file": password}});
-    let of_registry = json!({"source": {"oci": {"reference": pushed["reference"], "login": login}}});
+    let source = json!({"oci": {"reference": pushed["reference"], "login": login}});
+    let of_registry = json!({"source": source, "config": {"default": "allow"}});
 
     let mut house = House { product, rest: Vec::new(), dir };
     rest.push(house.plugin("guard", "guard.wasm"));
