@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use portcullis_model::spec::{Grants, Isolation, Limits, Plugin as Spec};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::{
     Manager, Place, Stage, Trouble, Wanted, config_of, config_text,
@@ -76,7 +77,12 @@ impl Manager {
         let known = was.map(|was| (&was.plugin, &was.identity));
         let (loaded, refused) = match recipe {
             Ok(recipe) => self.load(place, recipe, known, earlier.and_then(|e| e.refused.as_ref()), wait).await,
-            Err(why) => (Err(why), None),
+            Err(why) => {
+                if why.under_way().is_some() {
+                    self.loads.keep(&key_of(place, &place.plugin), wait.round);
+                }
+                (Err(why), earlier.and_then(|e| e.refused.clone()))
+            }
         };
         let mut serving = match loaded {
             Ok((plugin, identity)) => Ok(Placed::alone(plugin, identity)),
@@ -101,14 +107,20 @@ impl Manager {
                     let own = wanted.resource.spec.config.as_ref();
                     let config = config_of(spec.config.as_ref().or(own));
                     let mut recipe = Recipe::of(place, fetched, Some(&wanted.resource.spec), &config);
-                    recipe.name = format!("{}@candidate", place.plugin);
+                    recipe.name = candidate_of(place);
                     let refused = earlier.and_then(|e| e.refused_candidate.as_ref());
                     let known = was.map(|was| (&was.plugin, &was.identity));
                     let (loaded, refused) = self.load(place, recipe, known, refused, wait).await;
                     refused_candidate = refused;
                     loaded
                 }
-                Err(why) => Err(why.clone()),
+                Err(why) => {
+                    if why.under_way().is_some() {
+                        self.loads.keep(&key_of(place, &candidate_of(place)), wait.round);
+                        refused_candidate = earlier.and_then(|e| e.refused_candidate.clone());
+                    }
+                    Err(why.clone())
+                }
             };
             // Its callers would be without that hook.
             let fits = loaded.and_then(|(plugin, identity)| match plugin.hooks().lacks(placed.plugin.hooks()) {
@@ -153,9 +165,7 @@ impl Manager {
         if let Some(refused) = refused.filter(|refused| refused.identity == identity) {
             return (Err(Unready::Failed(refused.problem.clone())), Some(refused.clone()));
         }
-        // A plugin belongs to one place: its quarantine is that place's.
-        let own = place.config.is_some();
-        let key = format!("{}/{name}/{own}/{identity}", place.tenant);
+        let key = format!("{}{identity}", key_of(place, &name));
         let loaded = || {
             let (host, wasm) = (Arc::clone(&self.host), Arc::clone(&fetched.wasm));
             let (tenant, services) = (place.tenant.clone(), self.services.clone());
@@ -202,6 +212,17 @@ impl<'w> Recipe<'w> {
             isolation: spec.map(|s| s.isolation).unwrap_or_default(),
         }
     }
+}
+
+/// What a candidate is called wherever something is kept by name.
+fn candidate_of(place: &Place) -> String {
+    format!("{}@candidate", place.plugin)
+}
+
+/// How keys of work on a place's versions begin. A plugin belongs to one place: its quarantine is that place's.
+fn key_of(place: &Place, name: &str) -> String {
+    let config = place.config.as_deref().map(|config| fetch::hex(&Sha256::digest(config)));
+    format!("{}/{name}/{}/", place.tenant, config.as_deref().unwrap_or("own"))
 }
 
 /// Whether the same may well load another time.

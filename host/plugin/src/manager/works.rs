@@ -20,8 +20,6 @@ use super::Stage;
 
 /// How much is done at once, of each stage; what is compiled at once is bounded by the host.
 const AT_ONCE: usize = 8;
-/// So many rounds that nobody asks for something, and it is given up.
-const ROUNDS: u64 = 3;
 
 /// How long a round waits for what it begins.
 #[derive(Clone)]
@@ -153,12 +151,18 @@ where
         Work { round: 0, outcome, missed, task: task.abort_handle() }
     }
 
-    /// Gives up what the last rounds did not ask for. Not what this one alone did not: where a component was not there in time, its
-    /// plugin was not asked for either.
+    /// Keeps what goes on under keys that begin so, though this round can't ask for it: what comes before it is not there yet.
+    pub(super) fn keep(&self, beginning: &str, round: u64) {
+        let mut all = self.all();
+        all.under_way.iter_mut().filter(|(key, _)| key.starts_with(beginning)).for_each(|(_, work)| work.round = round);
+        all.late.iter_mut().filter(|(key, _)| key.starts_with(beginning)).for_each(|(_, asked)| *asked = round);
+    }
+
+    /// Gives up what this round neither asked for nor keeps.
     pub(super) fn sweep(&self, round: u64) {
         let mut all = self.all();
-        all.under_way.retain(|_, work| work.round + ROUNDS > round);
-        all.late.retain(|_, asked| *asked + ROUNDS > round);
+        all.under_way.retain(|_, work| work.round == round);
+        all.late.retain(|_, asked| *asked == round);
     }
 
     fn all(&self) -> MutexGuard<'_, All<T, E>> {
@@ -276,9 +280,11 @@ mod tests {
         let bench = Bench::new();
         assert!(matches!(bench.works.get("k", &bench.round(1, false), never).await, Progress::UnderWay));
         assert_eq!(bench.works.going.load(SeqCst), 1);
-        bench.works.sweep(ROUNDS);
-        assert_eq!(bench.works.all().under_way.len(), 1, "a round may have gone on without it");
-        bench.works.sweep(1 + ROUNDS);
+        bench.works.keep("k", 2);
+        bench.works.keep("other", 3);
+        bench.works.sweep(2);
+        assert_eq!(bench.works.all().under_way.len(), 1, "a round may not be able to ask for it");
+        bench.works.sweep(3);
         let gone = async {
             while bench.works.going.load(SeqCst) > 0 {
                 tokio::task::yield_now().await;
@@ -303,8 +309,8 @@ mod tests {
         assert!(matches!(failed, Progress::Done { value: Err(()), late: true }));
         bench.works.sweep(2);
         assert!(matches!(bench.works.get("k", &bench.round(3, true), never).await, Progress::UnderWay));
-        // Nobody asked for some rounds: it is new again.
-        bench.works.sweep(3 + ROUNDS);
+        // Nobody asked for it in a round: it is new again.
+        bench.works.sweep(4);
         let anew = bench.works.get("k", &bench.round(9, true), || async { Ok(7) }).await;
         assert!(matches!(anew, Progress::Done { value: Ok(7), late: false }));
     }
