@@ -357,18 +357,30 @@ impl Review for Reviewer<'_> {
         if message.kind != MessageKind::Result {
             return Ok(message);
         }
+        let mut unambiguous = false;
         for policy in self.policies.iter().filter(|p| p.hooks().tool_result) {
-            let outcome =
-                ResultFacts { is_error: message.is_error, content: message.body.slice(message.payload.clone()) };
+            let outcome = ResultFacts::new(message.is_error, message.body.slice(message.payload.clone()));
             let (request, call) = (&self.facts.request, &self.facts.call);
             let decision = policy.review(self.asked.principal, request, call, &outcome).await;
-            let new = judge::meaning(self.asked, policy, decision)
-                .map_err(|fault| fault.server(self.server.as_str()).tool(self.exposed))?;
-            if let Some(new) = new {
-                message = message.with_payload(&new).map_err(|e| {
-                    tracing::warn!(policy = policy.name(), error = e, "a policy's new result is no result");
-                    Fault::new(Side::Gateway, "plugin-invalid", "a policy answered with an invalid result")
-                })?;
+            let place = |fault: Fault| fault.server(self.server.as_str()).tool(self.exposed);
+            let new = judge::meaning(self.asked, policy, decision).map_err(place)?;
+            match new {
+                // What nobody looks into costs nothing; what somebody judges by has to be what the client reads.
+                None if policy.enforces() && outcome.was_read() && !unambiguous => {
+                    judge::result_reads_one_way(&outcome.content).map_err(place)?;
+                    unambiguous = true;
+                }
+                None => {}
+                Some(new) => {
+                    // What it did not touch is still the server's.
+                    let new = judge::unambiguous(policy.name(), new)
+                        .map_err(|fault| place(judge::result_reads_one_way(&outcome.content).err().unwrap_or(fault)))?;
+                    unambiguous = true;
+                    message = message.with_payload(&new).map_err(|e| {
+                        tracing::warn!(policy = policy.name(), error = e, "a policy's new result is no result");
+                        Fault::new(Side::Gateway, "plugin-invalid", "a policy answered with an invalid result")
+                    })?;
+                }
             }
         }
         Ok(message)

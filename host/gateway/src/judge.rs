@@ -176,6 +176,21 @@ pub fn unambiguous(policy: &str, new: Bytes) -> Result<Bytes, Fault> {
     }
 }
 
+/// Whether everybody reads a server's result the same way: a policy judges by it, and the client gets it.
+///
+/// # Errors
+/// `server-protocol`.
+pub fn result_reads_one_way(result: &[u8]) -> Result<(), Fault> {
+    let limits = ParseLimits { max_bytes: usize::MAX, ..ParseLimits::default() };
+    strict::check(result, &limits).map_err(|_| {
+        Fault::new(
+            Side::Server,
+            "server-protocol",
+            "the server's result can be read in two ways, and a policy judges it",
+        )
+    })
+}
+
 /// Whether a resource may be read (or subscribed to, or its template completed).
 ///
 /// # Errors
@@ -305,6 +320,7 @@ mod tests {
         assert!(judged(r#"{"path":"/ok","more":[{"a":1}]}"#).is_ok());
         for twice in [r#"{"path":"/ok","path":"/etc"}"#, r#"{"a":[{"b":1,"\u0062":2}]}"#, r#"{"a":"\ud800"}"#, "{"] {
             assert_eq!(judged(twice), Err("plugin-invalid"), "{twice}");
+            assert_eq!(result_reads_one_way(twice.as_bytes()).map_err(|f| f.code), Err("server-protocol"), "{twice}");
         }
     }
 }

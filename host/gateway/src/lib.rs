@@ -66,6 +66,7 @@ mod template;
 mod uris;
 mod view;
 mod visits;
+mod watch;
 
 pub use accept::Settings;
 pub use compile::{Condition, Sources, places};

@@ -1,7 +1,7 @@
 //! A policy at its place in a gateway: what it is asked about, and whether its answer counts.
 //!
 //! Compiled once into the snapshot. A place that does not apply to a request is passed over before anything is made for it; one
-//! that only watches is asked with a copy, and what it would have done is counted and recorded.
+//! that only watches is asked with a copy ([`crate::watch`]).
 
 use std::sync::Arc;
 
@@ -11,15 +11,15 @@ use portcullis_model::{
     spec::{Failure, Mode, When, Whom},
 };
 use portcullis_plugin::{
-    CallFacts, Decision, Hooks, Item, ListKind, Placed, Plugin, PluginError, PluginFailure, PromptFacts, QuestionFacts,
-    Read, ReadFacts, RequestFacts, ResultFacts, SessionFacts,
+    CallFacts, Decision, Hooks, Item, ListKind, Placed, Plugin, PluginFailure, PromptFacts, QuestionFacts, Read,
+    ReadFacts, RequestFacts, ResultFacts, SessionFacts,
 };
-use portcullis_telemetry::{Audit, AuditEvent};
+use portcullis_telemetry::Audit;
 
-use crate::{catalogue::Kind, naming};
-
-/// The most bytes of a name on record.
-const MOST_NAME: usize = 512;
+use crate::{
+    catalogue::Kind,
+    watch::{About, Watch},
+};
 
 /// The policies of a gateway, in order.
 #[derive(Default)]
@@ -30,14 +30,8 @@ pub struct Policy {
     placed: Placed,
     /// What its failure means here.
     pub on_error: Failure,
-    watches: Option<Watch>,
+    watches: Option<Arc<Watch>>,
     scope: Option<Scope>,
-}
-
-/// Where what a policy would have done is written.
-struct Watch {
-    audit: Arc<Audit>,
-    gateway: Name,
 }
 
 /// What a policy is asked about.
@@ -46,13 +40,6 @@ struct Scope {
     servers: Option<GlobSet>,
     tools: Option<GlobSet>,
     principals: Option<Vec<Whom>>,
-}
-
-/// What an answer was about, for the record of what only watches.
-struct About<'a> {
-    hook: &'static str,
-    server: Option<&'a Name>,
-    name: &'a str,
 }
 
 impl Policies {
@@ -135,7 +122,8 @@ impl Policy {
         when: Option<&When>,
         (audit, gateway): (&Arc<Audit>, &Name),
     ) -> Result<Self, String> {
-        let watches = (mode == Mode::Monitor).then(|| Watch { audit: Arc::clone(audit), gateway: gateway.clone() });
+        let watch = || Arc::new(Watch::new(placed.clone(), Arc::clone(audit), gateway.clone()));
+        let watches = (mode == Mode::Monitor).then(watch);
         let scope = when.map(Scope::new).transpose()?;
         let hooks = placed.plugin.hooks();
         let only_visits = hooks.session && !Hooks { session: false, ..hooks }.policy();
@@ -205,18 +193,20 @@ impl Policy {
         request: &RequestFacts,
         call: &CallFacts,
     ) -> Result<Decision, PluginFailure> {
-        let watched = self.apart(request);
-        let answer = self.placed.decide(principal, watched.as_deref().unwrap_or(request), call).await;
-        let Some(watch) = &self.watches else { return answer };
-        let about = About { hook: "tool-call", server: Some(&call.server), name: &call.exposed_tool };
-        Ok(self.noted(watch, principal, request, &about, &answer))
+        let Some(watch) = &self.watches else { return self.placed.decide(principal, request, call).await };
+        let (who, request, call) = (Arc::clone(principal), request.apart(), call.clone());
+        let asked = watch.ask(|watch| async move {
+            let answer = watch.placed.decide(&who, &request, &call).await;
+            watch.noted(&who, &request, &About::tool("tool-call", &call), &answer);
+        });
+        asked.await;
+        Ok(Decision::Allow)
     }
 
     /// Notes that a policy that only watches could not be asked: the arguments can be read in two ways, which would be refused.
     pub fn unreadable(&self, principal: &Principal, request: &RequestFacts, call: &CallFacts) {
         if let Some(watch) = &self.watches {
-            let about = About { hook: "tool-call", server: Some(&call.server), name: &call.exposed_tool };
-            self.note(watch, principal, request, &about, "deny", Some("invalid-params"));
+            watch.note(principal, request, &About::tool("tool-call", call), "deny", Some("invalid-params"));
         }
     }
 
@@ -231,11 +221,14 @@ impl Policy {
         call: &CallFacts,
         outcome: &ResultFacts,
     ) -> Result<Decision, PluginFailure> {
-        let watched = self.apart(request);
-        let answer = self.placed.review(principal, watched.as_deref().unwrap_or(request), call, outcome).await;
-        let Some(watch) = &self.watches else { return answer };
-        let about = About { hook: "tool-result", server: Some(&call.server), name: &call.exposed_tool };
-        Ok(self.noted(watch, principal, request, &about, &answer))
+        let Some(watch) = &self.watches else { return self.placed.review(principal, request, call, outcome).await };
+        let (who, request, call, outcome) = (Arc::clone(principal), request.apart(), call.clone(), outcome.clone());
+        let asked = watch.ask(|watch| async move {
+            let answer = watch.placed.review(&who, &request, &call, &outcome).await;
+            watch.noted(&who, &request, &About::tool("tool-result", &call), &answer);
+        });
+        asked.await;
+        Ok(Decision::Allow)
     }
 
     /// Asks whether a resource may be read.
@@ -248,11 +241,15 @@ impl Policy {
         request: &RequestFacts,
         read: &ReadFacts,
     ) -> Result<Decision, PluginFailure> {
-        let watched = self.apart(request);
-        let answer = self.placed.read(principal, watched.as_deref().unwrap_or(request), read).await;
-        let Some(watch) = &self.watches else { return answer };
-        let about = About { hook: "resource-read", server: Some(&read.server), name: &read.exposed_uri };
-        Ok(self.noted(watch, principal, request, &about, &answer))
+        let Some(watch) = &self.watches else { return self.placed.read(principal, request, read).await };
+        let (who, request, read) = (Arc::clone(principal), request.apart(), read.clone());
+        let asked = watch.ask(|watch| async move {
+            let answer = watch.placed.read(&who, &request, &read).await;
+            let about = About { hook: "resource-read", server: Some(&read.server), name: &read.exposed_uri };
+            watch.noted(&who, &request, &about, &answer);
+        });
+        asked.await;
+        Ok(Decision::Allow)
     }
 
     /// Asks whether a prompt may be fetched.
@@ -265,11 +262,15 @@ impl Policy {
         request: &RequestFacts,
         prompt: &PromptFacts,
     ) -> Result<Decision, PluginFailure> {
-        let watched = self.apart(request);
-        let answer = self.placed.prompt(principal, watched.as_deref().unwrap_or(request), prompt).await;
-        let Some(watch) = &self.watches else { return answer };
-        let about = About { hook: "prompt-get", server: Some(&prompt.server), name: &prompt.exposed_prompt };
-        Ok(self.noted(watch, principal, request, &about, &answer))
+        let Some(watch) = &self.watches else { return self.placed.prompt(principal, request, prompt).await };
+        let (who, request, prompt) = (Arc::clone(principal), request.apart(), prompt.clone());
+        let asked = watch.ask(|watch| async move {
+            let answer = watch.placed.prompt(&who, &request, &prompt).await;
+            let about = About { hook: "prompt-get", server: Some(&prompt.server), name: &prompt.exposed_prompt };
+            watch.noted(&who, &request, &about, &answer);
+        });
+        asked.await;
+        Ok(Decision::Allow)
     }
 
     /// Asks whether a server's request may reach the client.
@@ -282,11 +283,15 @@ impl Policy {
         request: &RequestFacts,
         question: &QuestionFacts,
     ) -> Result<Decision, PluginFailure> {
-        let watched = self.apart(request);
-        let answer = self.placed.ask(principal, watched.as_deref().unwrap_or(request), question).await;
-        let Some(watch) = &self.watches else { return answer };
-        let about = About { hook: "server-request", server: Some(&question.server), name: &question.method };
-        Ok(self.noted(watch, principal, request, &about, &answer))
+        let Some(watch) = &self.watches else { return self.placed.ask(principal, request, question).await };
+        let (who, request, question) = (Arc::clone(principal), request.apart(), question.clone());
+        let asked = watch.ask(|watch| async move {
+            let answer = watch.placed.ask(&who, &request, &question).await;
+            let about = About { hook: "server-request", server: Some(&question.server), name: &question.method };
+            watch.noted(&who, &request, &about, &answer);
+        });
+        asked.await;
+        Ok(Decision::Allow)
     }
 
     /// Asks whether a client may come in; beside the answer, what was read of the caller.
@@ -307,7 +312,8 @@ impl Policy {
             Err(failure) => (Err(failure), Vec::new()),
         };
         let about = About { hook: "session", server: None, name: "" };
-        Ok((self.noted(watch, principal, request, &about, &answer), reads))
+        watch.noted(principal, request, &about, &answer);
+        Ok((Decision::Allow, reads))
     }
 
     /// Asks which entries of a list the caller may see; each it has to apply to. One that only watches leaves all.
@@ -333,7 +339,7 @@ impl Policy {
             }
             Err(_) => {
                 let allowed = answer.map(|_| Decision::Allow);
-                self.noted(watch, principal, request, &about, &allowed);
+                watch.noted(principal, request, &about, &allowed);
             }
         }
         Ok((0..u32::try_from(items.len()).unwrap_or(u32::MAX)).collect())
@@ -342,66 +348,6 @@ impl Policy {
     /// The request for a place that only watches: what it notes stays with it.
     fn apart(&self, request: &RequestFacts) -> Option<Box<RequestFacts>> {
         self.watches.is_some().then(|| Box::new(request.apart()))
-    }
-
-    /// What a place that only watches lets happen, whatever its policy says.
-    fn noted(
-        &self,
-        watch: &Watch,
-        principal: &Principal,
-        request: &RequestFacts,
-        about: &About<'_>,
-        answer: &Result<Decision, PluginFailure>,
-    ) -> Decision {
-        let (word, reason): (&'static str, Option<&str>) = match answer {
-            Ok(Decision::Allow) => ("allow", None),
-            Ok(Decision::Deny { code, .. }) => ("deny", Some(code)),
-            Ok(Decision::Modify(_)) => ("modify", None),
-            Ok(Decision::RequireApproval(_)) => ("require-approval", None),
-            Err(PluginFailure::Error(PluginError::Denied { code, .. })) => ("deny", Some(code)),
-            Err(failure) if !failure.is_fault() => ("deny", Some("refused")),
-            Err(failure) => ("failed", Some(failure.word())),
-        };
-        self.note(watch, principal, request, about, word, reason);
-        Decision::Allow
-    }
-
-    fn note(
-        &self,
-        watch: &Watch,
-        principal: &Principal,
-        request: &RequestFacts,
-        about: &About<'_>,
-        word: &'static str,
-        reason: Option<&str>,
-    ) {
-        self.placed.plugin.metrics().monitored(about.hook, word);
-        if word == "allow" {
-            return;
-        }
-        let (policy, hook, reason) = (self.name(), about.hook, reason.unwrap_or_default());
-        tracing::info!(
-            request = &*request.request_id,
-            policy,
-            hook,
-            would = word,
-            reason,
-            "a policy that only watches"
-        );
-        watch.audit.record(AuditEvent {
-            request_id: Some(request.request_id.to_string()),
-            tenant: Some(principal.tenant.shared()),
-            gateway: Some(watch.gateway.shared()),
-            caller: Some(Arc::clone(&principal.subject_text)),
-            token: principal.token.as_deref().map(Arc::from),
-            method: Some(about.hook.into()),
-            server: about.server.map(Name::shared),
-            tool: (!about.name.is_empty()).then(|| Arc::from(&*naming::cut(about.name, MOST_NAME))),
-            plugin: Some(Arc::from(policy)),
-            decision: Some(word.into()),
-            reason: (!reason.is_empty()).then(|| reason.to_owned().into()),
-            ..AuditEvent::new("monitored")
-        });
     }
 }
 

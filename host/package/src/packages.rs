@@ -55,6 +55,7 @@ pub struct Packages {
     kept: Arc<Kept>,
     metrics: Arc<Metrics>,
     patience: Patience,
+    max: usize,
     under_way: Mutex<HashMap<String, UnderWay>>,
     told: Mutex<HashSet<String>>,
 }
@@ -84,6 +85,7 @@ impl Packages {
             kept: Arc::new(kept.map_err(|e| format!("fetched components: {e}"))?),
             metrics,
             patience: Patience::new(settings.wait.get()),
+            max: settings.max_component.as_usize(),
             under_way: Mutex::default(),
             told: Mutex::default(),
         }))
@@ -110,6 +112,27 @@ impl Packages {
     /// # Errors
     /// [`PackageError`]. [`PackageError::Pending`] is worth another try.
     pub async fn component(&self, oci: &Oci, credentials: Option<Credentials>) -> Result<Package, PackageError> {
+        self.component_by(oci, credentials, false).await
+    }
+
+    /// The same for who has all the time in the world: never [`PackageError::Pending`].
+    ///
+    /// # Errors
+    /// [`PackageError`].
+    pub async fn component_at_last(
+        &self,
+        oci: &Oci,
+        credentials: Option<Credentials>,
+    ) -> Result<Package, PackageError> {
+        self.component_by(oci, credentials, true).await
+    }
+
+    async fn component_by(
+        &self,
+        oci: &Oci,
+        credentials: Option<Credentials>,
+        at_last: bool,
+    ) -> Result<Package, PackageError> {
         let reference = Reference::parse(&oci.reference)?;
         let digest = reference.digest().cloned().ok_or_else(|| PackageError::NoDigest(oci.reference.clone()))?;
         let (kept, wanted) = (Arc::clone(&self.kept), digest.clone());
@@ -122,7 +145,7 @@ impl Packages {
             return Ok(package);
         }
         // Not here, or signed since by a key that counts.
-        let fetched = self.fetched(&reference, &digest, here.clone(), credentials).await;
+        let fetched = self.fetched(&reference, &digest, here.clone(), credentials, at_last).await;
         let judged = match fetched {
             Ok(parts) => self.judge(&reference, &digest, &parts),
             Err(PackageError::Pending(since)) => return Err(PackageError::Pending(since)),
@@ -148,6 +171,7 @@ impl Packages {
         digest: &Digest,
         here: Option<Parts>,
         credentials: Option<Credentials>,
+        at_last: bool,
     ) -> Outcome {
         let key = format!("{}@{digest}", reference.place());
         let (since, mut outcome, joined) = {
@@ -165,6 +189,7 @@ impl Packages {
                         digest: digest.clone(),
                         trust: Arc::clone(&self.trust),
                         kept: Arc::clone(&self.kept),
+                        max: self.max,
                     };
                     tokio::spawn(async move {
                         let done = work.run(registry, here).await;
@@ -176,9 +201,15 @@ impl Packages {
                 }
             }
         };
-        let (patience, began) = (if joined { Duration::ZERO } else { self.patience.left() }, Instant::now());
-        let waited = tokio::time::timeout(patience, outcome.wait_for(Option::is_some)).await;
-        self.patience.spend(began.elapsed());
+        let ends = outcome.wait_for(Option::is_some);
+        let waited = if at_last {
+            Ok(ends.await)
+        } else {
+            let (patience, began) = (if joined { Duration::ZERO } else { self.patience.left() }, Instant::now());
+            let waited = tokio::time::timeout(patience, ends).await;
+            self.patience.spend(began.elapsed());
+            waited
+        };
         let done = match waited {
             Ok(Ok(done)) => done.clone(),
             // Whoever fetched it is gone without a word: it panicked.
@@ -237,6 +268,7 @@ struct Work {
     digest: Digest,
     trust: Arc<Trust>,
     kept: Arc<Kept>,
+    max: usize,
 }
 
 impl Work {
@@ -250,7 +282,7 @@ impl Work {
         judge(&self.trust, &self.reference, &self.digest, &manifest, &signatures)?;
         let component = match here {
             Some(parts) => parts.component,
-            None => registry.component(&manifest).await?.into(),
+            None => registry.component(&manifest, self.max).await?.into(),
         };
         let parts = Arc::new(Parts { manifest, component, signatures });
         let (kept, digest, keep) = (self.kept, self.digest, Arc::clone(&parts));

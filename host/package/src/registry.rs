@@ -168,13 +168,13 @@ impl Registry {
         }
     }
 
-    /// A component's bytes, as its manifest names them.
+    /// A component's bytes, as its manifest names them: `max` at most.
     ///
     /// # Errors
     /// [`PackageError`].
-    pub async fn component(&mut self, manifest: &[u8]) -> Result<Vec<u8>, PackageError> {
+    pub async fn component(&mut self, manifest: &[u8], max: usize) -> Result<Vec<u8>, PackageError> {
         let layer = layout::component(manifest)?;
-        self.blob(&layer, "the component", MAX_COMPONENT).await
+        self.blob(&layer, "the component", max.min(MAX_COMPONENT)).await
     }
 
     async fn blob(&mut self, of: &Descriptor, what: &'static str, max: usize) -> Result<Vec<u8>, PackageError> {

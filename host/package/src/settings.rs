@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use portcullis_model::{Bytes, Span};
 use serde::Deserialize;
 
+use crate::MAX_COMPONENT;
+
 /// How components come to this gateway. `docs/configuration.md` explains each.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -17,8 +19,11 @@ pub struct PackageSettings {
     pub registries: Vec<RegistrySetting>,
     /// How many bytes of fetched components are kept.
     pub keep: Bytes,
-    /// How long a change waits for a registry; after that it goes on without the component, which comes when it comes.
+    /// How long a change waits for components that are fetched or compiled for it; after that it goes on without them, and they come
+    /// when they come.
     pub wait: Span,
+    /// The most bytes of a component, 64 MiB at most. What is larger is neither fetched nor compiled.
+    pub max_component: Bytes,
 }
 
 impl Default for PackageSettings {
@@ -29,6 +34,7 @@ impl Default for PackageSettings {
             registries: Vec::new(),
             keep: Bytes::mebi(1024),
             wait: Span::seconds(10),
+            max_component: Bytes::mebi(16),
         }
     }
 }
@@ -78,6 +84,18 @@ pub struct RegistrySetting {
 }
 
 impl PackageSettings {
+    /// # Errors
+    /// In words for operators, where a setting makes no sense.
+    pub fn check(&self) -> Result<(), String> {
+        match self.max_component.as_usize() {
+            0 => Err("plugins.maxComponent: must be more than nothing".to_owned()),
+            size if size > MAX_COMPONENT => {
+                Err(format!("plugins.maxComponent: {}MiB is the most", MAX_COMPONENT >> 20))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Makes relative paths start from a directory.
     pub fn start_from(&mut self, base: &Path) {
         for key in &mut self.keys {

@@ -1,6 +1,6 @@
 //! Prints the figures that the plugin platform promises: microseconds of CPU time per call, with one thread, two and all; and what a
-//! hundred loaded plugins take. `cargo run --release -p portcullis-plugin --example plugin-figures [ONLY [REVIEWER.wasm]]` measures the rows
-//! whose name holds ONLY, and a policy of tool results from a file.
+//! hundred loaded plugins take. `cargo run --release -p portcullis-plugin --example plugin-figures [ONLY]` measures the rows whose name
+//! holds ONLY.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a tool for people")]
 
 #[path = "../tests/it/guests.rs"]
@@ -22,6 +22,11 @@ const PLUGINS: usize = 100;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// A policy of results that asks how large they are, and nothing else.
+const SIZES: &str = r#"{"rules": [{"results": "2MiB"}]}"#;
+/// One that reads all of them.
+const SECRETS: &str = r#"{"rules": [{"patterns": ["secrets"], "in": ["results"]}]}"#;
+
 /// A policy that reads one argument of a kilobyte of them and denies nothing.
 const RULES: &str = r#"{"default": "deny", "rules": [
     {"effect": "deny", "servers": ["github"], "tools": ["delete_*"]},
@@ -35,8 +40,8 @@ fn cpu_us() -> f64 {
     t.tv_sec as f64 * 1e6 + t.tv_nsec as f64 / 1e3
 }
 
-/// What one call costs on each of `threads` that all call at once.
-fn measure<W, F>(threads: usize, work: &W) -> f64
+/// What one call of `calls` costs on each of `threads` that all call at once.
+fn measure<W, F>(threads: usize, calls: u32, work: &W) -> f64
 where
     W: Fn() -> F + Sync,
     F: Future<Output = ()>,
@@ -52,11 +57,11 @@ where
                             start.wait();
                             let before = cpu_us();
                             runtime.block_on(async {
-                                for _ in 0..CALLS {
+                                for _ in 0..calls {
                                     work().await;
                                 }
                             });
-                            (cpu_us() - before) / f64::from(CALLS)
+                            (cpu_us() - before) / f64::from(calls)
                         })
                         .collect();
                     rounds.sort_by(f64::total_cmp);
@@ -74,6 +79,14 @@ where
     W: Fn() -> F + Sync,
     F: Future<Output = ()>,
 {
+    row_of(CALLS, name, only, target, work);
+}
+
+fn row_of<W, F>(calls: u32, name: &str, only: &str, target: f64, work: W)
+where
+    W: Fn() -> F + Sync,
+    F: Future<Output = ()>,
+{
     if !name.contains(only) {
         return;
     }
@@ -81,7 +94,7 @@ where
     let mut counts = vec![1, 2, all];
     counts.sort_unstable();
     counts.dedup();
-    let figures: Vec<String> = counts.iter().map(|n| format!("{:>8.2} ({n})", measure(*n, &work))).collect();
+    let figures: Vec<String> = counts.iter().map(|n| format!("{:>8.2} ({n})", measure(*n, calls, &work))).collect();
     println!("{name:<44} {} us (threads); promised below {target}", figures.join(" "));
 }
 
@@ -113,7 +126,11 @@ fn main() {
     let kilobyte = CallFacts { arguments: Bytes::from(arguments.to_string()), ..guests::call() };
     let names: Vec<String> = (0..200).map(|i| format!("tool_{i}")).collect();
     let items: Vec<Item<'_>> = names.iter().map(|name| Item { server: "github", name }).collect();
-    let megabyte = ResultFacts { is_error: false, content: Bytes::from(vec![b' '; 1 << 20]) };
+    let result = |bytes: usize| {
+        let text = "x".repeat(bytes - 43);
+        ResultFacts::new(false, serde_json::json!({"content": [{"type": "text", "text": text}]}).to_string().into())
+    };
+    let results = [("1 KiB", result(1 << 10)), ("1 MiB", result(1 << 20))];
 
     for (word, isolation) in [("warm", Isolation::Tenant), ("fresh", Isolation::Call)] {
         let policy = runtime.block_on(load(&host, built_in("tool-access"), RULES, isolation, "policy"));
@@ -128,10 +145,15 @@ fn main() {
         row(&format!("a list of 200 tools, {word}"), &only, targets.1, || async {
             policy.filter(&principal, &request, ListKind::Tools, &items).await.unwrap();
         });
-        if let Some(source) = std::env::args().nth(2).map(|path| std::fs::read(path).unwrap()) {
-            let reviewer = runtime.block_on(load(&host, source.into(), "{}", isolation, "reviewer"));
-            row(&format!("a review of 1 MiB that reads nothing, {word}"), &only, targets.0, || async {
-                reviewer.review(&principal, &request, &kilobyte, &megabyte).await.unwrap();
+        let sizes = runtime.block_on(load(&host, built_in("size-cap"), SIZES, isolation, "sizes"));
+        let secrets = runtime.block_on(load(&host, built_in("redact"), SECRETS, isolation, "secrets"));
+        for (size, result) in &results {
+            row(&format!("a result of {size} that nobody reads, {word}"), &only, targets.0, || async {
+                sizes.review(&principal, &request, &kilobyte, result).await.unwrap();
+            });
+            // What reading costs: no figure is promised.
+            row_of(CALLS / 20, &format!("a result of {size} that is read, {word}"), &only, f64::INFINITY, || async {
+                secrets.review(&principal, &request, &kilobyte, result).await.unwrap();
             });
         }
     }

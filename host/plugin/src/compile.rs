@@ -24,7 +24,9 @@ use tokio::{
 };
 use wasmtime::Engine;
 
-use crate::{component::brief, error::LoadError, host::config, survey::MAX_BYTES};
+use portcullis_package::MAX_COMPONENT;
+
+use crate::{component::brief, error::LoadError, host::config};
 
 /// How a child says that the component is at fault.
 const REFUSED: u8 = 3;
@@ -33,7 +35,7 @@ const FAILED: u8 = 4;
 /// The most bytes of what a child says.
 const MAX_WORDS: u64 = 16 << 10;
 /// The most bytes that are read: what is compiled may have grown since it was looked at, by what makes its memory readable.
-const MAX_INPUT: u64 = 4 * MAX_BYTES as u64;
+const MAX_INPUT: u64 = 4 * MAX_COMPONENT as u64;
 /// Address space beyond what is written to: reservations, code, stacks.
 const RESERVED: u64 = 4 << 30;
 /// The most components that are remembered as too costly.

@@ -1,19 +1,14 @@
 //! A component: what it exports, what it imports, compiled once and loaded as often as plugins name it.
 
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::Arc;
 
 use portcullis_manifest::{Declared, Manifest, Schema};
-use sha2::{Digest as _, Sha256};
-use wasmtime::component::{Component as Compiled, ComponentExportIndex, types::ComponentItem};
-
-use crate::{
-    answer::Hooks,
-    compile::{self, Compiler},
-    error::LoadError,
-    host::Host,
-    prepare,
-    survey::survey,
+use wasmtime::{
+    Engine,
+    component::{Component as Compiled, ComponentExportIndex, types::ComponentItem},
 };
+
+use crate::{answer::Hooks, closed, error::LoadError};
 
 pub(crate) const RESOLVER: (&str, &str) = ("portcullis:credential/resolver", "resolve");
 pub(crate) const REFRESHER: (&str, &str) = ("portcullis:credential/refresher", "refresh");
@@ -31,7 +26,7 @@ pub(crate) const DESCRIBED: (&str, &str) = ("portcullis:auth/described", "descri
 pub(crate) const SETUP: (&str, &str) = ("portcullis:types/setup", "prepare");
 
 /// The version of the contract that hooks are looked up by; a later 0.1.x satisfies it.
-const VERSION: &str = "0.1.0";
+pub(crate) const VERSION: &str = "0.1.0";
 
 /// What a plugin may import, without versions.
 const WORLD: [&str; 18] = [
@@ -103,6 +98,24 @@ pub(crate) struct Exports {
 }
 
 impl Exports {
+    /// Which hooks there are.
+    pub(crate) fn hooks(&self) -> Hooks {
+        Hooks {
+            resolver: self.resolver.is_some(),
+            refresher: self.refresher.is_some() && self.resolver.is_some(),
+            on_rejected: self.on_rejected.is_some() && self.resolver.is_some(),
+            provider: self.provider.is_some(),
+            tool_call: self.tool_call.is_some(),
+            tool_result: self.tool_result.is_some(),
+            resource_read: self.resource_read.is_some(),
+            prompt_get: self.prompt_get.is_some(),
+            server_request: self.server_request.is_some(),
+            list_filter: self.list_filter.is_some(),
+            session: self.session.is_some(),
+            described: self.described.is_some() && self.provider.is_some(),
+        }
+    }
+
     /// Those of one compilation: an index fits no other one.
     pub(crate) fn of(compiled: &Compiled) -> Self {
         let find = |(interface, function): (&str, &str)| {
@@ -129,19 +142,48 @@ impl Exports {
 
 /// A compiled component.
 pub struct Component {
-    digest: String,
+    pub(crate) digest: String,
     pub(crate) compiled: Compiled,
     /// The component itself, where it gets ready and its memory can be taken; `compiled` shows its memory then.
     pub(crate) source: Option<Arc<[u8]>>,
-    hooks: Hooks,
-    imports: Vec<Import>,
-    declared: Declared,
+    pub(crate) hooks: Hooks,
+    pub(crate) imports: Vec<Import>,
+    pub(crate) declared: Declared,
 }
 
 /// An imported interface with the functions that are used.
-struct Import {
+pub(crate) struct Import {
     name: String,
     functions: Vec<String>,
+}
+
+impl Import {
+    /// Those of a compiled component.
+    ///
+    /// # Errors
+    /// [`LoadError::Imports`]: what no plugin may import, all of it.
+    pub(crate) fn all(engine: &Engine, compiled: &Compiled) -> Result<Vec<Self>, LoadError> {
+        let mut imports = Vec::new();
+        let mut offenders = Vec::new();
+        for (name, item) in compiled.component_type().imports(engine) {
+            let known = WORLD.contains(&bare(name)) || INERT.contains(&bare(name)) || closed::is_closed(name);
+            let ComponentItem::ComponentInstance(instance) = item.ty else {
+                offenders.push(name.to_owned());
+                continue;
+            };
+            if !known {
+                offenders.push(name.to_owned());
+                continue;
+            }
+            let functions = instance
+                .exports(engine)
+                .filter(|(_, item)| matches!(item.ty, ComponentItem::ComponentFunc(_)))
+                .map(|(name, _)| name.to_owned())
+                .collect();
+            imports.push(Self { name: name.to_owned(), functions });
+        }
+        if offenders.is_empty() { Ok(imports) } else { Err(LoadError::Imports(offenders)) }
+    }
 }
 
 impl std::fmt::Debug for Component {
@@ -169,6 +211,11 @@ impl Component {
     /// The imported interfaces, with versions, each with the functions that are used.
     pub fn imported(&self) -> impl Iterator<Item = (&str, &[String])> {
         self.imports.iter().map(|i| (i.name.as_str(), i.functions.as_slice()))
+    }
+
+    /// The imported interfaces, with versions, behind which there is nothing: files and sockets.
+    pub fn closed(&self) -> impl Iterator<Item = &str> {
+        self.imports().filter(|name| closed::is_closed(name))
     }
 
     /// What it says of itself, where it does. Nothing of it is proven.
@@ -218,144 +265,9 @@ pub fn schema_of(wasm: &[u8]) -> Option<Schema> {
     portcullis_manifest::read(wasm).ok()?.schema
 }
 
-/// Whether the name of that export occurs; where it is none after all, nothing is lost but a little time.
-fn may_get_ready(wasm: &[u8]) -> bool {
-    let name = SETUP.0.as_bytes();
-    wasm.windows(name.len()).any(|window| window == name)
-}
-
 /// An interface's name without its version.
 fn bare(name: &str) -> &str {
     name.split_once('@').map_or(name, |(name, _)| name)
-}
-
-impl Host {
-    /// Checks, compiles (or takes from the cache) and reads a component. Compiling happens on a blocking thread, two at a
-    /// time; after [`crate::HostOptions::compile_timeout`] nobody waits for it any longer.
-    ///
-    /// # Errors
-    /// What is wrong with it, offenders by name.
-    pub async fn compile(self: &Arc<Self>, wasm: Arc<[u8]>) -> Result<Arc<Component>, LoadError> {
-        let component = self.compile_tools(wasm).await?;
-        if component.hooks == Hooks::default() {
-            let policies = [SESSION, TOOL_CALL, TOOL_RESULT, RESOURCE_READ, PROMPT_GET, SERVER_REQUEST, LIST_FILTER];
-            let all = [RESOLVER, PROVIDER].into_iter().chain(policies);
-            return Err(LoadError::NoHook(
-                all.map(|(interface, _)| format!("{interface}@{VERSION}")).collect::<Vec<_>>().join(", "),
-            ));
-        }
-        Ok(component)
-    }
-
-    /// The same for a component that need not have any hook: its functions are tools.
-    ///
-    /// # Errors
-    /// As for [`Host::compile`].
-    pub async fn compile_tools(self: &Arc<Self>, wasm: Arc<[u8]>) -> Result<Arc<Component>, LoadError> {
-        let host = Arc::clone(self);
-        let patience = self.compile_timeout;
-        let work = async move {
-            let permit =
-                Arc::clone(&host.compiling).acquire_owned().await.map_err(|e| LoadError::Host(e.to_string()))?;
-            let work = tokio::task::spawn_blocking(move || {
-                let _permit = permit;
-                host.compile_now(wasm)
-            });
-            work.await.map_err(|e| LoadError::Host(e.to_string()))?
-        };
-        tokio::time::timeout(patience, work).await.map_err(|_| LoadError::CompileTimeout(patience))?
-    }
-
-    fn compile_now(&self, wasm: Arc<[u8]>) -> Result<Arc<Component>, LoadError> {
-        survey(&wasm)?;
-        let declared = portcullis_manifest::read(&wasm)?;
-        let digest: String = Sha256::digest(&wasm).iter().map(|b| format!("{b:02x}")).collect();
-        {
-            let known = self.components.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(component) = known.get(&digest).and_then(Weak::upgrade) {
-                return Ok(component);
-            }
-        }
-        let open = if may_get_ready(&wasm) { prepare::opened(&wasm) } else { None };
-        let compiled = match &open {
-            Some(open) => self.compiled(&format!("{digest}-open"), || open)?,
-            None => self.compiled(&digest, || &wasm)?,
-        };
-        let imports = self.imports(&compiled)?;
-        let exports = Exports::of(&compiled);
-        let hooks = Hooks {
-            resolver: exports.resolver.is_some(),
-            refresher: exports.refresher.is_some() && exports.resolver.is_some(),
-            on_rejected: exports.on_rejected.is_some() && exports.resolver.is_some(),
-            provider: exports.provider.is_some(),
-            tool_call: exports.tool_call.is_some(),
-            tool_result: exports.tool_result.is_some(),
-            resource_read: exports.resource_read.is_some(),
-            prompt_get: exports.prompt_get.is_some(),
-            server_request: exports.server_request.is_some(),
-            list_filter: exports.list_filter.is_some(),
-            session: exports.session.is_some(),
-            described: exports.described.is_some() && exports.provider.is_some(),
-        };
-        let source = open.map(|_| wasm);
-        let component = Arc::new(Component { digest: digest.clone(), compiled, source, hooks, imports, declared });
-        let mut known = self.components.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those that nobody has any more go, so there are never more than plugins.
-        known.retain(|_, component| component.strong_count() > 0);
-        known.insert(digest, Arc::downgrade(&component));
-        Ok(component)
-    }
-
-    /// Native code of a component, from the cache by this key or compiled now.
-    pub(crate) fn compiled<'a>(&self, key: &str, wasm: impl FnOnce() -> &'a [u8]) -> Result<Compiled, LoadError> {
-        if let Some(compiled) = self.cache.as_ref().and_then(|cache| cache.get(&self.engine, key)) {
-            self.metrics.plugin_compiled("cached");
-            return Ok(compiled);
-        }
-        let compiled = match (&self.compiler, &self.cache) {
-            (Compiler::Child(program), Some(cache)) => {
-                if let Some(what) = self.too_costly.get(key) {
-                    return Err(LoadError::CompileLimit(what));
-                }
-                let filled = cache.fill(&self.engine, key, |into| {
-                    compile::in_child(program, self.compile_limits, self.compile_timeout, wasm(), into)
-                });
-                filled.inspect_err(|error| self.too_costly.remember(key, error))
-            }
-            (_, cache) => Compiled::from_binary(&self.engine, wasm())
-                .inspect(|compiled| cache.iter().for_each(|cache| cache.put(key, compiled)))
-                .map_err(|e| LoadError::Compile(brief(&format!("{e:#}")))),
-        };
-        self.metrics.plugin_compiled(match &compiled {
-            Ok(_) => "compiled",
-            Err(LoadError::Compile(_)) => "refused",
-            Err(_) => "failed",
-        });
-        compiled
-    }
-
-    fn imports(&self, compiled: &Compiled) -> Result<Vec<Import>, LoadError> {
-        let mut imports = Vec::new();
-        let mut offenders = Vec::new();
-        for (name, item) in compiled.component_type().imports(&self.engine) {
-            let known = WORLD.contains(&bare(name)) || INERT.contains(&bare(name));
-            let ComponentItem::ComponentInstance(instance) = item.ty else {
-                offenders.push(name.to_owned());
-                continue;
-            };
-            if !known {
-                offenders.push(name.to_owned());
-                continue;
-            }
-            let functions = instance
-                .exports(&self.engine)
-                .filter(|(_, item)| matches!(item.ty, ComponentItem::ComponentFunc(_)))
-                .map(|(name, _)| name.to_owned())
-                .collect();
-            imports.push(Import { name: name.to_owned(), functions });
-        }
-        if offenders.is_empty() { Ok(imports) } else { Err(LoadError::Imports(offenders)) }
-    }
 }
 
 /// The beginning of a long message.

@@ -10,13 +10,15 @@ use portcullis_model::{
     Name,
     spec::{Oci, Source},
 };
-use portcullis_package::{Credentials, Packages, Signer};
+use portcullis_package::{Credentials, Package, Packages, Signer};
 use sha2::{Digest as _, Sha256};
 
-use crate::{LoadError, SecretReader, survey::MAX_BYTES};
+use crate::{LoadError, SecretReader};
 
 /// The most bytes of a signature beside a file.
 const MAX_SIGNATURE: u64 = 4 << 10;
+
+const NO_PACKAGES: &str = "components of registries can't be fetched here";
 
 /// A component's bytes, which may be compiled, and who signed them, where that was asked.
 pub(crate) struct Believed {
@@ -24,7 +26,13 @@ pub(crate) struct Believed {
     pub(crate) signer: Option<Signer>,
 }
 
-/// The component of a source that is not built in, which lies at an absolute path where it is a file.
+impl From<Package> for Believed {
+    fn from(package: Package) -> Self {
+        Self { wasm: package.component, signer: package.signer }
+    }
+}
+
+/// The component of a source that is not built in, which lies at an absolute path where it is a file: of `max` bytes at most.
 ///
 /// # Errors
 /// In words for operators.
@@ -33,27 +41,37 @@ pub(crate) async fn fetch(
     secrets: Option<&dyn SecretReader>,
     tenant: &Name,
     source: &Source,
+    max: usize,
 ) -> Result<Believed, String> {
     match source {
         Source::File { path, sha256 } => {
             let path = Path::new(path);
-            from_file(packages, path, read(path, sha256.as_deref()).await?).await
+            from_file(packages, path, read(path, sha256.as_deref(), max).await?).await
         }
-        Source::Oci(oci) => from_registry(packages, secrets, tenant, oci).await,
+        Source::Oci(oci) => {
+            let credentials = credentials(secrets, tenant, oci)?;
+            let packages = packages.ok_or(NO_PACKAGES)?;
+            packages.component(oci, credentials).await.map(Believed::from).map_err(|e| e.to_string())
+        }
         Source::BuiltIn(name) => Err(format!("the built-in {name} has no tools")),
     }
 }
 
-/// A file's bytes, whole: none that is too large, written to meanwhile, or another than the one with this SHA-256.
+/// A file's bytes, whole: none that is no regular file, that is too large, written to meanwhile, or another than the one with this
+/// SHA-256.
 ///
 /// # Errors
 /// In words for operators.
-pub(crate) async fn read(full: &Path, sha256: Option<&str>) -> Result<Arc<[u8]>, String> {
+pub(crate) async fn read(full: &Path, sha256: Option<&str>, max: usize) -> Result<Arc<[u8]>, String> {
     let failed = |e: std::io::Error| format!("can't read {}: {e}", full.display());
     let before = tokio::fs::metadata(full).await.map_err(failed)?;
-    if before.len() > MAX_BYTES as u64 {
+    // A pipe or a device would be read without end.
+    if !before.is_file() {
+        return Err(format!("{} is no regular file", full.display()));
+    }
+    if before.len() > max as u64 {
         let size = usize::try_from(before.len()).unwrap_or(usize::MAX);
-        return Err(LoadError::TooLarge { size, max: MAX_BYTES }.to_string());
+        return Err(LoadError::TooLarge { size, max }.to_string());
     }
     let bytes = tokio::fs::read(full).await.map_err(failed)?;
     let after = tokio::fs::metadata(full).await.map_err(failed)?;
@@ -69,27 +87,32 @@ pub(crate) async fn read(full: &Path, sha256: Option<&str>) -> Result<Arc<[u8]>,
     Ok(Arc::from(bytes))
 }
 
-/// The component that a registry has.
+/// The component that a registry has, however long that takes.
 ///
 /// # Errors
 /// In words for operators.
 pub(crate) async fn from_registry(
     packages: Option<&Packages>,
+    credentials: Option<Credentials>,
+    oci: &Oci,
+) -> Result<Believed, String> {
+    let packages = packages.ok_or(NO_PACKAGES)?;
+    packages.component_at_last(oci, credentials).await.map(Believed::from).map_err(|e| e.to_string())
+}
+
+/// The login at a registry, where one is needed.
+///
+/// # Errors
+/// In words for operators.
+pub(crate) fn credentials(
     secrets: Option<&dyn SecretReader>,
     tenant: &Name,
     oci: &Oci,
-) -> Result<Believed, String> {
-    let packages = packages.ok_or("components of registries can't be fetched here")?;
-    let credentials = match &oci.login {
-        None => None,
-        Some(login) => {
-            let read = secrets.ok_or("secrets can't be read here")?.read(tenant, &login.password);
-            let password = read.map_err(|why| format!("the login of {}: {why}", oci.reference))?;
-            Some(Credentials { username: login.username.clone(), password })
-        }
-    };
-    let package = packages.component(oci, credentials).await.map_err(|e| e.to_string())?;
-    Ok(Believed { wasm: package.component, signer: package.signer })
+) -> Result<Option<Credentials>, String> {
+    let Some(login) = &oci.login else { return Ok(None) };
+    let read = secrets.ok_or("secrets can't be read here")?.read(tenant, &login.password);
+    let password = read.map_err(|why| format!("the login of {}: {why}", oci.reference))?;
+    Ok(Some(Credentials { username: login.username.clone(), password }))
 }
 
 /// A file's bytes, where it needs no signature or the one beside it counts.

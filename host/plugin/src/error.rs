@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 /// Why a component is refused. What serves in its place goes on serving.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum LoadError {
     /// Larger than allowed.
-    #[error("the component has {size} bytes, {max} is the most")]
+    #[error("the component has {size} bytes, {max} is the most (plugins.maxComponent)")]
     TooLarge {
         /// Bytes that it has.
         size: usize,

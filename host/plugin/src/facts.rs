@@ -1,7 +1,10 @@
 //! What a hook is told: the request, the call, the target. Cheap to clone, since a store owns what it lends.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Instant,
 };
 
@@ -102,6 +105,29 @@ pub struct ResultFacts {
     pub is_error: bool,
     /// The result object as the server sent it.
     pub content: Bytes,
+    /// Whether a plugin has looked into it.
+    read: Arc<AtomicBool>,
+}
+
+impl ResultFacts {
+    /// A result that nobody has looked into.
+    pub fn new(is_error: bool, content: Bytes) -> Self {
+        Self { is_error, content, read: Arc::default() }
+    }
+
+    /// Whether a plugin that was asked about it has looked into it: only then what it says depends on how the text is read.
+    pub fn was_read(&self) -> bool {
+        self.read.load(Relaxed)
+    }
+
+    pub(crate) fn look(&self) {
+        self.read.store(true, Relaxed);
+    }
+
+    /// The same for a version that decides nothing: what it looks into is not told.
+    pub(crate) fn apart(&self) -> Self {
+        Self::new(self.is_error, self.content.clone())
+    }
 }
 
 /// Why a client asks for a resource.

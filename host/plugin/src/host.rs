@@ -7,8 +7,9 @@ use std::{
     time::Duration,
 };
 
+use portcullis_package::{MAX_COMPONENT, PackageSettings};
 use portcullis_telemetry::Metrics;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig,
     component::{HasSelf, Linker},
@@ -18,6 +19,7 @@ use crate::{
     bindings::Everything,
     cache::Cache,
     compile::{CompileLimits, Compiler, TooCostly},
+    compiling::Compilation,
     component::Component,
     error::LoadError,
     instances::Ready,
@@ -43,8 +45,10 @@ pub struct HostOptions {
     pub compile_limits: CompileLimits,
     /// The most instances at once, of all plugins. Each reserves about 6 GiB of address space, not memory.
     pub pool_instances: u32,
-    /// The longest that anybody waits for a compilation.
+    /// The longest that a compilation may take.
     pub compile_timeout: Duration,
+    /// The most bytes of a component, [`MAX_COMPONENT`] at most.
+    pub max_component: usize,
     /// Where calls, times, traps, timeouts, denials and instances are counted.
     pub metrics: Arc<Metrics>,
 }
@@ -58,6 +62,7 @@ impl Default for HostOptions {
             compile_limits: CompileLimits::default(),
             pool_instances: 256,
             compile_timeout: Duration::from_secs(60),
+            max_component: PackageSettings::default().max_component.as_usize(),
             metrics: Metrics::new(),
         }
     }
@@ -70,6 +75,7 @@ impl std::fmt::Debug for HostOptions {
             .field("compiler", &self.compiler)
             .field("pool_instances", &self.pool_instances)
             .field("compile_timeout", &self.compile_timeout)
+            .field("max_component", &self.max_component)
             .finish_non_exhaustive()
     }
 }
@@ -89,12 +95,15 @@ pub struct Host {
     pub(crate) compile_timeout: Duration,
     pub(crate) compiler: Compiler,
     pub(crate) compile_limits: CompileLimits,
+    pub(crate) max_component: usize,
     pub(crate) too_costly: TooCostly,
     pub(crate) metrics: Arc<Metrics>,
     /// What plugins remember.
     pub(crate) spaces: Spaces,
     /// Components in use, by digest: one that several places name is there once.
     pub(crate) components: Mutex<HashMap<String, Weak<Component>>>,
+    /// Components that are being compiled, by digest.
+    pub(crate) under_way: Mutex<HashMap<String, watch::Receiver<Compilation>>>,
     /// What plugins with isolation `shared` share.
     pub(crate) shared: Mutex<HashMap<String, Weak<Ready>>>,
     /// Where candidates run beside the active version.
@@ -148,10 +157,12 @@ impl Host {
             compile_timeout: options.compile_timeout,
             compiler: options.compiler,
             compile_limits: options.compile_limits,
+            max_component: options.max_component.min(MAX_COMPONENT),
             too_costly: TooCostly::default(),
             metrics: options.metrics,
             spaces: Spaces::default(),
             components: Mutex::default(),
+            under_way: Mutex::default(),
             shared: Mutex::default(),
             shadows: Shadows::default(),
             pooled,

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::component::{Component as Compiled, InstancePre};
 
 use crate::{
+    closed,
     component::{Component, Exports, brief},
     error::{LoadError, PluginFailure},
     granted,
@@ -136,7 +137,9 @@ impl Host {
     }
 
     pub(crate) fn link(&self, compiled: &Compiled) -> Result<InstancePre<State>, LoadError> {
-        self.linker.instantiate_pre(compiled).map_err(|e| LoadError::Link(brief(&format!("{e:#}"))))
+        let failed = |e: wasmtime::Error| LoadError::Link(brief(&format!("{e:#}")));
+        let closed = closed::linked(&self.linker, compiled).map_err(failed)?;
+        closed.as_ref().unwrap_or(&self.linker).instantiate_pre(compiled).map_err(failed)
     }
 }
 

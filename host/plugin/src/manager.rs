@@ -1,22 +1,27 @@
 //! The plugins in use: resources, built-ins and places become loaded plugins, and stay loaded until better ones are.
 //!
-//! A place is where a plugin is named: by itself, or in a gateway with a configuration of its own. [`Manager::reconcile`] loads
-//! what places want and swaps it in all at once; whatever fails to load leaves the previous one serving and is reported.
+//! A place is where a plugin is named: by itself, or in a gateway with a configuration of its own. A round ([`Manager::reconcile`]) loads
+//! what places want and swaps it in all at once; whatever fails to load leaves the previous one serving and is reported. Fetching and
+//! compiling go on beside the rounds (decision 53): a round that has waited enough goes on without them.
 
 mod fetch;
 mod places;
 mod stand;
 mod standing;
 mod versions;
+mod works;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use arc_swap::ArcSwap;
-use futures_util::{StreamExt as _, stream};
+use futures_util::future::join_all;
 use portcullis_model::{
     Name,
     spec::{Candidate as CandidateSpec, Grants, Plugin as Spec},
@@ -24,16 +29,15 @@ use portcullis_model::{
 use portcullis_package::Packages;
 use portcullis_telemetry::Metrics;
 use serde_json::Value;
+use tokio::sync::watch;
 
-use crate::{BoxFuture, Host, Placed, Services};
-use fetch::Fetched;
+use crate::{Host, LoadError, Placed, Plugin, Services};
+use fetch::{Fetched, Unready};
 use places::{Loaded, Slot};
-pub use standing::{CandidateStanding, Standing, State};
+pub use standing::{CandidateStanding, Stage, Standing, State};
 pub use versions::KEPT;
 use versions::Versions;
-
-/// How many plugins are loaded at once; what is compiled at once is bounded by the host.
-const AT_ONCE: usize = 8;
+use works::{Wait, Works};
 
 /// A plugin that Portcullis brings.
 #[derive(Clone, Debug)]
@@ -81,6 +85,8 @@ pub struct Trouble {
     pub previous: bool,
     /// Whether it is about the version that is tried: what serves is as it should be.
     pub candidate: bool,
+    /// What still goes on, where it is nothing worse than that.
+    pub under_way: Option<Stage>,
 }
 
 /// All plugins in use.
@@ -93,23 +99,28 @@ pub struct Manager {
     active: ArcSwap<HashMap<Place, Slot>>,
     standings: ArcSwap<BTreeMap<(Name, Name), Standing>>,
     versions: Arc<tokio::sync::Mutex<Versions>>,
+    rounds: AtomicU64,
+    fetches: Works<Fetched, String>,
+    loads: Works<Arc<Plugin>, LoadError>,
+    /// Grows whenever something is done that a round went on without.
+    told: Arc<watch::Sender<u64>>,
 }
 
 /// What a resource comes to, before any place is looked at.
 struct Wanted<'r> {
     resource: &'r Resource,
     /// The version that is to serve: the pinned one, or what the resource says.
-    version: Result<(Fetched, Value), String>,
+    version: Result<(Fetched, Value), Unready>,
     /// What the resource says.
     desired: Option<String>,
     pinned: bool,
-    candidate: Option<(&'r CandidateSpec, Result<Fetched, String>)>,
+    candidate: Option<(&'r CandidateSpec, Result<Fetched, Unready>)>,
 }
 
 /// The components that a resource names.
 struct Found<'r> {
-    active: Result<Fetched, String>,
-    candidate: Option<(&'r CandidateSpec, Result<Fetched, String>)>,
+    active: Result<Fetched, Unready>,
+    candidate: Option<(&'r CandidateSpec, Result<Fetched, Unready>)>,
 }
 
 impl Manager {
@@ -120,7 +131,11 @@ impl Manager {
         let metrics = Arc::clone(&host.metrics);
         let versions = Arc::new(tokio::sync::Mutex::new(Versions::open(versions)));
         let (active, standings) = (ArcSwap::default(), ArcSwap::default());
-        Self { host, built_ins, services, packages: None, metrics, active, standings, versions }
+        let told = Arc::new(watch::Sender::new(0));
+        let fetches = Works::new(Stage::Fetching, Arc::clone(&told), Arc::clone(&metrics));
+        let loads = Works::new(Stage::Compiling, Arc::clone(&told), Arc::clone(&metrics));
+        let (packages, rounds) = (None, AtomicU64::new(0));
+        Self { host, built_ins, services, packages, metrics, active, standings, versions, rounds, fetches, loads, told }
     }
 
     /// With components of registries, and signatures.
@@ -169,13 +184,35 @@ impl Manager {
         versions.lives.get_mut(&life_of(tenant, name.as_str())).is_some_and(|life| life.pin.take().is_some())
     }
 
-    /// Loads what these places want. Calls under way finish on the plugins they began with.
+    /// Changes whenever something is done that a round went on without: another round has it.
+    pub fn told(&self) -> watch::Receiver<u64> {
+        self.told.subscribe()
+    }
+
+    /// Loads what these places want, however long that takes. Calls under way finish on the plugins they began with.
     pub async fn reconcile(&self, resources: &[Resource], places: &BTreeSet<Place>) -> Vec<Trouble> {
-        let mut fetches: Vec<BoxFuture<'_, (&Resource, Found<'_>)>> = Vec::with_capacity(resources.len());
-        for resource in resources {
-            fetches.push(Box::pin(async move { (resource, self.found(resource).await) }));
-        }
-        let found: Vec<_> = stream::iter(fetches).buffer_unordered(AT_ONCE).collect().await;
+        self.reconcile_within(resources, places, |_| std::future::pending()).await
+    }
+
+    /// The same within the time of `patience`, which is asked for each stage: what is not fetched or loaded then goes on beside the
+    /// rounds, and what serves at its places goes on serving. What an earlier round began is not waited for.
+    pub async fn reconcile_within<P>(
+        &self,
+        resources: &[Resource],
+        places: &BTreeSet<Place>,
+        patience: impl Fn(Stage) -> P,
+    ) -> Vec<Trouble>
+    where
+        P: Future<Output = ()>,
+    {
+        let round = self.rounds.fetch_add(1, Relaxed) + 1;
+        let found = within(round, patience(Stage::Fetching), |wait| {
+            join_all(resources.iter().map(move |resource| {
+                let wait = wait.clone();
+                async move { (resource, self.found(resource, &wait).await) }
+            }))
+        });
+        let found = found.await;
         let mut versions = Arc::clone(&self.versions).lock_owned().await;
         let mut wanted = BTreeMap::new();
         for (resource, found) in found {
@@ -183,13 +220,17 @@ impl Manager {
             wanted.insert(key, wanted_of(resource, found, &mut versions));
         }
         let before = self.active.load_full();
-        let mut loads: Vec<BoxFuture<'_, (&Place, Loaded)>> = Vec::with_capacity(places.len());
-        for place in places {
-            let wanted = wanted.get(&(place.tenant.as_str(), place.plugin.as_str()));
-            let earlier = before.get(place);
-            loads.push(Box::pin(async move { (place, self.place(place, wanted, earlier).await) }));
-        }
-        let loaded: BTreeMap<&Place, Loaded> = stream::iter(loads).buffer_unordered(AT_ONCE).collect().await;
+        let (the_wanted, the_former) = (&wanted, &before);
+        let loaded = within(round, patience(Stage::Compiling), |wait| {
+            join_all(places.iter().map(move |place| {
+                let wait = wait.clone();
+                let wanted = the_wanted.get(&(place.tenant.as_str(), place.plugin.as_str()));
+                async move { (place, self.place(place, wanted, the_former.get(place), &wait).await) }
+            }))
+        });
+        let loaded: BTreeMap<&Place, Loaded> = loaded.await.into_iter().collect();
+        self.fetches.sweep(round);
+        self.loads.sweep(round);
         let troubles: Vec<Trouble> = loaded.values().flat_map(|(_, troubles)| troubles.clone()).collect();
         let after = loaded.into_iter().map(|(place, (slot, _))| (place.clone(), slot)).collect();
         let serving = self.stand(&wanted, &after, &troubles, &mut versions);
@@ -208,13 +249,33 @@ impl Manager {
     }
 
     /// The components that a resource names.
-    async fn found<'r>(&self, resource: &'r Resource) -> Found<'r> {
+    async fn found<'r>(&self, resource: &'r Resource, wait: &Wait) -> Found<'r> {
         let spec = &resource.spec;
-        let candidate = match &spec.candidate {
-            Some(candidate) => Some((candidate, self.fetch(&candidate.source, resource).await)),
-            None => None,
+        let candidate = async {
+            let candidate = spec.candidate.as_ref()?;
+            Some((candidate, self.fetch(&candidate.source, resource, wait).await))
         };
-        Found { active: self.fetch(&spec.source, resource).await, candidate }
+        let (active, candidate) = tokio::join!(self.fetch(&spec.source, resource, wait), candidate);
+        Found { active, candidate }
+    }
+}
+
+/// Does work that waits for what goes on beside the round, until `patience` is over.
+async fn within<T, W>(round: u64, patience: impl Future<Output = ()>, work: impl FnOnce(Wait) -> W) -> T
+where
+    W: Future<Output = T>,
+{
+    let (tell, over) = watch::channel(false);
+    let work = work(Wait { round, over });
+    let ends = async {
+        patience.await;
+        let _ = tell.send(true);
+        std::future::pending::<T>().await
+    };
+    tokio::select! {
+        biased;
+        done = work => done,
+        done = ends => done,
     }
 }
 
@@ -235,7 +296,8 @@ fn wanted_of<'r>(resource: &'r Resource, found: Found<'r>, versions: &mut Versio
     let version = match pin {
         Some(pin) => versions
             .component(&pin.digest)
-            .map(|wasm| (Fetched::new(wasm, usual), serde_json::from_str(&pin.config).unwrap_or(Value::Null))),
+            .map(|wasm| (Fetched::new(wasm, usual), serde_json::from_str(&pin.config).unwrap_or(Value::Null)))
+            .map_err(Unready::Failed),
         None => found.map(|fetched| (fetched, config_of(spec.config.as_ref()))),
     };
     Wanted { resource, version, desired, pinned, candidate }

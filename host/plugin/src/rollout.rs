@@ -284,7 +284,7 @@ impl Placed {
         outcome: &ResultFacts,
     ) -> Result<Decision, PluginFailure> {
         let bytes = call.arguments.len() + outcome.content.len();
-        let beside = self.beside(principal, bytes, || (request.apart(), call.clone(), outcome.clone()));
+        let beside = self.beside(principal, bytes, || (request.apart(), call.clone(), outcome.apart()));
         let answer = self.of(principal).review(principal, request, call, outcome).await;
         if let Some(beside) = beside {
             let about = About::tool("tool-result", call);

@@ -296,9 +296,13 @@ impl State {
         }
     }
 
-    /// Counts a use of what was not granted. `what` is a fixed word of metrics.
+    /// Counts a use of what was not granted, and tells of it as long as the plugin may log: it may ask again and again. `what` is a
+    /// fixed word of metrics.
     pub(crate) fn denied(&self, what: &'static str) {
         self.fixed.metrics.capability_denied(what);
+        if self.fixed.log_budget.take().is_err() {
+            return;
+        }
         tracing::warn!(plugin = %self.fixed.name, tenant = %self.fixed.tenant, what, "a plugin was denied what it has no grant for");
     }
 

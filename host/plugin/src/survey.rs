@@ -4,12 +4,10 @@ use wasmtime::Engine;
 
 use crate::error::LoadError;
 
-/// The most bytes of a component.
-pub(crate) const MAX_BYTES: usize = 16 << 20;
 /// The most functions of all its core modules.
 const MAX_FUNCTIONS: u32 = 50_000;
-/// The most imports, of itself and of all its core modules.
-const MAX_IMPORTS: u32 = 2_000;
+/// The most imports, of itself and of all its core modules: those of a runtime that is put together of several have thousands.
+const MAX_IMPORTS: u32 = 10_000;
 /// The most bytes of one function: the compiler's work grows faster than what it works on.
 const MAX_FUNCTION: usize = 2 << 20;
 /// The most types, of itself, of its inner components and of all core modules.
@@ -38,10 +36,10 @@ struct Tally {
     parts: u32,
 }
 
-/// Refuses what is no component, or larger than is compiled.
-pub(crate) fn survey(bytes: &[u8]) -> Result<(), LoadError> {
-    if bytes.len() > MAX_BYTES {
-        return Err(LoadError::TooLarge { size: bytes.len(), max: MAX_BYTES });
+/// Refuses what is no component, or larger than is compiled: than `max` bytes, or in one of its counts.
+pub(crate) fn survey(bytes: &[u8], max: usize) -> Result<(), LoadError> {
+    if bytes.len() > max {
+        return Err(LoadError::TooLarge { size: bytes.len(), max });
     }
     if Engine::detect_precompiled(bytes).is_some() || bytes.starts_with(b"\x7fELF") {
         return Err(LoadError::Precompiled);
@@ -160,13 +158,17 @@ fn search<'a>(bytes: &'a [u8], name: &str, found: &mut Vec<&'a [u8]>, depth: u32
 mod tests {
     use super::*;
 
+    fn survey(bytes: &[u8]) -> Result<(), LoadError> {
+        super::survey(bytes, 1 << 20)
+    }
+
     #[test]
     fn refuses_by_kind() {
         assert!(matches!(survey(b"hello"), Err(LoadError::NotAComponent(_))));
         assert!(matches!(survey(b""), Err(LoadError::NotAComponent(_))));
         assert!(matches!(survey(&CORE), Err(LoadError::NotAComponent(why)) if why.contains("core module")));
         assert!(matches!(survey(b"\x7fELF...."), Err(LoadError::Precompiled)));
-        assert!(matches!(survey(&vec![0; MAX_BYTES + 1]), Err(LoadError::TooLarge { .. })));
+        assert!(matches!(super::survey(&COMPONENT, 7), Err(LoadError::TooLarge { size: 8, max: 7 })));
         assert!(survey(&COMPONENT).is_ok());
     }
 

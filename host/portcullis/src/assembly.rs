@@ -172,6 +172,7 @@ impl Assembly {
             compiler: Compiler::Child(own_program()),
             compile_timeout: COMPILE_PATIENCE,
             pool_instances: settings.plugin_instances,
+            max_component: settings.plugins.max_component.as_usize(),
             metrics: Arc::clone(&metrics),
             ..HostOptions::default()
         })
@@ -266,6 +267,7 @@ impl Assembly {
             files.clone(),
             (Arc::clone(&book), Arc::clone(&sources)),
             (orchestrator.clone(), workloads.clone()),
+            settings.plugins.wait.get(),
         );
 
         let leaving = Arc::new(AtomicBool::new(false));

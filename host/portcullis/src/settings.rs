@@ -276,6 +276,7 @@ impl Settings {
         if life < Duration::from_secs(1) || life > Duration::from_secs(3600) {
             bail!("accessTokenLife: must be from 1s to 1h");
         }
+        self.plugins.check().map_err(anyhow::Error::msg)?;
         if self.max_body.get() > 256 << 20 {
             bail!("maxBody: 256MiB is the most");
         }

@@ -50,6 +50,7 @@ pub struct Metrics {
     plugin_signatures: Family<Labels, Counter>,
     plugin_compilations: Family<Labels, Counter>,
     plugin_disk_bytes: Family<Labels, Gauge>,
+    plugin_under_way: Family<Labels, Gauge>,
     plugin_state: Family<Labels, Gauge>,
     plugin_own: own::Families,
     plugin_lives: Lives,
@@ -169,6 +170,8 @@ impl Metrics {
         let plugin_compilations =
             d.counters("plugin_compilations", "Compilations of components, by how they ended", &["outcome"]);
         let plugin_disk_bytes = d.gauges("plugin_disk_bytes", "Bytes kept on disk for plugins", &["what"]);
+        let plugin_under_way =
+            d.gauges("plugin_under_way", "Plugins that are fetched or compiled now, beside what serves", &["stage"]);
         let plugin_state =
             d.gauges("plugin_state_bytes", "Bytes that a plugin has remembered in this replica", &["tenant", "plugin"]);
         let plugin_own = own::Families::declare(&mut d);
@@ -254,6 +257,7 @@ impl Metrics {
             plugin_signatures,
             plugin_compilations,
             plugin_disk_bytes,
+            plugin_under_way,
             plugin_state,
             plugin_own,
             plugin_lives,
@@ -464,6 +468,11 @@ impl Metrics {
     /// was met, or the machine is at fault).
     pub fn plugin_compiled(&self, outcome: &'static str) {
         self.plugin_compilations.get_or_create(&labels(&["outcome"], &[outcome])).inc();
+    }
+
+    /// So many plugins are being fetched or compiled: `stage` is a fixed word.
+    pub fn plugin_under_way(&self, stage: &'static str, now: usize) {
+        self.plugin_under_way.get_or_create(&labels(&["stage"], &[stage])).set(i64::try_from(now).unwrap_or(i64::MAX));
     }
 
     /// Says how many bytes are kept on disk: of `components`, or of `compiled` ones.

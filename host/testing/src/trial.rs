@@ -199,10 +199,10 @@ impl Trial {
             Ask::ToolCall(asked) => What::Decide(call(&asked.server, &asked.tool, &asked.arguments)?),
             Ask::ToolResult(asked) => What::Review(
                 call(&asked.server, &asked.tool, &asked.arguments)?,
-                ResultFacts {
-                    is_error: asked.result.get("isError") == Some(&Value::Bool(true)),
-                    content: Value::Object(asked.result.clone()).to_string().into(),
-                },
+                ResultFacts::new(
+                    asked.result.get("isError") == Some(&Value::Bool(true)),
+                    Value::Object(asked.result.clone()).to_string().into(),
+                ),
             ),
             Ask::ResourceRead(asked) => What::Read(ReadFacts {
                 server: parse("server", &asked.server)?,

@@ -59,6 +59,25 @@ fn tools_claims_and_attributes_tell_buckets_apart() {
 }
 
 #[test]
+fn gateways_servers_and_rules_have_buckets_of_their_own() {
+    for per in ["gateway", "server"] {
+        let _host = fake::Host::new().config(config(&format!(r#""burst": 1, "per": ["{per}"]"#))).install();
+        let ann = fake::Caller::new("user:ann");
+        let through = |server: &str, gateway: &str| {
+            let call = fake::Call::new(server, "a").through(gateway);
+            matches!(decide_at(ann.lend(), call.lend(), SECOND), Ok(Decision::Allow))
+        };
+        assert!(through("crm", "main"));
+        assert!(!through("crm", "main"), "{per}");
+        assert_eq!([through("crm", "other"), through("wiki", "main")], [per == "gateway", per == "server"], "{per}");
+    }
+    let two = r#"{"rules": [{"name": "one", "limit": 2, "every": "10s", "per": []}, {"name": "two", "limit": 2, "every": "10s", "per": []}]}"#;
+    let _host = fake::Host::new().config(two).install();
+    let ann = fake::Caller::new("user:ann");
+    assert_eq!([ask(&ann, "a", SECOND), ask(&ann, "a", SECOND)], ["allowed", "allowed"], "each rule counts by itself");
+}
+
+#[test]
 fn every_rule_that_covers_a_tool_counts() {
     let rules = r#"{"rules": [
         {"name": "all", "limit": 10, "every": "1m", "per": []},
@@ -83,6 +102,8 @@ fn wrong_configurations_are_refused_naming_the_place() {
     for (config, words) in [
         (r#"{"rules": []}"#.to_owned(), "rules: 1 to 32"),
         (rule(r#""limit": 0, "every": "1m""#), "rules[0].limit"),
+        (rule(r#""limit": 1, "burst": 0, "every": "1m""#), "rules[0].limit"),
+        (rule(r#""limit": 1, "every": "0s""#), "no period"),
         (rule(r#""limit": 1, "every": "1 minute""#), "no period"),
         (rule(r#""limit": 1, "every": "2d""#), "a day at most"),
         (rule(r#""limit": 1, "every": "1m", "per": ["user"]"#), "duplicate field"),

@@ -102,9 +102,7 @@ struct Body {
 fn read(answer: &Response) -> Result<(Answer, Option<u64>), Error> {
     let status = answer.status();
     let none = |why: &str| Error::Upstream { status: Some(status), message: why.to_owned() };
-    let keep = answer.number("/cacheSeconds").filter(|seconds| *seconds >= 1.0);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and 60")]
-    let keep = keep.map(|seconds| seconds.min(MAX_KEPT) as u64);
+    let keep = kept_for(answer.number("/cacheSeconds"));
     let bytes = answer.body();
     let body = || serde_json::from_slice::<Body>(&bytes);
     match status {
@@ -125,6 +123,12 @@ fn read(answer: &Response) -> Result<(Answer, Option<u64>), Error> {
         403 => Ok((denied(body().unwrap_or_default().message), keep)),
         _ => Err(none("the webhook gives no verdict")),
     }
+}
+
+/// For how many seconds a verdict may be kept that the service lets be kept for so many.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and 60")]
+fn kept_for(seconds: Option<f64>) -> Option<u64> {
+    seconds.filter(|seconds| *seconds >= 1.0).map(|seconds| seconds.min(MAX_KEPT) as u64)
 }
 
 fn denied(message: Option<String>) -> Answer {

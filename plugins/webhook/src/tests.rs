@@ -4,13 +4,17 @@
 
 use portcullis_sdk::{Decision, Error, Setup, Value, fake, http::HttpError};
 
-use crate::{Webhook, decide_at};
+use crate::{Webhook, config::Config, decide_at, kept_for, question::Question};
 
 const URL: &str = "https://guard.example/decide";
 
 fn config() -> String {
+    config_of("")
+}
+
+fn config_of(more: &str) -> String {
     format!(
-        r#"{{"url": "{URL}", "signingSecret": "key", "tools": ["pay"], "claims": ["email", "phone"], "headers": ["X-Env"]}}"#
+        r#"{{"url": "{URL}", "signingSecret": "key", "tools": ["pay"], "claims": ["email", "phone"], "headers": ["X-Env"]{more}}}"#
     )
 }
 
@@ -114,6 +118,64 @@ fn a_verdict_is_used_again_as_long_as_the_service_says() {
 }
 
 #[test]
+fn a_verdict_is_kept_for_a_minute_at_most() {
+    for (said, kept) in [
+        (None, None),
+        (Some(0.5), None),
+        (Some(-1.0), None),
+        (Some(f64::NAN), None),
+        (Some(1.5), Some(1)),
+        (Some(3600.0), Some(60)),
+        (Some(f64::INFINITY), Some(60)),
+    ] {
+        assert_eq!(kept_for(said), kept, "{said:?}");
+    }
+}
+
+#[test]
+fn a_verdict_is_of_one_question_to_one_service() {
+    let config = |text: &str| serde_json::from_str::<Config>(text).unwrap();
+    let usual = config(&config_of(""));
+    let key = |config: &Config, caller: fake::Caller, call: fake::Call| {
+        Question::new(config, caller.lend(), call.lend()).unwrap().key(&config.url).unwrap()
+    };
+    let ann = || fake::Caller::new("user:ann").with_header("x-env", "test");
+    let pay = || fake::Call::new("bank", "pay").with_arguments(r#"{"amount": 1}"#);
+    let elsewhere = config(&config_of("").replace("guard.example", "other.example"));
+    let blind = config(&config_of(r#", "arguments": false"#));
+    let mut keys = vec![
+        key(&usual, ann(), pay()),
+        key(&elsewhere, ann(), pay()),
+        key(&blind, ann(), pay()),
+        key(&usual, fake::Caller::new("user:bob").with_header("x-env", "test"), pay()),
+        key(&usual, ann().team("blue"), pay()),
+        key(&usual, ann().in_tenant("acme"), pay()),
+        key(&usual, ann().with_claim("email", Value::from("ann@x.example")), pay()),
+        key(&usual, fake::Caller::new("user:ann"), pay()),
+        key(&usual, ann(), pay().through("other")),
+        key(&usual, ann(), fake::Call::new("bank2", "pay").with_arguments(r#"{"amount": 1}"#)),
+        key(&usual, ann(), fake::Call::new("bank", "pay2").with_arguments(r#"{"amount": 1}"#)),
+        key(&usual, ann(), fake::Call::new("bank", "pay").with_arguments(r#"{"amount": 2}"#)),
+    ];
+    assert_eq!(keys[0], key(&usual, ann(), pay()), "the same question has the same key");
+    let all = keys.len();
+    keys.sort();
+    keys.dedup();
+    assert_eq!(keys.len(), all, "and any other one has another");
+    // Without the arguments their size is all that is known of them.
+    let long = fake::Call::new("bank", "pay").with_arguments(r#"{"amount": 100}"#);
+    assert_ne!(key(&blind, ann(), pay()), key(&blind, ann(), long));
+}
+
+#[test]
+fn a_services_words_are_cut() {
+    let long = format!(r#"{{"allow": false, "message": "{}"}}"#, "x".repeat(2_000));
+    let _host = host(fake::Response::new(200, &long)).install();
+    let Ok(Decision::Deny(denial)) = ask("pay") else { panic!("it is denied") };
+    assert_eq!(denial.message.len(), 500);
+}
+
+#[test]
 fn a_verdict_is_not_used_again_unless_the_service_says() {
     let host = host(fake::Response::new(200, r#"{"allow": true, "cacheSeconds": 0}"#)).install();
     drop(ask("pay"));
@@ -123,12 +185,17 @@ fn a_verdict_is_not_used_again_unless_the_service_says() {
 
 #[test]
 fn wrong_configurations_are_refused_naming_the_place() {
+    let names = (0..33).map(|n| format!("\"c{n}\"")).collect::<Vec<_>>().join(",");
+    let many = format!(r#"{{"url": "https://a.example", "signingSecret": "k", "claims": [{names}]}}"#);
     for (config, words) in [
         (r#"{"url": "https://a.example"}"#, "signingSecret"),
         (r#"{"url": "http://a.example", "signingSecret": "k"}"#, "url: must be https"),
         (r#"{"url": "http://127.0.0.1.evil.example", "signingSecret": "k"}"#, "url: must be https"),
         (r#"{"url": "https://a.example", "signingSecret": "k", "timeoutMs": 0}"#, "timeoutMs"),
+        (r#"{"url": "https://a.example", "signingSecret": "k", "timeoutMs": 10001}"#, "timeoutMs"),
         (r#"{"url": "https://a.example", "signingSecret": "k", "tools": []}"#, "tools: is empty"),
+        (r#"{"url": "http://localhost.evil.example/", "signingSecret": "k"}"#, "url: must be https"),
+        (many.as_str(), "claims: 32"),
     ] {
         let _host = fake::Host::new().config(config).install();
         let refused = Webhook::prepare();

@@ -26,7 +26,7 @@ use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
 /// What the path can say.
-pub const WAYS: [&str; 13] = [
+pub const WAYS: [&str; 14] = [
     "modern",
     "modern-sse",
     "legacy",
@@ -40,7 +40,11 @@ pub const WAYS: [&str; 13] = [
     "refuses",
     "picky",
     "breaks",
+    "double",
 ];
+
+/// The result behind the way `double`: one reader sees a harmless text, another one a key.
+pub const DOUBLE: &str = r#"{"resultType":"complete","content":[{"type":"text","text":"harmless","text":"AKIAIOSFODNN7EXAMPLE"}],"isError":false}"#;
 
 /// The result of the tool `odd`: fields that no specification knows, keys out of order, numbers that no float holds.
 pub const ODD: &str = r#"{"zeta":{"b":1,"a":2},"content":[{"vendor":[1.10,12345678901234567890123],"type":"text","text":"odd"}],"resultType":"complete","isError":false}"#;
@@ -254,6 +258,7 @@ async fn call(
             let body = Body::from_stream(pieces.map(Ok::<_, Infallible>));
             ([(header::CONTENT_TYPE, "application/json")], body).into_response()
         }
+        "double" => json_body(&message_text(id, DOUBLE)),
         "truncated" => json_body(&whole[..whole.len() / 2]),
         // Refuses a credential that ends in a question mark.
         "picky" if headers.get("authorization").is_some_and(|v| v.as_bytes().ends_with(b"?")) => {

@@ -33,6 +33,9 @@ pub struct Parts {
     /// The folder that holds the bridge and its fixture as static programs; none where nobody said, and then no test asks for it.
     #[serde(default)]
     pub bridge: Option<PathBuf>,
+    /// The example plugin in Python, as before; beside it, in `wheels`, what builds it.
+    #[serde(default)]
+    pub python_plugin: Option<PathBuf>,
 }
 
 impl Parts {
@@ -63,6 +66,7 @@ impl Parts {
                 rust_client: told("PORTCULLIS_TEST_RUST_CLIENT"),
                 javascript_plugin: told("PORTCULLIS_TEST_JAVASCRIPT_PLUGIN"),
                 bridge: told("PORTCULLIS_TEST_BRIDGE"),
+                python_plugin: told("PORTCULLIS_TEST_PYTHON_PLUGIN"),
             });
         }
         let output = Command::new("cargo").current_dir(root()).args(["xtask", "setup", "--print"]).output()?;

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 
 use crate::{
-    setup::{key, made, node_packages},
+    setup::{key, made, node_packages, python_program},
     shell::{quietly, root},
 };
 
@@ -29,6 +29,39 @@ pub(crate) fn javascript(cache: &Path, node: &Path) -> anyhow::Result<PathBuf> {
         }
         std::os::unix::fs::symlink(packages.join("node_modules"), aside.join("node_modules"))?;
         quietly(Command::new(node).current_dir(aside).arg("build.mjs").arg(root().join("wit")))
+    })?;
+    Ok(home.join("broker.wasm"))
+}
+
+/// The credential resolver in Python, and beside it in `wheels` what builds it, so that others build it without a network.
+pub(crate) fn python(cache: &Path) -> anyhow::Result<PathBuf> {
+    const FROM: &str = "plugins/examples/python";
+    let files = ["broker.py", "world.wit", "requirements.txt"];
+    let (from, home) = (root().join(FROM), cache.join(format!("python-plugin-{}", digest(FROM, &files)?)));
+    let python = python_program()?;
+    made(&home, "the plugin in Python", |aside| {
+        fs::create_dir_all(aside.join("wit/deps"))?;
+        fs::copy(from.join("broker.py"), aside.join("broker.py"))?;
+        fs::copy(from.join("world.wit"), aside.join("wit/world.wit"))?;
+        for package in WIT {
+            let (there, here) = (root().join("wit").join(package), aside.join("wit/deps").join(package));
+            fs::create_dir(&here)?;
+            for entry in fs::read_dir(there)? {
+                let entry = entry?;
+                fs::copy(entry.path(), here.join(entry.file_name()))?;
+            }
+        }
+        // It holds its own path, so it is no part of what is moved into place.
+        let tools = aside.join("tools");
+        quietly(Command::new(&python).args(["-m", "venv"]).arg(&tools))?;
+        let (pip, wheels, list) = (tools.join("bin/pip"), aside.join("wheels"), from.join("requirements.txt"));
+        quietly(Command::new(&pip).args(["download", "--no-deps", "-q", "-d"]).arg(&wheels).arg("-r").arg(&list))?;
+        let mut install = Command::new(&pip);
+        quietly(install.args(["install", "--no-index", "-q", "--find-links"]).arg(&wheels).arg("-r").arg(&list))?;
+        let mut build = Command::new(tools.join("bin/componentize-py"));
+        build.current_dir(aside).args(["--quiet", "--wit-path", "wit", "--world", "broker"]);
+        quietly(build.args(["componentize", "broker", "--output", "broker.wasm"]))?;
+        Ok(fs::remove_dir_all(tools)?)
     })?;
     Ok(home.join("broker.wasm"))
 }

@@ -50,6 +50,8 @@ pub struct Parts {
     pub javascript_plugin: PathBuf,
     /// The folder that holds the bridge and its fixture as static programs: `PORTCULLIS_TEST_BRIDGE`.
     pub bridge: PathBuf,
+    /// The example plugin in Python, built: `PORTCULLIS_TEST_PYTHON_PLUGIN`. Beside it, in `wheels`, what builds it.
+    pub python_plugin: PathBuf,
 }
 
 impl Parts {
@@ -67,6 +69,7 @@ impl Parts {
         command.env("PORTCULLIS_TEST_RUST_CLIENT", &self.rust_client);
         command.env("PORTCULLIS_TEST_JAVASCRIPT_PLUGIN", &self.javascript_plugin);
         command.env("PORTCULLIS_TEST_BRIDGE", &self.bridge);
+        command.env("PORTCULLIS_TEST_PYTHON_PLUGIN", &self.python_plugin);
     }
 }
 
@@ -77,7 +80,7 @@ pub fn run(print: bool) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string(&parts)?);
     } else {
         println!(
-            "node packages  {}\nnode           {}\npython         {}\nsuite          {}\nnode for it    {}\nhelm           {}\nkubernetes     {}\nrust client    {}\njavascript     {}\nbridge         {}",
+            "node packages  {}\nnode           {}\npython         {}\nsuite          {}\nnode for it    {}\nhelm           {}\nkubernetes     {}\nrust client    {}\njavascript     {}\nbridge         {}\npython plugin  {}",
             parts.node.display(),
             parts.node_bin.display(),
             parts.venv.display(),
@@ -87,7 +90,8 @@ pub fn run(print: bool) -> anyhow::Result<()> {
             parts.cluster.as_deref().map_or("none".into(), |p| p.to_string_lossy()),
             parts.rust_client.display(),
             parts.javascript_plugin.display(),
-            parts.bridge.display()
+            parts.bridge.display(),
+            parts.python_plugin.display()
         );
     }
     Ok(())
@@ -112,7 +116,20 @@ pub fn install() -> anyhow::Result<Parts> {
     let rust_client = rust_client(&cache)?;
     let javascript_plugin = examples::javascript(&cache, &node_bin)?;
     let bridge = bridge::programs()?;
-    Ok(Parts { node, node_bin, venv, suite, suite_node, helm, cluster, rust_client, javascript_plugin, bridge })
+    let python_plugin = examples::python(&cache)?;
+    Ok(Parts {
+        node,
+        node_bin,
+        venv,
+        suite,
+        suite_node,
+        helm,
+        cluster,
+        rust_client,
+        javascript_plugin,
+        bridge,
+        python_plugin,
+    })
 }
 
 fn debian() -> anyhow::Result<()> {
@@ -216,11 +233,14 @@ pub(crate) fn node_packages(cache: &Path, node: &Path, from: &str) -> anyhow::Re
     Ok(home)
 }
 
+/// The machine's Python.
+pub(crate) fn python_program() -> anyhow::Result<PathBuf> {
+    let names = ["python3", "python3.11", "python3.12", "python3.13"];
+    names.into_iter().find_map(find).context("python3 is missing")
+}
+
 fn python_packages(cache: &Path) -> anyhow::Result<PathBuf> {
-    let python = ["python3", "python3.11", "python3.12", "python3.13"]
-        .into_iter()
-        .find_map(find)
-        .context("python3 is missing")?;
+    let python = python_program()?;
     let from = root().join("tests/fixtures/python/requirements.txt");
     let version = Command::new(&python).arg("--version").output()?.stdout;
     let home = cache.join(format!("python-{}", key(&[&fs::read(&from)?, &version])));

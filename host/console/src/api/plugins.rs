@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 pub struct PluginItem {
     /// Its name.
     pub name: String,
-    /// `active`, `previous` (what its resource says can't be loaded, an earlier version serves), `refused` (nothing serves) or
-    /// `rolled-back`.
+    /// `active`, `previous` (what its resource says can't be loaded, an earlier version serves), `refused` (nothing serves),
+    /// `rolled-back`, `fetching` or `compiling` (what its resource says is not there yet; what served before, if anything, serves).
     pub state: String,
     /// SHA-256 of the component that its resource names; none where it can't be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]

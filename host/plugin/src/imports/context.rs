@@ -216,13 +216,17 @@ impl policy::results::HostOutcome for State {
         Ok(self.result_facts()?.is_error)
     }
     fn content(&mut self, _: Resource<policy::results::Outcome>) -> Result<Vec<u8>> {
-        Ok(self.result_facts()?.content.to_vec())
+        let facts = self.result_facts()?;
+        facts.look();
+        Ok(facts.content.to_vec())
     }
     fn content_size(&mut self, _: Resource<policy::results::Outcome>) -> Result<u64> {
         Ok(self.result_facts()?.content.len() as u64)
     }
     fn value(&mut self, _: Resource<policy::results::Outcome>, pointer: String) -> Result<Option<String>> {
-        pointed(&self.result_facts()?.content, &pointer)
+        let facts = self.result_facts()?;
+        facts.look();
+        pointed(&facts.content, &pointer)
     }
     fn patch(
         &mut self,

@@ -29,7 +29,10 @@ impl State {
         let text = match (which, what) {
             (Patched::Arguments, What::Call(call)) => &mut call.arguments,
             (Patched::Arguments, What::Result(..)) => return Ok(Err("the arguments have been sent".into())),
-            (Patched::Result, What::Result(_, outcome)) => &mut outcome.content,
+            (Patched::Result, What::Result(_, outcome)) => {
+                outcome.look();
+                &mut outcome.content
+            }
             (Patched::Prompt, What::Prompt(prompt)) => &mut prompt.arguments,
             (Patched::Question, What::Question(question)) => &mut question.params,
             _ => return Err(Error::msg("that is not lent")),

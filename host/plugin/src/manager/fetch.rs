@@ -12,10 +12,17 @@ use portcullis_model::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{BuiltIn, Manager, Resource};
-use crate::{GrantedSecret, SecretReader, distribution};
+use super::{
+    BuiltIn, Manager, Resource, Stage,
+    works::{Progress, Wait},
+};
+use crate::{
+    GrantedSecret, SecretReader,
+    distribution::{self, Believed},
+};
 
 /// A component's bytes, and what it is granted where its resource says nothing.
+#[derive(Clone)]
 pub(super) struct Fetched {
     pub(super) wasm: Arc<[u8]>,
     pub(super) digest: String,
@@ -30,29 +37,88 @@ impl Fetched {
     }
 }
 
+/// Why there is no component, or no plugin.
+#[derive(Clone, Debug)]
+pub(super) enum Unready {
+    /// In words for operators.
+    Failed(String),
+    /// Not yet.
+    UnderWay(Stage),
+}
+
+impl Unready {
+    /// In words for operators.
+    pub(super) fn words(&self) -> &str {
+        match self {
+            Self::Failed(problem) => problem,
+            Self::UnderWay(stage) => stage.words(),
+        }
+    }
+
+    pub(super) fn under_way(&self) -> Option<Stage> {
+        match self {
+            Self::Failed(_) => None,
+            Self::UnderWay(stage) => Some(*stage),
+        }
+    }
+}
+
+impl From<String> for Unready {
+    fn from(problem: String) -> Self {
+        Self::Failed(problem)
+    }
+}
+
 impl Manager {
     /// The component of a source, believed.
     ///
     /// # Errors
-    /// In words for operators.
-    pub(super) async fn fetch(&self, source: &Source, resource: &Resource) -> Result<Fetched, String> {
-        let packages = self.packages.as_deref();
-        let believed = match source {
-            Source::BuiltIn(name) => return built_in(name, &self.built_ins),
+    /// Why there is none, or none yet.
+    pub(super) async fn fetch(&self, source: &Source, resource: &Resource, wait: &Wait) -> Result<Fetched, Unready> {
+        let packages = self.packages.clone();
+        let key = || {
+            let source = serde_json::to_string(source).unwrap_or_default();
+            format!("{}/{}/{:?}/{source}", resource.tenant, resource.name, resource.base)
+        };
+        let progress = match source {
+            Source::BuiltIn(name) => return Ok(built_in(name, &self.built_ins)?),
             Source::File { path, sha256 } => {
                 let base = resource.base.as_deref();
                 let full = base.map_or_else(|| PathBuf::from(path), |base| base.join(path));
-                let wasm = distribution::read(&full, sha256.as_deref()).await?;
-                distribution::from_file(packages, &full, wasm).await?
+                let (sha256, max) = (sha256.clone(), self.host.max_component);
+                let read = || async move {
+                    let wasm = distribution::read(&full, sha256.as_deref(), max).await?;
+                    fetched(distribution::from_file(packages.as_deref(), &full, wasm).await?).await
+                };
+                let progress = self.fetches.get(&key(), wait, read).await;
+                if matches!(progress, Progress::Done { late: true, .. }) {
+                    // It was read a while ago, and may be another one by now.
+                    self.told.send_modify(|told| *told += 1);
+                }
+                progress
             }
             Source::Oci(oci) => {
-                let secrets = self.services.secrets.as_deref();
-                distribution::from_registry(packages, secrets, &resource.tenant, oci).await?
+                let credentials = distribution::credentials(self.services.secrets.as_deref(), &resource.tenant, oci)?;
+                let oci = oci.clone();
+                let get = || async move {
+                    fetched(distribution::from_registry(packages.as_deref(), credentials, &oci).await?).await
+                };
+                self.fetches.get(&key(), wait, get).await
             }
         };
-        let key = believed.signer.map(|signer| signer.name.to_string());
-        Ok(Fetched { key, ..Fetched::new(believed.wasm, None) })
+        match progress {
+            Progress::Done { value, .. } => Ok(value?),
+            Progress::UnderWay => Err(Unready::UnderWay(Stage::Fetching)),
+            Progress::Lost => Err(Unready::Failed("fetching it ended without a word".to_owned())),
+        }
     }
+}
+
+/// What was fetched, with its digest; hashing many megabytes takes its time.
+async fn fetched(believed: Believed) -> Result<Fetched, String> {
+    let key = believed.signer.map(|signer| signer.name.to_string());
+    let hashed = tokio::task::spawn_blocking(move || Fetched::new(believed.wasm, None));
+    hashed.await.map(|fetched| Fetched { key, ..fetched }).map_err(|e| e.to_string())
 }
 
 /// A plugin that Portcullis brings.

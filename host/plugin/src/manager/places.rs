@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use portcullis_model::spec::{Grants, Isolation, Limits, Plugin as Spec};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::{
-    Manager, Place, Trouble, Wanted, config_of, config_text,
-    fetch::{self, Fetched, granted, identity},
+    Manager, Place, Stage, Trouble, Wanted, config_of, config_text,
+    fetch::{self, Fetched, Unready, granted, identity},
     standing::not_compared,
+    works::{Progress, Wait},
 };
 use crate::{Candidate, LoadError, LoadPlan, Placed, Plugin, PluginFailure, rollout::Differences};
 
@@ -42,13 +44,20 @@ struct Recipe<'w> {
 
 impl Manager {
     /// What a place comes to: what serves there now, and what is not as it should be.
-    pub(super) async fn place(&self, place: &Place, wanted: Option<&Wanted<'_>>, earlier: Option<&Slot>) -> Loaded {
+    pub(super) async fn place(
+        &self,
+        place: &Place,
+        wanted: Option<&Wanted<'_>>,
+        earlier: Option<&Slot>,
+        wait: &Wait,
+    ) -> Loaded {
         let mut troubles = Vec::new();
-        let trouble = |problem: &str, previous: bool, candidate: bool| Trouble {
+        let trouble = |why: &Unready, previous: bool, candidate: bool| Trouble {
             place: place.clone(),
-            problem: problem.to_owned(),
+            problem: why.words().to_owned(),
             previous,
             candidate,
+            under_way: why.under_way(),
         };
         let was = earlier.and_then(|slot| slot.serving.as_ref().ok());
         let built_in;
@@ -58,25 +67,33 @@ impl Manager {
                     built_in = fetched;
                     Ok(Recipe::of(place, &built_in, None, &Value::Null))
                 }
-                Err(problem) => Err(problem),
+                Err(problem) => Err(Unready::Failed(problem)),
             },
             Some(wanted) => match &wanted.version {
                 Ok((fetched, config)) => Ok(Recipe::of(place, fetched, Some(&wanted.resource.spec), config)),
-                Err(problem) => Err(problem.clone()),
+                Err(why) => Err(why.clone()),
             },
         };
         let known = was.map(|was| (&was.plugin, &was.identity));
         let (loaded, refused) = match recipe {
-            Ok(recipe) => self.load(place, recipe, known, earlier.and_then(|e| e.refused.as_ref())).await,
-            Err(problem) => (Err(problem), None),
+            Ok(recipe) => self.load(place, recipe, known, earlier.and_then(|e| e.refused.as_ref()), wait).await,
+            Err(why) => {
+                if why.under_way().is_some() {
+                    self.loads.keep(&key_of(place, &place.plugin), wait.round);
+                }
+                (Err(why), earlier.and_then(|e| e.refused.clone()))
+            }
         };
         let mut serving = match loaded {
             Ok((plugin, identity)) => Ok(Placed::alone(plugin, identity)),
-            Err(problem) => {
-                troubles.push(trouble(&problem, was.is_some(), false));
+            Err(why) => {
+                troubles.push(trouble(&why, was.is_some(), false));
                 match was {
                     Some(was) => Ok(Placed::alone(Arc::clone(&was.plugin), Arc::clone(&was.identity))),
-                    None => Err(problem),
+                    None => Err(match &why {
+                        Unready::Failed(problem) => problem.clone(),
+                        Unready::UnderWay(stage) => format!("plugin \"{}\": {}", place.plugin, stage.words()),
+                    }),
                 }
             }
         };
@@ -90,18 +107,26 @@ impl Manager {
                     let own = wanted.resource.spec.config.as_ref();
                     let config = config_of(spec.config.as_ref().or(own));
                     let mut recipe = Recipe::of(place, fetched, Some(&wanted.resource.spec), &config);
-                    recipe.name = format!("{}@candidate", place.plugin);
+                    recipe.name = candidate_of(place);
                     let refused = earlier.and_then(|e| e.refused_candidate.as_ref());
                     let known = was.map(|was| (&was.plugin, &was.identity));
-                    let (loaded, refused) = self.load(place, recipe, known, refused).await;
+                    let (loaded, refused) = self.load(place, recipe, known, refused, wait).await;
                     refused_candidate = refused;
                     loaded
                 }
-                Err(problem) => Err(problem.clone()),
+                Err(why) => {
+                    if why.under_way().is_some() {
+                        self.loads.keep(&key_of(place, &candidate_of(place)), wait.round);
+                        refused_candidate = earlier.and_then(|e| e.refused_candidate.clone());
+                    }
+                    Err(why.clone())
+                }
             };
             // Its callers would be without that hook.
             let fits = loaded.and_then(|(plugin, identity)| match plugin.hooks().lacks(placed.plugin.hooks()) {
-                Some(hook) => Err(format!("it lacks the hook {hook}, which the active version serves")),
+                Some(hook) => {
+                    Err(Unready::Failed(format!("it lacks the hook {hook}, which the active version serves")))
+                }
                 None => Ok((plugin, identity)),
             });
             match fits {
@@ -113,7 +138,7 @@ impl Manager {
                     let shadows = share == 0 && not_compared(&plugin).is_none();
                     placed.candidate = Some(Candidate { plugin, identity, share, shadows, differences });
                 }
-                Err(problem) => troubles.push(trouble(&problem, true, true)),
+                Err(why) => troubles.push(trouble(&why, true, true)),
             }
         }
         (Slot { serving, refused, refused_candidate }, troubles)
@@ -126,36 +151,44 @@ impl Manager {
         recipe: Recipe<'_>,
         known: Option<(&Arc<Plugin>, &Arc<str>)>,
         refused: Option<&Refused>,
-    ) -> (Result<(Arc<Plugin>, Arc<str>), String>, Option<Refused>) {
+        wait: &Wait,
+    ) -> (Result<(Arc<Plugin>, Arc<str>), Unready>, Option<Refused>) {
         let Recipe { name, fetched, config, grants, limits, isolation } = recipe;
         let secrets = match granted(&place.tenant, &grants, self.services.secrets.as_deref()) {
             Ok(secrets) => secrets,
-            Err(problem) => return (Err(problem), None),
+            Err(problem) => return (Err(Unready::Failed(problem)), None),
         };
         let identity = identity(&fetched.digest, &config, &grants, &secrets, &limits, isolation);
         if let Some((plugin, known)) = known.filter(|(_, known)| ***known == *identity) {
             return (Ok((Arc::clone(plugin), Arc::clone(known))), None);
         }
         if let Some(refused) = refused.filter(|refused| refused.identity == identity) {
-            return (Err(refused.problem.clone()), Some(refused.clone()));
+            return (Err(Unready::Failed(refused.problem.clone())), Some(refused.clone()));
         }
-        let loaded = async {
-            let component = self.host.compile(Arc::clone(&fetched.wasm)).await?;
+        let key = format!("{}{identity}", key_of(place, &name));
+        let loaded = || {
+            let (host, wasm) = (Arc::clone(&self.host), Arc::clone(&fetched.wasm));
             let (tenant, services) = (place.tenant.clone(), self.services.clone());
-            let plan = LoadPlan { name, tenant, component, config, grants, secrets, limits, isolation, services };
-            self.host.load(plan).await
+            async move {
+                let component = host.compile(wasm).await?;
+                host.load(LoadPlan { name, tenant, component, config, grants, secrets, limits, isolation, services })
+                    .await
+            }
         };
-        match loaded.await {
-            Ok(plugin) => {
+        match self.loads.get(&key, wait, loaded).await {
+            Progress::Done { value: Ok(plugin), .. } => {
                 let (tenant, digest, key) = (&place.tenant, plugin.digest(), fetched.key.as_deref().unwrap_or("none"));
                 tracing::info!(plugin = plugin.name(), %tenant, digest, key, "plugin is serving");
                 (Ok((plugin, Arc::from(identity))), None)
             }
-            Err(error) => {
+            Progress::Done { value: Err(error), .. } => {
                 let problem = error.to_string();
                 let refused = (!may_pass(&error)).then(|| Refused { identity, problem: problem.clone() });
-                (Err(problem), refused)
+                (Err(Unready::Failed(problem)), refused)
             }
+            // What was refused before stays so: it may be asked for again before this is done.
+            Progress::UnderWay => (Err(Unready::UnderWay(Stage::Compiling)), refused.cloned()),
+            Progress::Lost => (Err(Unready::Failed("loading it ended without a word".to_owned())), None),
         }
     }
 }
@@ -179,6 +212,17 @@ impl<'w> Recipe<'w> {
             isolation: spec.map(|s| s.isolation).unwrap_or_default(),
         }
     }
+}
+
+/// What a candidate is called wherever something is kept by name.
+fn candidate_of(place: &Place) -> String {
+    format!("{}@candidate", place.plugin)
+}
+
+/// How keys of work on a place's versions begin. A plugin belongs to one place: its quarantine is that place's.
+fn key_of(place: &Place, name: &str) -> String {
+    let config = place.config.as_deref().map(|config| fetch::hex(&Sha256::digest(config)));
+    format!("{}/{name}/{}/", place.tenant, config.as_deref().unwrap_or("own"))
 }
 
 /// Whether the same may well load another time.

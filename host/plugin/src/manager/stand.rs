@@ -9,8 +9,8 @@ use portcullis_model::spec::Candidate as CandidateSpec;
 use serde_json::Value;
 
 use super::{
-    CandidateStanding, Manager, Place, Resource, Standing, State, Trouble, Wanted, config_text,
-    fetch::Fetched,
+    CandidateStanding, Manager, Place, Resource, Stage, Standing, State, Trouble, Wanted, config_text,
+    fetch::{Fetched, Unready},
     life_of,
     places::Slot,
     standing::{not_compared, not_shared, now_ms},
@@ -37,10 +37,14 @@ impl Manager {
             let places: Vec<(&Place, &Placed)> =
                 places.filter_map(|(place, slot)| Some((place, slot.serving.as_ref().ok()?))).collect();
             let serving: Vec<&Placed> = places.iter().map(|(_, placed)| *placed).collect();
+            // What is wrong at one place says more than what still goes on at another.
             let trouble = |candidate: bool| {
-                troubles.iter().find(|t| here(&t.place) && t.candidate == candidate).map(|t| t.problem.clone())
+                let here = || troubles.iter().filter(|t| here(&t.place) && t.candidate == candidate);
+                here().find(|t| t.under_way.is_none()).or_else(|| here().next())
             };
-            let problem = trouble(false);
+            let problem = trouble(false).map(|t| t.problem.clone());
+            let going = troubles.iter().filter(|t| here(&t.place) && !t.candidate).find_map(|t| t.under_way);
+            let wrong = trouble(false).is_some_and(|t| t.under_way.is_none());
             let version = wanted.version.as_ref().ok();
             // Some place has it: it is the one that serves, though another place may have a configuration that it does not take.
             let has = |(place, placed): &(&Place, &Placed), (fetched, config): &(Fetched, Value)| {
@@ -55,11 +59,14 @@ impl Manager {
                     life.activated(&version);
                 }
             }
-            let state = match (&problem, took) {
-                _ if serving.is_empty() => State::Refused,
-                (_, Some(_)) if wanted.pinned => State::RolledBack,
-                (Some(_), _) => State::Previous,
-                (None, _) => State::Active,
+            let state = match going {
+                _ if serving.is_empty() && wrong => State::Refused,
+                _ if took.is_some() && wanted.pinned => State::RolledBack,
+                _ if wrong => State::Previous,
+                Some(Stage::Fetching) => State::Fetching,
+                Some(Stage::Compiling) => State::Compiling,
+                None if serving.is_empty() => State::Refused,
+                None => State::Active,
             };
             let active =
                 took.map(|(f, _)| f.digest.clone()).or_else(|| serving.first().map(|p| p.plugin.digest().to_owned()));
@@ -74,6 +81,7 @@ impl Manager {
                 withheld: serving.first().map(|p| p.plugin.withheld().to_vec()).unwrap_or_default(),
                 ungranted: serving.first().map(|p| p.plugin.ungranted().to_vec()).unwrap_or_default(),
                 problem,
+                under_way: going,
                 since_ms: now_ms(),
                 previous,
                 candidate: wanted
@@ -117,9 +125,9 @@ impl Manager {
 /// How a candidate stands.
 fn candidate(
     spec: &CandidateSpec,
-    found: &Result<Fetched, String>,
+    found: &Result<Fetched, Unready>,
     serving: &[&Placed],
-    refused: Option<String>,
+    refused: Option<&Trouble>,
 ) -> CandidateStanding {
     let loaded = serving.iter().find_map(|p| p.candidate.as_ref());
     let plugin = loaded.map(|c| &c.plugin);
@@ -129,7 +137,8 @@ fn candidate(
         digest: found.as_ref().ok().map(|f| f.digest.clone()),
         share: spec.share,
         asked,
-        problem: refused.or_else(|| idle.map(str::to_owned)),
+        problem: refused.map(|t| t.problem.clone()).or_else(|| idle.map(str::to_owned)),
+        under_way: refused.and_then(|t| t.under_way),
         differences: loaded.map(|c| c.differences.clone()).unwrap_or_default(),
     }
 }

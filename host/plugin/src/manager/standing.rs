@@ -15,6 +15,37 @@ pub enum State {
     Refused,
     /// An operator went back to an earlier version.
     RolledBack,
+    /// The component that its resource names is being fetched; what served before, if anything, goes on serving.
+    Fetching,
+    /// It is being compiled, or tried for the first time.
+    Compiling,
+}
+
+/// Work on a plugin that a round does not wait for any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Its component is fetched, or read.
+    Fetching,
+    /// It is compiled and loaded.
+    Compiling,
+}
+
+impl Stage {
+    /// The word in metrics.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Fetching => "fetching",
+            Self::Compiling => "compiling",
+        }
+    }
+
+    /// In words for operators.
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Fetching => "its component is still being fetched",
+            Self::Compiling => "it is still being compiled and loaded",
+        }
+    }
 }
 
 impl State {
@@ -25,6 +56,8 @@ impl State {
             Self::Previous => "previous",
             Self::Refused => "refused",
             Self::RolledBack => "rolled-back",
+            Self::Fetching => Stage::Fetching.as_str(),
+            Self::Compiling => Stage::Compiling.as_str(),
         }
     }
 }
@@ -46,6 +79,8 @@ pub struct Standing {
     pub ungranted: Vec<String>,
     /// Why it is not as its resource says.
     pub problem: Option<String>,
+    /// What goes on for some of its places, so that the next rounds may say something else.
+    pub under_way: Option<Stage>,
     /// Since when, in milliseconds since 1970.
     pub since_ms: u64,
     /// Components that an operator can go back to, the newest first.
@@ -67,6 +102,8 @@ pub struct CandidateStanding {
     pub asked: bool,
     /// Why it is refused, or not asked.
     pub problem: Option<String>,
+    /// What goes on before it can be asked.
+    pub under_way: Option<Stage>,
     pub(crate) differences: Differences,
 }
 
@@ -104,6 +141,8 @@ impl Standing {
         let tells = |c: &CandidateStanding| (c.digest.clone(), c.share, c.problem.clone(), c.asked);
         let was = before.and_then(|b| b.candidate.as_ref());
         match (&self.candidate, was) {
+            // Nothing has become of it yet.
+            (Some(now), _) if now.under_way.is_some() => {}
             (Some(now), was) if was.map(tells) != Some(tells(now)) => all.push((now.word(), now.problem.as_deref())),
             (None, Some(_)) => all.push(("candidate-gone", None)),
             _ => {}

@@ -13,11 +13,11 @@ use std::{
 };
 
 use portcullis_model::spec::Plugin as Spec;
+use portcullis_package::MAX_COMPONENT;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::fetch::hex;
-use crate::survey::MAX_BYTES;
 
 /// How many earlier versions of a plugin are kept.
 pub const KEPT: usize = 3;
@@ -185,7 +185,7 @@ fn private(dir: &Path) -> io::Result<()> {
 
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::metadata(path) {
-        Ok(meta) if meta.len() > MAX_BYTES as u64 => Err(io::Error::new(io::ErrorKind::FileTooLarge, "too large")),
+        Ok(meta) if meta.len() > MAX_COMPONENT as u64 => Err(io::Error::new(io::ErrorKind::FileTooLarge, "too large")),
         Ok(_) => fs::read(path).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

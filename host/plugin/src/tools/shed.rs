@@ -43,7 +43,9 @@ impl Toolshed {
         connection: &[(String, Secret)],
     ) -> Result<Arc<Toolbox>, String> {
         let secrets = self.services.secrets.as_deref();
-        let believed = distribution::fetch(Some(&*self.packages), secrets, tenant, &server.source).await?;
+        let believed =
+            distribution::fetch(Some(&*self.packages), secrets, tenant, &server.source, self.host.max_component)
+                .await?;
         let component = self.host.compile_tools(Arc::clone(&believed.wasm)).await.map_err(|error| error.to_string())?;
         let plan = LoadPlan {
             name: format!("server/{name}"),

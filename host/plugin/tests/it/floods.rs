@@ -8,15 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use portcullis_model::Span;
+use bytes::Bytes;
+use portcullis_model::{Span, spec::Isolation};
 use portcullis_plugin::{
     BoxFuture, Decision, Host, LoadError, LoadPlan, Outbound, OutboundError, OutboundRequest, OutboundResponse, Plugin,
-    PluginFailure, Services,
+    PluginFailure, ResultFacts, Services,
 };
 use tracing::{Event, Metadata, Subscriber, span};
 
 use crate::{
-    built::guest,
+    built::{built_in, guest},
     guests::{ALLOW, Guest, call, host, load, plan, principal, request},
 };
 
@@ -206,4 +207,36 @@ async fn the_pool_is_shared_out_and_a_full_one_says_so() {
         let _ = call.await;
     }
     assert_eq!(decide(&inline).await, Ok(Decision::Allow));
+}
+
+/// A result that a policy does not look into is not copied, however large it is.
+#[tokio::test]
+async fn a_large_result_that_nobody_reads_costs_what_a_small_one_costs() {
+    let host = host();
+    let mut plan = plan(host.compile(built_in("size-cap")).await.unwrap());
+    plan.config = r#"{"rules": [{"results": "16MiB"}]}"#.into();
+    plan.isolation = Isolation::Tenant;
+    let plugin = host.load(plan).await.unwrap();
+    let result = |bytes: usize| ResultFacts::new(false, Bytes::from(vec![b' '; bytes]));
+    let cpu = || {
+        let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
+    };
+    let cost = async |outcome: &ResultFacts| {
+        let mut rounds = Vec::new();
+        for _ in 0..5 {
+            let before = cpu();
+            for _ in 0..40 {
+                let said = plugin.review(&principal(), &request(), &call(), outcome).await;
+                assert_eq!(said, Ok(Decision::Allow));
+            }
+            rounds.push(cpu() - before);
+        }
+        rounds.into_iter().min().unwrap()
+    };
+    let (small, large) = (result(1 << 10), result(8 << 20));
+    let (little, much) = (cost(&small).await, cost(&large).await);
+    // Copying it once would take a millisecond and more, forty times.
+    assert!(much < 3 * little + Duration::from_millis(4), "{little:?} and {much:?}");
+    assert!(!large.was_read());
 }

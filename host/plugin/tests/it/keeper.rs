@@ -132,7 +132,7 @@ async fn a_patch_changes_what_is_sent_and_nothing_beside_it() {
     let plugin = load("").await;
     let untouched = plugin.decide(&principal(), &request(), &call()).await;
     assert_eq!(untouched, Ok(Decision::Allow));
-    let result = |text: &'static str| ResultFacts { is_error: false, content: Bytes::from_static(text.as_bytes()) };
+    let result = |text: &'static str| ResultFacts::new(false, Bytes::from_static(text.as_bytes()));
     let secret = result(r#"{"content":[{"type":"text","text":"secret"}]}"#);
     let reviewed = plugin.review(&principal(), &request(), &call(), &secret).await;
     let hidden = r#"{"content":[{"type":"text","text":"***"}]}"#;

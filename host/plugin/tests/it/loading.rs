@@ -25,12 +25,12 @@ async fn what_is_no_component_is_refused_by_name() {
 #[tokio::test]
 async fn imports_beyond_the_world_are_named() {
     let guest = Guest {
-        imports: r#"(import "wasi:filesystem/preopens@0.2.6" (instance)) (import "evil:net/raw@1.0.0" (instance))
+        imports: r#"(import "wasi:http/types@0.2.6" (instance)) (import "evil:net/raw@1.0.0" (instance))
                     (import "loose" (func))"#,
         ..Guest::default()
     };
     let LoadError::Imports(names) = refused(guest.wasm()).await else { panic!("another error") };
-    assert_eq!(names, ["wasi:filesystem/preopens@0.2.6", "evil:net/raw@1.0.0", "loose"]);
+    assert_eq!(names, ["wasi:http/types@0.2.6", "evil:net/raw@1.0.0", "loose"]);
 }
 
 const REVEAL: &str = r#"

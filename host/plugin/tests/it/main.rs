@@ -4,6 +4,7 @@
 mod built;
 mod built_ins;
 mod canary;
+mod closed;
 mod declared;
 mod floods;
 mod grants;

@@ -179,3 +179,46 @@ async fn a_file_with_another_digest_is_refused() {
     assert!(reconcile(&manager, &pinned(&right), &[&place]).await.is_empty());
     assert_eq!(manager.get(&place).unwrap().plugin.digest(), right.to_lowercase());
 }
+
+#[tokio::test]
+async fn a_pipe_is_no_component() {
+    let (dir, manager) = (tempfile::tempdir().unwrap(), manager());
+    let pipe = dir.path().join("policy.wasm");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let of_file = resource("policy", dir.path(), json!({"source": {"file": {"path": "policy.wasm"}}}));
+    let place = place("policy", None);
+    let (resources, places) = ([of_file], [&place]);
+    let round = reconcile(&manager, &resources, &places);
+    let trouble = tokio::time::timeout(std::time::Duration::from_secs(10), round).await.expect("nobody reads it");
+    assert!(trouble[0].problem.contains("no regular file"), "{trouble:?}");
+}
+
+/// A round that waits for nothing goes on without what it begins, and another one has it when it is told.
+#[tokio::test]
+async fn a_round_goes_on_without_what_is_under_way() {
+    let (dir, manager) = (tempfile::tempdir().unwrap(), manager());
+    std::fs::write(dir.path().join("policy.wasm"), Guest::default().wasm()).unwrap();
+    let of_file = resource("policy", dir.path(), json!({"source": {"file": {"path": "policy.wasm"}}}));
+    let (resources, place) = ([of_file], place("policy", None));
+    let places = BTreeSet::from([place.clone()]);
+    let mut told = manager.told();
+    let mut stages = Vec::new();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while manager.get(&place).is_err() {
+        assert!(std::time::Instant::now() < until, "{stages:?}");
+        let troubles = manager.reconcile_within(&resources, &places, |_| std::future::ready(())).await;
+        for trouble in troubles {
+            let stage = trouble.under_way.expect("nothing is wrong with it");
+            let standing = manager.standing(&tenant(), &"policy".parse().unwrap()).unwrap();
+            assert_eq!((standing.under_way, standing.active), (Some(stage), None));
+            stages.push(standing.state.as_str());
+            told.changed().await.unwrap();
+        }
+    }
+    assert_eq!(stages.first(), Some(&"fetching"), "{stages:?}");
+    assert!(stages.contains(&"compiling"), "{stages:?}");
+    assert_eq!(decide(&manager.get(&place).unwrap()).await, Decision::Allow);
+    let standing = manager.standing(&tenant(), &"policy".parse().unwrap()).unwrap();
+    assert_eq!((standing.state.as_str(), standing.under_way), ("active", None));
+}

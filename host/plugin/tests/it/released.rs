@@ -160,7 +160,7 @@ async fn a_released_policy_answers_in_every_hook() {
         assert_eq!(answer("approve").await, Ok(Decision::RequireApproval("this".into())));
         assert_eq!(answer("fail").await, Err(PluginFailure::Error(PluginError::Unavailable("not now".into()))));
         let seen = head("Some(Text(\"by policy\"))");
-        let result = ResultFacts { is_error: true, content: Bytes::from_static(b"{\"content\":[]}") };
+        let result = ResultFacts::new(true, Bytes::from_static(b"{\"content\":[]}"));
         assert_eq!(
             denied(plugin.review(&who, &asked, &call(), &result).await),
             seen.clone() + "create_issue true 14 {\"content\":[]}"

@@ -108,7 +108,7 @@ async fn every_hook(plugin: &Arc<Plugin>) -> Vec<Result<(), PluginFailure>> {
     let plugin = Arc::clone(plugin);
     let work = tokio::spawn(async move {
         let (principal, request, call) = (principal(), request(), call());
-        let result = ResultFacts { is_error: true, content: Bytes::from_static(b"{\"content\":[]}") };
+        let result = ResultFacts::new(true, Bytes::from_static(b"{\"content\":[]}"));
         let entry = |server| Item { server, name: "a" };
         let items = [entry("github"), entry("gitlab"), entry("github")];
         vec![

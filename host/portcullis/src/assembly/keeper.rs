@@ -19,13 +19,18 @@ use portcullis_model::{
     spec::{SecretSource, Source},
 };
 use portcullis_orchestrator::{Orchestrator, Workloads};
-use portcullis_plugin::manager::{self, Manager, Trouble};
+use portcullis_plugin::manager::{self, Manager, Stage, Standing, Trouble};
 use portcullis_store::{Fleet, Registry};
 use portcullis_upstream::Hosts;
+use tokio::sync::{MutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 
 /// How soon what did not work is tried again without a change: a file may have appeared that nobody told of.
 const RETRY: Duration = Duration::from_secs(10);
+/// How long the first round waits for plugins that are compiled: before it nothing is served, and a change can't come in between.
+const AT_FIRST: Duration = Duration::from_secs(30);
+/// The longest that a rollback waits for its version, which was compiled before and may have to be again.
+const GOING_BACK: Duration = Duration::from_secs(240);
 
 /// What does not work as the resources want it.
 #[derive(Default)]
@@ -41,8 +46,13 @@ impl Shortcomings {
     fn tell(&self, before: &Self) {
         for trouble in &self.troubles {
             let known = before.troubles.iter().any(|b| b.place == trouble.place && b.problem == trouble.problem);
-            if !known {
-                let (place, previous, candidate) = (&trouble.place, trouble.previous, trouble.candidate);
+            if known {
+                continue;
+            }
+            let (place, previous, candidate) = (&trouble.place, trouble.previous, trouble.candidate);
+            if trouble.under_way.is_some() {
+                tracing::info!(plugin = place.plugin, tenant = %place.tenant, previous, candidate, trouble.problem, "a plugin is not waited for");
+            } else {
                 tracing::error!(plugin = place.plugin, tenant = %place.tenant, previous, candidate, problem = trouble.problem, "a plugin can't be loaded");
             }
         }
@@ -68,6 +78,19 @@ pub struct Keeper {
     shortcomings: ArcSwap<Shortcomings>,
     rounds: AtomicU64,
     turn: tokio::sync::Mutex<()>,
+    /// How many wait for their turn: whoever has it waits for no plugin meanwhile.
+    asking: watch::Sender<usize>,
+    /// How long a round waits for what is fetched or compiled for it.
+    patience: Duration,
+}
+
+/// Counts as waiting until it is dropped.
+struct Asking<'a>(&'a watch::Sender<usize>);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|asking| *asking -= 1);
+    }
 }
 
 impl Keeper {
@@ -79,6 +102,7 @@ impl Keeper {
         files: Option<Arc<FileDoor>>,
         (book, sources): (Arc<ConnectionBook>, Arc<SecretSources>),
         (orchestrator, workloads): (Orchestrator, Option<Workloads>),
+        patience: Duration,
     ) -> Arc<Self> {
         Arc::new(Self {
             registry,
@@ -92,6 +116,8 @@ impl Keeper {
             shortcomings: ArcSwap::default(),
             rounds: AtomicU64::new(0),
             turn: tokio::sync::Mutex::default(),
+            asking: watch::Sender::new(0),
+            patience,
         })
     }
 
@@ -122,9 +148,23 @@ impl Keeper {
         self.rounds.load(Ordering::Acquire)
     }
 
-    /// Loads plugins and compiles gateways as the resources are now.
+    /// Asks whoever has the turn to be quick, until what this gives is dropped.
+    fn asking(&self) -> Asking<'_> {
+        self.asking.send_modify(|asking| *asking += 1);
+        Asking(&self.asking)
+    }
+
+    async fn turn(&self) -> MutexGuard<'_, ()> {
+        let _asking = self.asking();
+        self.turn.lock().await
+    }
+
+    /// Loads plugins and compiles gateways as the resources are now. What takes long is not waited for: there is another round when
+    /// it is done.
     pub async fn round(&self) {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn().await;
+        let first = self.rounds() == 0;
+        let changes = self.registry.watch();
         let fleet = self.registry.snapshot();
         let resources = plugins(&fleet);
         if let Some(files) = &self.files {
@@ -134,7 +174,18 @@ impl Keeper {
         // Pods come up while plugins are compiled, and before anybody is led there.
         self.wish(&fleet).await;
         let places = portcullis_gateway::places(&fleet);
-        let troubles = self.manager.reconcile(&resources, &places).await;
+        let patience = |stage: Stage| {
+            let (mut changes, mut asking) = (changes.clone(), self.asking.subscribe());
+            let most = if first && stage == Stage::Compiling { AT_FIRST } else { self.patience };
+            async move {
+                tokio::select! {
+                    () = tokio::time::sleep(most) => {}
+                    _ = changes.changed(), if !first => {}
+                    _ = asking.wait_for(|asking| *asking > 0) => {}
+                }
+            }
+        };
+        let troubles = self.manager.reconcile_within(&resources, &places, patience).await;
         let hosts = self.workloads.clone().map(|workloads| Arc::new(workloads) as Arc<dyn Hosts>);
         let conditions = self.gateways.compile(&Sources { fleet: &fleet, plugins: &self.manager, hosts });
         self.orchestrator.retain(|key| {
@@ -164,9 +215,11 @@ impl Keeper {
         let fleet = self.registry.snapshot();
         let found = plugins(&fleet).into_iter().find(|p| p.tenant == *tenant && p.name == *name);
         let resource = found.ok_or_else(|| format!("there is no Plugin \"{name}\""))?;
-        let digest = self.manager.roll_back(&resource).await?;
-        self.round().await;
-        let standing = self.manager.standing(tenant, name);
+        let digest = {
+            let _asking = self.asking();
+            self.manager.roll_back(&resource).await?
+        };
+        let standing = self.settled(tenant, name).await;
         if standing
             .as_ref()
             .is_some_and(|s| s.state == manager::State::RolledBack && s.active.as_ref() == Some(&digest))
@@ -184,11 +237,36 @@ impl Keeper {
     /// # Errors
     /// Where there was nothing to take back.
     pub async fn resume(&self, tenant: &Name, name: &Name) -> Result<(), String> {
-        if !self.manager.resume(tenant, name).await {
+        let there_was = {
+            let _asking = self.asking();
+            self.manager.resume(tenant, name).await
+        };
+        if !there_was {
             return Err(format!("plugin \"{name}\" was not rolled back"));
         }
         self.round().await;
         Ok(())
+    }
+
+    /// How a plugin stands after a round, and after as many more as it takes until nothing of it is under way.
+    async fn settled(&self, tenant: &Name, name: &Name) -> Option<Standing> {
+        let mut told = self.manager.told();
+        let rounds = async {
+            loop {
+                told.mark_unchanged();
+                self.round().await;
+                let standing = self.manager.standing(tenant, name);
+                if standing.as_ref().is_none_or(|standing| standing.under_way.is_none())
+                    || told.changed().await.is_err()
+                {
+                    return standing;
+                }
+            }
+        };
+        match tokio::time::timeout(GOING_BACK, rounds).await {
+            Ok(standing) => standing,
+            Err(_) => self.manager.standing(tenant, name),
+        }
     }
 
     /// Says what is to run in the cluster.
@@ -213,6 +291,9 @@ impl Keeper {
         let mut components = self.files.as_ref().map(|f| f.referred());
         let mut secrets = self.sources.changes();
         let mut connections = self.book.changes();
+        let mut told = self.manager.told();
+        // What a round went on without before this subscription.
+        told.mark_changed();
         // The registry may have changed between the first round and this subscription.
         changes.mark_changed();
         loop {
@@ -253,6 +334,7 @@ impl Keeper {
                     self.wish(&self.registry.snapshot()).await;
                     continue;
                 }
+                changed = told.changed() => if changed.is_err() { return },
                 () = retry => {}
             }
             self.round().await;

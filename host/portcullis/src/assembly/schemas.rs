@@ -14,13 +14,11 @@ use portcullis_model::{
     Door, Name, Problem, Resource, ResourceKey, Spec,
     spec::{PluginUse, Source},
 };
-use portcullis_package::Need;
+use portcullis_package::{MAX_COMPONENT, Need};
 use portcullis_plugin::{Schema, schema_of};
 use portcullis_store::{Fleet, Judge};
 use serde_json::{Value, json};
 
-/// The most bytes of a component that is read for this; the plugin host's own limit.
-const MAX_BYTES: u64 = 16 << 20;
 /// The most files whose schema is remembered.
 const MAX_KNOWN: usize = 256;
 
@@ -81,7 +79,7 @@ impl Schemas {
         if !self.reads_files {
             return None;
         }
-        let meta = fs::metadata(path).ok().filter(|meta| meta.is_file() && meta.len() <= MAX_BYTES)?;
+        let meta = fs::metadata(path).ok().filter(|meta| meta.is_file() && meta.len() <= MAX_COMPONENT as u64)?;
         let seen = (meta.len(), meta.modified().ok());
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((before, schema)) = files.get(path)

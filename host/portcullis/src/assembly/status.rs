@@ -162,6 +162,10 @@ impl View for Assembled {
                 .filter(|t| t.place.tenant == key.tenant && t.place.plugin == key.name.as_str())
             {
                 found.push(match (trouble.candidate, trouble.previous) {
+                    (true, _) if trouble.under_way.is_some() => {
+                        Condition { kind: "Candidate".to_owned(), ..not_ready("UnderWay", trouble.problem.clone()) }
+                    }
+                    (false, _) if trouble.under_way.is_some() => not_ready("UnderWay", trouble.problem.clone()),
                     (true, _) => Condition {
                         kind: "Candidate".to_owned(),
                         ..not_ready("CandidateRefused", trouble.problem.clone())
@@ -204,9 +208,14 @@ impl View for Assembled {
         });
         let plugins = shortcomings.troubles.iter().map(|t| Finding {
             subject: format!("Plugin/{}", t.place.plugin),
-            grade: if t.previous { Grade::Warning } else { Grade::Error },
+            grade: if t.previous || t.under_way.is_some() { Grade::Warning } else { Grade::Error },
             message: t.problem.clone(),
-            next: Some("Correct the component or its configuration; it is loaded again at once.".to_owned()),
+            next: Some(match t.under_way {
+                Some(_) => {
+                    "Nothing: it is loaded when that is done. `portcullis plugin status` says since when.".to_owned()
+                }
+                None => "Correct the component or its configuration; it is loaded again at once.".to_owned(),
+            }),
         });
         let certificates = self.certificates.as_ref().and_then(Certificates::trouble).map(|why| Finding {
             subject: "tls".to_owned(),

@@ -11,9 +11,10 @@ mod sign;
 mod status;
 mod tried;
 
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Args, Subcommand};
+use portcullis_package::MAX_COMPONENT;
 use portcullis_plugin::{Component, Host, HostOptions, LoadError};
 
 use crate::{
@@ -73,6 +74,9 @@ impl Plugin {
     }
 }
 
+/// How long an author's own machine may take to compile a component; whoever waits can interrupt it.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 /// The bytes of a component's file.
 fn component(path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|error| {
@@ -83,7 +87,14 @@ fn component(path: &Path) -> Result<Vec<u8>, Failure> {
 
 /// A host of this command's own, and a component compiled by it as a gateway would.
 async fn compile(wasm: Vec<u8>) -> Result<(Arc<Host>, Arc<Component>), Failure> {
-    let host = Host::new(HostOptions { pool_instances: 32, ..HostOptions::default() }).map_err(|e| refused(&e))?;
+    // Whether a gateway takes one that large is its operator's to say.
+    let options = HostOptions {
+        pool_instances: 32,
+        max_component: MAX_COMPONENT,
+        compile_timeout: PATIENCE,
+        ..HostOptions::default()
+    };
+    let host = Host::new(options).map_err(|e| refused(&e))?;
     let component = host.compile(Arc::from(wasm)).await.map_err(|e| refused(&e))?;
     Ok((host, component))
 }

@@ -19,7 +19,7 @@ async fn review(plugin: &Plugin, result: &Value) -> Result<Decision, PluginFailu
         exposed_tool: "crm__get".into(),
         arguments: Bytes::from_static(b"{}"),
     };
-    let outcome = ResultFacts { is_error: false, content: Bytes::from(result.to_string()) };
+    let outcome = ResultFacts::new(false, Bytes::from(result.to_string()));
     plugin.review(&principal("ann", &[]), &request(), &call, &outcome).await
 }
 

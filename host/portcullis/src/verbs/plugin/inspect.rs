@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use portcullis_model::text::shown;
+use portcullis_package::PackageSettings;
 use portcullis_plugin::{Component, Manifest};
 use serde::Serialize;
 use serde_json::Value;
@@ -36,6 +37,9 @@ struct Seen {
     /// Grants that its imports need.
     needs: Vec<&'static str>,
     imports: Vec<Import>,
+    /// Of the imports, those behind which there is nothing: files and sockets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    closed: Vec<String>,
     manifest: Option<Manifest>,
     config_schema: Option<Value>,
     /// Keywords of the schema that Portcullis does not check.
@@ -70,6 +74,7 @@ fn seen(component: &Component, bytes: usize) -> Seen {
             .imported()
             .map(|(interface, functions)| Import { interface: interface.to_owned(), functions: functions.to_vec() })
             .collect(),
+        closed: component.closed().map(str::to_owned).collect(),
         manifest: component.manifest().cloned(),
         config_schema: schema.map(|schema| schema.json().clone()),
         unchecked: schema.map(|schema| schema.unchecked().into_iter().collect()).unwrap_or_default(),
@@ -93,6 +98,14 @@ fn show(seen: &Seen) -> String {
         out.push_str("no manifest: it does not say who it is\n");
     }
     out.push_str(&format!("{}, {} bytes\n", seen.digest, seen.bytes));
+    let usual = PackageSettings::default().max_component;
+    if seen.bytes > usual.as_usize() {
+        let usual = usual.get() >> 20;
+        out.push_str(&format!(
+            "a gateway takes {usual} MiB at most, unless its settings allow more: `plugins: {{maxComponent: {}MiB}}`\n",
+            seen.bytes.div_ceil(1 << 20)
+        ));
+    }
     out.push_str(&format!("hooks: {}\n", seen.hooks.join(", ")));
     out.push_str(if seen.suspends { "calls may wait for others\n" } else { "calls wait for nothing\n" });
     let needs = if seen.needs.is_empty() { "none".to_owned() } else { seen.needs.join(", ") };
@@ -112,6 +125,9 @@ fn show(seen: &Seen) -> String {
         seen.imports.iter().map(|import| vec![import.interface.clone(), import.functions.join(", ")]).collect();
     out.push('\n');
     out.push_str(&output::table(&["IMPORTS", "FUNCTIONS"], &rows));
+    if !seen.closed.is_empty() {
+        out.push_str(&format!("\nno plugin has files or sockets: nothing stands behind {}\n", seen.closed.join(", ")));
+    }
     match &seen.config_schema {
         None => out.push_str("\nno schema of its configuration\n"),
         Some(schema) => {

@@ -8,7 +8,7 @@ use portcullis_model::{
     oci::Reference,
     spec::{Grants, Login, Oci, Plugin, SecretSource, Source},
 };
-use portcullis_package::{PublicKey, Registry, Trust};
+use portcullis_package::{MAX_COMPONENT, PublicKey, Registry, Trust};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -156,7 +156,7 @@ impl Install {
                 Some(trust.manifest(asked, &digest, &manifest, &signatures).map_err(failed)?.fingerprint)
             }
         };
-        let wasm = registry.component(&manifest).await.map_err(failed)?;
+        let wasm = registry.component(&manifest, MAX_COMPONENT).await.map_err(failed)?;
         Ok((pinned, wasm, signatures.len(), signed_by))
     }
 

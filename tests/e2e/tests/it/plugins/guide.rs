@@ -181,6 +181,28 @@ fn a_newcomer_gets_from_nothing_to_a_plugin_that_serves() {
 }
 
 #[test]
+fn a_newcomer_gets_from_nothing_to_a_plugin_in_python() {
+    let text = guide("plugins/python.md");
+    // What the guide shows is what is tried as a plugin that serves.
+    let example = root().join("plugins/examples/python");
+    let mut shown = 0;
+    for step in steps(&text) {
+        if let Step::Save { file, text } = step {
+            assert_eq!(text, fs::read_to_string(example.join(&file)).unwrap(), "{file}");
+            shown += 1;
+        }
+    }
+    assert_eq!(shown, 5);
+    let mut reader = Reader::new();
+    let wheels = Parts::get().python_plugin.as_ref().expect("cargo xtask setup says where it is");
+    let wheels = wheels.with_file_name("wheels").display().to_string();
+    reader
+        .exported
+        .extend([("PIP_NO_INDEX", "1".to_owned()), ("PIP_FIND_LINKS", wheels)].map(|(n, v)| (n.to_owned(), v)));
+    reader.follow(&text);
+}
+
+#[test]
 fn a_newcomer_gets_from_nothing_to_tools_without_a_server() {
     Reader::new().follow(&guide("guides/wasm-tools.md"));
 }
