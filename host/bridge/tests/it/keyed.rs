@@ -88,7 +88,7 @@ async fn its_server_does_not_see_the_key() {
         };
         stream.write_all(post(body, &more).as_bytes()).await.unwrap();
         let mut text = String::new();
-        let mut buffer = [0; 16 << 10];
+        let mut buffer = vec![0; 16 << 10];
         loop {
             let read = stream.read(&mut buffer).await.unwrap();
             assert!(read > 0, "{text}");
