@@ -5,6 +5,7 @@
 
 mod customs;
 mod cut;
+mod node;
 
 use std::{
     collections::BTreeMap,
@@ -38,6 +39,7 @@ use crate::parts::{self, Parts};
 
 pub use customs::definitions;
 pub use cut::Cut;
+pub use node::Node;
 
 /// How long a start may take on a machine that compiles meanwhile.
 const PATIENCE: Duration = Duration::from_secs(180);

@@ -9,6 +9,7 @@ pub mod authority;
 pub mod browser;
 pub mod chromium;
 pub mod cluster;
+pub mod containers;
 pub mod driver;
 pub mod echo;
 pub mod events;

