@@ -20,6 +20,12 @@ pub(super) fn bases(cache: &Path) -> anyhow::Result<Option<PathBuf>> {
     let script = root().join("tests/cluster/bases.sh");
     let from = [fs::read(&script)?, fs::read(root().join("deploy/images/servers.Dockerfile"))?];
     let home = cache.join(format!("images-{}", key(&[&from[0], &from[1]])));
-    made(&home, "images (built once, some minutes)", |aside| quietly(Command::new(&script).arg(aside)))?;
-    Ok(Some(home))
+    // Not every machine lets root make file systems of its own, and the rest can be tested without.
+    match made(&home, "images (built once, some minutes)", |aside| quietly(Command::new(&script).arg(aside))) {
+        Ok(()) => Ok(Some(home)),
+        Err(error) => {
+            eprintln!("no images to test with: {error:#}");
+            Ok(None)
+        }
+    }
 }
