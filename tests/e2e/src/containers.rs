@@ -88,7 +88,8 @@ impl Containers {
     /// Where it does not start.
     pub fn run(&self, name: &str, more: &[&str]) -> anyhow::Result<()> {
         // No more than this machine's own limits, which podman would raise.
-        let limits = ["--runtime", "runc", "run", "-d", "--ulimit", "nofile=16384:16384", "--ulimit", "nproc=16384:16384"];
+        let limits =
+            ["--runtime", "runc", "run", "-d", "--ulimit", "nofile=16384:16384", "--ulimit", "nproc=16384:16384"];
         let hard = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"];
         self.ask("podman", &[&limits[..], &["--name", name], &hard, more].concat()).map(drop)
     }

@@ -47,8 +47,9 @@ impl Nginx {
     /// # Errors
     /// Where it does not start.
     pub async fn before(port: u16, service: SocketAddr) -> anyhow::Result<Self> {
-        // The address several times over, since each attempt may be given another pod.
-        let tries = format!("server {service} max_fails=0;\n    ").repeat(10);
+        // The address many times over, since each attempt is given one of the pods at random: with ten of two pods, one connection of a
+        // thousand met the dead one each time.
+        let tries = format!("server {service} max_fails=0;\n    ").repeat(40);
         let locations = "location / { proxy_pass http://service; proxy_connect_timeout 1s; proxy_read_timeout 300s; }";
         Self::with(port, &format!("upstream service {{\n    {tries}}}"), locations).await
     }

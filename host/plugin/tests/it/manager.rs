@@ -216,7 +216,7 @@ async fn a_round_goes_on_without_what_is_under_way() {
             told.changed().await.unwrap();
         }
     }
-    assert_eq!(stages.first(), Some(&"fetching"), "{stages:?}");
+    // Each round reads the file, and may look before or after it is read; compiling takes longer than a look.
     assert!(stages.contains(&"compiling"), "{stages:?}");
     assert_eq!(decide(&manager.get(&place).unwrap()).await, Decision::Allow);
     let standing = manager.standing(&tenant(), &"policy".parse().unwrap()).unwrap();

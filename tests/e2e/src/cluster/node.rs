@@ -59,7 +59,8 @@ impl Node {
         let subset = json!({
             "addresses": [{"ip": address.to_string()}], "ports": [{"name": "https", "port": api.address().port()}],
         });
-        let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "kubernetes"}, "subsets": [subset]});
+        let endpoints =
+            json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "kubernetes"}, "subsets": [subset]});
         let all: Api<Endpoints> = Api::namespaced(cluster.client.clone(), "default");
         all.patch("kubernetes", &PatchParams::apply("tests").force(), &Patch::Apply(&endpoints)).await?;
         let log = fs::File::create(run.join("kube-proxy.log"))?;

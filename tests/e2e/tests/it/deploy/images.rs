@@ -15,7 +15,8 @@ fn skipped() -> Option<Containers> {
 
 /// The token that quickstart prints.
 async fn token(containers: &Containers, name: &str) -> String {
-    let log = eventually("it serves", async || containers.log(name).ok().filter(|log| log.contains("Ctrl-C stops it"))).await;
+    let log =
+        eventually("it serves", async || containers.log(name).ok().filter(|log| log.contains("Ctrl-C stops it"))).await;
     log.split_once("token  ").unwrap().1.split_whitespace().next().unwrap().to_owned()
 }
 
@@ -26,10 +27,22 @@ async fn one_docker_run_serves_and_keeps_its_state() {
     let port = free_port().unwrap();
     let url = format!("http://127.0.0.1:{port}");
     let publish = format!("127.0.0.1:{port}:7777");
-    let run = ["-p", &publish, "-v", "portcullis:/var/lib/portcullis", "portcullis", "quickstart", "--listen", "0.0.0.0:7777", "--url", &url];
+    let run = [
+        "-p",
+        &publish,
+        "-v",
+        "portcullis:/var/lib/portcullis",
+        "portcullis",
+        "quickstart",
+        "--listen",
+        "0.0.0.0:7777",
+        "--url",
+        &url,
+    ];
     containers.run("one", &run).unwrap();
     let first = token(&containers, "one").await;
-    let call = async |token: &str| http::call(&format!("{url}/mcp/default"), Some(token), "demo__time_now", json!({})).await;
+    let call =
+        async |token: &str| http::call(&format!("{url}/mcp/default"), Some(token), "demo__time_now", json!({})).await;
     let reply = call(&first).await.unwrap();
     assert_eq!(reply.status, 200, "{}", reply.text());
     // Its health check, and who it is.

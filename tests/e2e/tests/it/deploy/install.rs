@@ -79,8 +79,8 @@ fn cli(node: &Node, pod: &Pod, arguments: &[&str]) -> Output {
 /// A new token: its id and its text.
 fn token(node: &Node, pod: &Pod) -> (String, String) {
     let output = cli(node, pod, &["token", "create", "--owner", "user:alice", "--name", "test", "-o", "json"]);
-    let made: Value =
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    let made: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
     (made["id"].as_str().unwrap().to_owned(), made["token"].as_str().unwrap().to_owned())
 }
 
@@ -256,9 +256,8 @@ async fn two_gateways_in_pods_outlive_one_of_them_and_an_upgrade() {
     // A token that is revoked at one fails at the other.
     let other = format!("http://{}:7777/mcp/main", first[1].status.as_ref().unwrap().pod_ip.as_ref().unwrap());
     let (id, lost) = token(&node, &first[0]);
-    let status = async |token: &str| {
-        http::call(&other, Some(token), "echo__whoami", json!({})).await.unwrap().status.as_u16()
-    };
+    let status =
+        async |token: &str| http::call(&other, Some(token), "echo__whoami", json!({})).await.unwrap().status.as_u16();
     // Asked for, and not tried: a credential that was refused is refused for some seconds more.
     in_time("the other knows it", async || {
         let listed = cli(&node, &first[1], &["token", "list", "-o", "json"]).stdout;
@@ -292,6 +291,12 @@ async fn two_gateways_in_pods_outlive_one_of_them_and_an_upgrade() {
     let before = restarts(victim);
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    // Until its memory is given back its sockets go on taking calls: those are lost with it.
+    in_time("its process is gone", async || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+        stat.map_or(true, |stat| stat.contains(") Z ")).then_some(())
+    })
+    .await;
     let killed = Instant::now();
     in_time("it is started anew", async || {
         let pods = ready(&cluster).await;
@@ -306,7 +311,8 @@ async fn two_gateways_in_pods_outlive_one_of_them_and_an_upgrade() {
     // Upgraded under load: no call fails at all.
     let load = Load::start(&url, &alice);
     let begun = Instant::now();
-    helm.ask(&["upgrade", "portcullis", &chart, "-n", &own, "-f", &values, "--set", "podAnnotations.upgraded=yes"]).unwrap();
+    helm.ask(&["upgrade", "portcullis", &chart, "-n", &own, "-f", &values, "--set", "podAnnotations.upgraded=yes"])
+        .unwrap();
     let third = two_without(&cluster, &second.iter().collect::<Vec<_>>()).await;
     in_time("the old ones are gone", async || {
         let list = ListParams::default().labels("app.kubernetes.io/name=portcullis");

@@ -440,10 +440,10 @@ async fn metrics_and_health_are_no_strangers_business() {
 
 #[tokio::test]
 async fn a_policy_that_fails_is_a_denial_in_the_audit() {
-    // A pattern and a text that take more time to compare than a policy has.
-    let slow = json!({"rules": [
-        {"effect": "allow", "when": [{"argument": "/message", "matches": format!("{}b", "*a".repeat(200))}]},
-    ]});
+    // Patterns and a text that take more time to compare than a policy has, and than it may have now and then.
+    let rule =
+        json!({"effect": "allow", "when": [{"argument": "/message", "matches": format!("{}b", "*a".repeat(200))}]});
+    let slow = json!({"rules": vec![rule; 30]});
     let gateway = json!({"policies": [{"plugin": "tool-access", "config": slow}], "servers": [{"server": "echo"}]});
     let (echo, product, token) = start(&[resource("Gateway", "strict", gateway)]).await;
     let message = json!({"message": "a".repeat(3_500_000)});
