@@ -3,6 +3,7 @@
 use portcullis_e2e::{containers::Containers, eventually, http, nginx::free_port};
 use serde_json::json;
 
+#[allow(clippy::print_stdout, reason = "why nothing was tried has to be seen")]
 fn skipped() -> Option<Containers> {
     match Containers::get().unwrap() {
         Ok(containers) => Some(containers),

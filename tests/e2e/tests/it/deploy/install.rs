@@ -120,6 +120,7 @@ impl Load {
     }
 
     /// Ends it. Nothing that began after `at` may have failed; answers how many calls there were and how many failed.
+    #[allow(clippy::print_stdout, reason = "the figures are what it is for")]
     async fn end(self, what: &str, at: Instant) -> (usize, usize) {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Vec::new();
