@@ -23,6 +23,7 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(3);
 /// The most open files of each of its processes.
 const MAX_FILES: u64 = 4_096;
+
 /// Starts a process. `name` is for the log.
 ///
 /// # Errors

@@ -275,7 +275,8 @@ impl ConnectionBook {
 
     /// Why no call can be made under a connection although it serves somebody: which fields its server asks for that it does not have.
     pub fn lacks(&self, tenant: &Name, server: &Name, spec: &McpServer, connection: &Name) -> Option<String> {
-        self.brought(tenant, server, spec).into_iter().find(|(name, _)| name == connection)?.1.err()
+        let entry = self.find(tenant, server, connection).filter(|entry| is_usable(entry, &server_origin(spec)))?;
+        bring(spec, &entry).err()
     }
 
     pub(crate) fn standing(&self, tenant: &Name, server: &Name) -> Standing {
@@ -328,18 +329,8 @@ impl ConnectionBook {
         };
         // Fleet and book may be of different revisions: what was given for another place does not go to this one.
         let origin = server_origin(spec);
-        let usable = |entry: &&Arc<Entry>| !entry.suspended && entry.origin.as_deref() == Some(&*origin);
-        let bring = |entry: &Arc<Entry>| {
-            let mut carried = Carried {
-                connection: Some(entry.name.clone()),
-                connection_revision: entry.revision,
-                executed_as: format!("connection {} of {}", entry.name, entry.owner.subject()).into(),
-                ..Carried::nothing()
-            };
-            let lacking = placed(spec, entry, &mut carried)?;
-            if lacking.is_empty() { Ok(carried) } else { Err(format!("it lacks {}", lacking.join(", "))) }
-        };
-        shelf.entries.iter().filter(usable).map(|entry| (entry.name.clone(), bring(entry))).collect()
+        let usable = shelf.entries.iter().filter(|entry| is_usable(entry, &origin));
+        usable.map(|entry| (entry.name.clone(), bring(spec, entry))).collect()
     }
 
     fn ranked(
@@ -593,4 +584,23 @@ async fn follow(
             }
         }
     }
+}
+/// Whether a connection may be used for a server at this origin.
+fn is_usable(entry: &Entry, origin: &str) -> bool {
+    !entry.suspended && entry.origin.as_deref() == Some(origin)
+}
+
+/// What a connection brings to its server, whoever calls.
+///
+/// # Errors
+/// What it lacks, or why it can't be placed.
+fn bring(spec: &McpServer, entry: &Entry) -> Result<Carried, String> {
+    let mut carried = Carried {
+        connection: Some(entry.name.clone()),
+        connection_revision: entry.revision,
+        executed_as: format!("connection {} of {}", entry.name, entry.owner.subject()).into(),
+        ..Carried::nothing()
+    };
+    let lacking = placed(spec, entry, &mut carried)?;
+    if lacking.is_empty() { Ok(carried) } else { Err(format!("it lacks {}", lacking.join(", "))) }
 }

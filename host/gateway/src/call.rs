@@ -375,6 +375,7 @@ impl Review for Reviewer<'_> {
                     // What it did not touch is still the server's.
                     let new = judge::unambiguous(policy.name(), new)
                         .map_err(|fault| place(judge::result_reads_one_way(&outcome.content).err().unwrap_or(fault)))?;
+                    judge::is_still_a_result(policy.name(), &outcome.content, &new).map_err(place)?;
                     unambiguous = true;
                     message = message.with_payload(&new).map_err(|e| {
                         tracing::warn!(policy = policy.name(), error = e, "a policy's new result is no result");

@@ -191,6 +191,29 @@ pub fn result_reads_one_way(result: &[u8]) -> Result<(), Fault> {
     })
 }
 
+/// Whether what a policy puts in the place of a tool's result is one: clients read its `content` where the server's had some
+/// (2025-11-25, `CallToolResult`).
+///
+/// # Errors
+/// `plugin-invalid`.
+pub fn is_still_a_result(policy: &str, before: &[u8], new: &[u8]) -> Result<(), Fault> {
+    #[derive(serde::Deserialize)]
+    struct Contents {
+        content: Option<Vec<serde::de::IgnoredAny>>,
+    }
+    let read = |text: &[u8]| {
+        let object = text.trim_ascii_start().starts_with(b"{").then_some(text)?;
+        serde_json::from_slice::<Contents>(object).ok().map(|found| found.content.is_some())
+    };
+    match (read(before), read(new)) {
+        (_, Some(true)) | (Some(false), Some(false)) => Ok(()),
+        _ => {
+            tracing::warn!(policy, "a policy's new result has no content");
+            Err(Fault::new(Side::Gateway, "plugin-invalid", "a policy answered with an invalid result"))
+        }
+    }
+}
+
 /// Whether a resource may be read (or subscribed to, or its template completed).
 ///
 /// # Errors
@@ -322,5 +345,17 @@ mod tests {
             assert_eq!(judged(twice), Err("plugin-invalid"), "{twice}");
             assert_eq!(result_reads_one_way(twice.as_bytes()).map_err(|f| f.code), Err("server-protocol"), "{twice}");
         }
+    }
+
+    #[test]
+    fn what_takes_the_place_of_a_result_has_content_as_it_had() {
+        let fits = |before: &str, new: &str| is_still_a_result("p", before.as_bytes(), new.as_bytes()).is_ok();
+        let before = r#"{"content":[{"type":"text","text":"x"}],"isError":false}"#;
+        assert!(fits(before, r#"{"content":[]}"#) && fits(before, before));
+        for bad in [r#"{"content":7}"#, "{}", "[]", "[[]]", "7", r#"{"content":null}"#] {
+            assert!(!fits(before, bad), "{bad}");
+        }
+        assert!(fits(r#"{"task":{"taskId":"1"}}"#, r#"{"task":{"taskId":"2"}}"#), "other kinds of results have none");
+        assert!(!fits(r#"{"task":{}}"#, r#"{"content":7}"#));
     }
 }

@@ -199,8 +199,7 @@ impl Policy {
             let answer = watch.placed.decide(&who, &request, &call).await;
             watch.noted(&who, &request, &About::tool("tool-call", &call), &answer);
         });
-        asked.await;
-        Ok(Decision::Allow)
+        Ok(asked.await)
     }
 
     /// Notes that a policy that only watches could not be asked: the arguments can be read in two ways, which would be refused.
@@ -227,8 +226,7 @@ impl Policy {
             let answer = watch.placed.review(&who, &request, &call, &outcome).await;
             watch.noted(&who, &request, &About::tool("tool-result", &call), &answer);
         });
-        asked.await;
-        Ok(Decision::Allow)
+        Ok(asked.await)
     }
 
     /// Asks whether a resource may be read.
@@ -248,8 +246,7 @@ impl Policy {
             let about = About { hook: "resource-read", server: Some(&read.server), name: &read.exposed_uri };
             watch.noted(&who, &request, &about, &answer);
         });
-        asked.await;
-        Ok(Decision::Allow)
+        Ok(asked.await)
     }
 
     /// Asks whether a prompt may be fetched.
@@ -269,8 +266,7 @@ impl Policy {
             let about = About { hook: "prompt-get", server: Some(&prompt.server), name: &prompt.exposed_prompt };
             watch.noted(&who, &request, &about, &answer);
         });
-        asked.await;
-        Ok(Decision::Allow)
+        Ok(asked.await)
     }
 
     /// Asks whether a server's request may reach the client.
@@ -290,8 +286,7 @@ impl Policy {
             let about = About { hook: "server-request", server: Some(&question.server), name: &question.method };
             watch.noted(&who, &request, &about, &answer);
         });
-        asked.await;
-        Ok(Decision::Allow)
+        Ok(asked.await)
     }
 
     /// Asks whether a client may come in; beside the answer, what was read of the caller.

@@ -45,22 +45,23 @@ impl Watch {
         Self { placed, audit, gateway }
     }
 
-    /// Asks it: beside the call where it may wait for others, and at once where it does not.
-    pub(crate) async fn ask<W>(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) -> W)
+    /// Asks it: beside the call where it may wait for others, and at once where it does not. Whatever it says, the call goes on.
+    pub(crate) async fn ask<W>(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) -> W) -> Decision
     where
         W: Future<Output = ()> + Send + 'static,
     {
         let work = work(Arc::clone(self));
-        if !self.placed.plugin.suspends() {
-            return work.await;
-        }
-        match BESIDE.try_acquire() {
-            Ok(room) => drop(tokio::spawn(async move {
+        if self.placed.plugin.suspends()
+            && let Ok(room) = BESIDE.try_acquire()
+        {
+            drop(tokio::spawn(async move {
                 work.await;
                 drop(room);
-            })),
-            Err(_) => work.await,
+            }));
+        } else {
+            work.await;
         }
+        Decision::Allow
     }
 
     /// Notes what it would have done.

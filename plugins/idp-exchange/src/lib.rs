@@ -121,7 +121,10 @@ fn exchange(
     for audience in &settings.audience {
         request = request.field("audience", &[Part::Text(audience)]);
     }
-    send(request, &settings.step, target)
+    let answer = asked(request, &settings.step)?;
+    // RFC 8693 section 2.2.2: what is said of a subject token that is invalid or unacceptable, and of nothing else here that a caller
+    // could mend. The other grants have `invalid_grant` for that.
+    answer.map_err(|error| refusal(error, &settings.step, &target.server(), &["invalid_request"]))
 }
 
 /// The caller's token as an assertion, with what marks it as such.
@@ -141,8 +144,13 @@ fn redeem(then: &Step, assertion: &Secret, target: Target<'_>) -> Result<TokenAn
     send(request, then, target)
 }
 
+/// Sends a request.
+fn send(request: TokenRequest, step: &Step, target: Target<'_>) -> Result<TokenAnswer, Error> {
+    asked(request, step)?.map_err(|error| refusal(error, step, &target.server(), &[]))
+}
+
 /// Adds what each request has, and sends it.
-fn send(mut request: TokenRequest, step: &Step, target: Target<'_>) -> Result<TokenAnswer, Error> {
+fn asked(mut request: TokenRequest, step: &Step) -> Result<Result<TokenAnswer, TokenError>, Error> {
     for resource in &step.resource {
         request = request.field("resource", &[Part::Text(resource)]);
     }
@@ -152,8 +160,7 @@ fn send(mut request: TokenRequest, step: &Step, target: Target<'_>) -> Result<To
     for (name, value) in &step.parameters {
         request = request.field(name, &[Part::Text(value)]);
     }
-    let answer = prove(request, &step.client)?.timeout_ms(TIMEOUT_MS).send();
-    answer.map_err(|error| refusal(error, step, &target.server()))
+    Ok(prove(request, &step.client)?.timeout_ms(TIMEOUT_MS).send())
 }
 
 /// Adds who asks.
@@ -184,14 +191,15 @@ fn prove(request: TokenRequest, client: &TokenClient) -> Result<TokenRequest, Er
     })
 }
 
-/// What a refusal means to the caller. What the endpoint said in words is for the log.
-fn refusal(error: TokenError, step: &Step, server: &str) -> Error {
+/// What a caller does whose token is not taken.
+const AGAIN: &str = "Sign in again; if that does not help, ask your operator";
+
+/// What a refusal means to the caller; `token` are words that mean their token beside the usual ones. What the endpoint said is for the log.
+fn refusal(error: TokenError, step: &Step, server: &str, token: &[&str]) -> Error {
     let TokenError::Refused { error: word, .. } = &error else { return error.into() };
     let again = match word.as_str() {
-        // RFC 8693 section 2.2.2 has `invalid_request` for a subject token that is invalid or unacceptable.
-        "invalid_grant" | "invalid_token" | "invalid_request" => {
-            "Sign in again; if that does not help, ask your operator"
-        }
+        "invalid_grant" | "invalid_token" => AGAIN,
+        word if token.contains(&word) => AGAIN,
         "interaction_required" | "login_required" | "consent_required" => {
             "Sign in at your identity provider once, where it asks for your consent, then retry"
         }

@@ -191,9 +191,12 @@ fn refusals_are_told_by_their_word_and_no_more() {
         let host = host().token_answer(IDP, Err(error)).install();
         (resolve(&settings(|_| {})).0, host.logs())
     };
-    for (error, word) in
-        [("invalid_grant", "Sign in again"), ("consent_required", "consent"), ("access_denied", "whether you may use")]
-    {
+    for (error, word) in [
+        ("invalid_grant", "Sign in again"),
+        ("invalid_request", "Sign in again"),
+        ("consent_required", "consent"),
+        ("access_denied", "whether you may use"),
+    ] {
         let (result, logs) = with(refused(error));
         assert!(!format!("{result:?}").contains("inner words"), "{result:?}");
         denied(result, word);
@@ -203,6 +206,14 @@ fn refusals_are_told_by_their_word_and_no_more() {
     assert_eq!(with(TokenError::Timeout).0, Err(Error::Timeout));
     assert!(matches!(with(TokenError::Unavailable("503".into())).0, Err(Error::Unavailable(_))));
     assert!(matches!(with(TokenError::Malformed("html".into())).0, Err(Error::Upstream { status: None, .. })));
+}
+
+#[test]
+fn a_malformed_redemption_is_not_the_callers() {
+    let assertion = r#"{"access_token": "JAG", "token_type": "N_A", "issued_token_type": "urn:ietf:params:oauth:token-type:id-jag"}"#;
+    let refused = TokenError::Refused { status: 400, error: "invalid_request".into(), description: None };
+    let _host = host().token_answer(IDP, Ok(assertion)).token_answer(AS, Err(refused)).install();
+    assert!(matches!(resolve(&jag()).0, Err(Error::Upstream { status: Some(400), .. })));
 }
 
 #[test]

@@ -234,11 +234,11 @@ fn connection_conditions(admin: &Admin, key: &ResourceKey, operates: bool) -> Ve
         found.push(condition(false, "Unreadable", "its secrets can't be read: ask an operator".to_owned()));
     }
     let fleet = admin.registry.snapshot();
-    let unreadable = !found.is_empty();
     if let Some(connection) = fleet.connection(&key.tenant, &key.name)
         && let Some(server) = fleet.server(&key.tenant, &connection.spec.server)
         && let Some(why) = admin.book.lacks(&key.tenant, &connection.spec.server, server.spec, &key.name)
-        && !unreadable
+        // What can't be read is missing as well, and is said already.
+        && found.is_empty()
     {
         found.push(condition(false, "Incomplete", format!("no call can be made under it: {why}")));
     }

@@ -56,7 +56,7 @@ pub async fn list(Extract(web): Extract<Web>, visitor: Visitor, Query(listed): Q
         @if seen.is_empty() {
             p { "Nothing is connected that you could see. " a href="/servers" { "See which servers there are" } "." }
         } @else {
-            div class="scroll" tabindex="0" role="region" aria-label="A table that may be wider than the page" { table {
+            div class="scroll" tabindex="0" role="region" aria-label="Connections" { table {
                 thead { tr { th scope="col" { "Connection" } th scope="col" { "Server" } th scope="col" { "Whose" } th scope="col" { "State" } } }
                 tbody { @for (name, server, owner) in &seen { tr {
                     th scope="row" { a href={ "/connections/" (name) } { (name) } }
@@ -190,7 +190,7 @@ fn used(uses: &[Use]) -> Markup {
             p class="soft" { "Nobody else has used it." }
         } @else {
             p class="hint" { "The last " (uses.len()) ". The audit stream has all." }
-            div class="scroll" tabindex="0" role="region" aria-label="A table that may be wider than the page" { table {
+            div class="scroll" tabindex="0" role="region" aria-label="Used by others" { table {
                 thead { tr { th scope="col" { "When" } th scope="col" { "Who" } th scope="col" { "What" } th scope="col" { "Gateway" } } }
                 tbody { @for one in uses { tr {
                     td { (view::moment(one.at_ms)) }

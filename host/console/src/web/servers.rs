@@ -146,7 +146,7 @@ pub async fn show(Extract(web): Extract<Web>, visitor: Visitor, Path(name): Path
 
 fn fields(fields: &[Field]) -> Markup {
     html! {
-        div class="scroll" tabindex="0" role="region" aria-label="A table that may be wider than the page" {
+        div class="scroll" tabindex="0" role="region" aria-label="What it asks for" {
             table {
                 thead { tr { th scope="col" { "Field" } th scope="col" { "What it is" } th scope="col" { "Needed" } } }
                 tbody { @for field in fields {

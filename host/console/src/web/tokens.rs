@@ -59,7 +59,7 @@ fn page(web: &Web, visitor: &Visitor, given: Option<&Fields>, wrong: &[(String, 
         @if tokens.is_empty() {
             p class="soft" { "There is none." }
         } @else {
-            div class="scroll" tabindex="0" role="region" aria-label="A table that may be wider than the page" { table {
+            div class="scroll" tabindex="0" role="region" aria-label="Your tokens" { table {
                 thead { tr {
                     th scope="col" { "Name" } th scope="col" { "Gateways" } th scope="col" { "State" }
                     th scope="col" { "Last used" } th scope="col" { "Ends" } th scope="col" { "Revoke" }

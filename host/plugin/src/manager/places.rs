@@ -59,7 +59,9 @@ impl Manager {
             candidate,
             under_way: why.under_way(),
         };
-        let was = earlier.and_then(|slot| slot.serving.as_ref().ok());
+        // Whoever deletes a plugin wants it gone, also where something still names it: nothing goes on serving then.
+        let is_there = wanted.is_some() || self.built_ins.contains_key(place.plugin.as_str());
+        let was = earlier.and_then(|slot| slot.serving.as_ref().ok()).filter(|_| is_there);
         let built_in;
         let recipe = match wanted {
             None => match fetch::built_in(&place.plugin, &self.built_ins) {

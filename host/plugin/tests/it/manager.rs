@@ -222,3 +222,19 @@ async fn a_round_goes_on_without_what_is_under_way() {
     let standing = manager.standing(&tenant(), &"policy".parse().unwrap()).unwrap();
     assert_eq!((standing.state.as_str(), standing.under_way), ("active", None));
 }
+
+#[tokio::test]
+async fn what_is_deleted_serves_nobody_though_somebody_still_names_it() {
+    let (dir, manager) = (tempfile::tempdir().unwrap(), manager());
+    std::fs::write(dir.path().join("policy.wasm"), Guest::default().wasm()).unwrap();
+    let of_file = |name: &str| resource(name, dir.path(), json!({"source": {"file": {"path": "policy.wasm"}}}));
+    let (own, shadowing) = (place("policy", None), place("tool-access", None));
+    let all = [of_file("policy"), of_file("tool-access")];
+    assert!(reconcile(&manager, &all, &[&own, &shadowing]).await.is_empty());
+    let digest = manager.get(&shadowing).unwrap().plugin.digest().to_owned();
+    let trouble = reconcile(&manager, &[], &[&own, &shadowing]).await;
+    assert!(trouble.len() == 1 && !trouble[0].previous && trouble[0].place == own, "{trouble:?}");
+    assert!(manager.get(&own).is_err());
+    // Where the name is a built-in's as well, that one serves again.
+    assert_ne!(manager.get(&shadowing).unwrap().plugin.digest(), digest);
+}

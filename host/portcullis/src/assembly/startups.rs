@@ -18,8 +18,11 @@ use portcullis_package::{Credentials, Registry, RegistrySetting, Rules, image};
 use portcullis_workload::Startup;
 use tokio::sync::{Semaphore, watch};
 
-/// The most images that are remembered. More are asked for again.
-const MAX_IMAGES: usize = 1_024;
+/// The most images that are remembered, of all tenants and of one. What is beyond that is not known.
+const MAX_IMAGES: usize = 4_096;
+const MAX_OF_ONE: usize = 512;
+/// An image that nobody has wanted for so long makes room for others.
+const UNUSED: Duration = Duration::from_secs(3_600);
 /// How many registries are asked at once.
 const AT_ONCE: usize = 8;
 /// How soon a registry that did not answer is asked again, at first and at most.
@@ -27,6 +30,12 @@ const AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs
 
 /// Whose image: another tenant may know it only by a login of its own.
 type Key = (Name, String);
+
+struct Entry {
+    known: Known,
+    /// When somebody wanted to know it last.
+    wanted: Instant,
+}
 
 enum Known {
     Asking,
@@ -40,7 +49,7 @@ pub struct Asked(Arc<Inner>);
 struct Inner {
     client: Arc<Client>,
     rules: Rules,
-    known: Mutex<HashMap<Key, Known>>,
+    known: Mutex<HashMap<Key, Entry>>,
     changes: watch::Sender<u64>,
     places: Semaphore,
 }
@@ -67,19 +76,25 @@ impl Asked {
 impl Startups for Asked {
     fn of(&self, tenant: &Name, spec: &Kubernetes, passwords: &[Secret]) -> Result<Startup, String> {
         let key = (tenant.clone(), spec.image.clone());
-        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let tries = match known.get(&key) {
-            Some(Known::Is(startup)) => return Ok(startup.clone()),
-            Some(Known::Asking) => return Err(unknown("its registry is being asked")),
-            Some(Known::Failed { why, again, .. }) if *again > Instant::now() => return Err(unknown(why)),
-            Some(Known::Failed { tries, .. }) => *tries,
+        let now = Instant::now();
+        let mut all = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let tries = match all.get_mut(&key) {
+            Some(entry) => {
+                entry.wanted = now;
+                match &entry.known {
+                    Known::Is(startup) => return Ok(startup.clone()),
+                    Known::Asking => return Err(unknown("its registry is being asked")),
+                    Known::Failed { why, again, .. } if *again > now => return Err(unknown(why)),
+                    Known::Failed { tries, .. } => *tries,
+                }
+            }
             None => 0,
         };
         let reference = image(&spec.image).map_err(|why| unknown(&why.to_string()))?;
-        if known.len() >= MAX_IMAGES {
-            known.retain(|_, known| matches!(known, Known::Asking));
+        if !make_room(&mut all, &key, now) {
+            return Err(unknown("too many images are asked about"));
         }
-        known.insert(key.clone(), Known::Asking);
+        all.insert(key.clone(), Entry { known: Known::Asking, wanted: now });
         let login = login(spec, &reference, passwords);
         let inner = Arc::clone(&self.0);
         tokio::spawn(async move { inner.find_out(key, &reference, login, tries).await });
@@ -110,7 +125,8 @@ impl Inner {
                 (Known::Failed { why: error.to_string(), again, tries: tries.saturating_add(1) }, Some(wait))
             }
         };
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, found);
+        let wanted = Instant::now();
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Entry { known: found, wanted });
         let tell = || self.changes.send_modify(|count| *count = count.wrapping_add(1));
         tell();
         if let Some(wait) = wait {
@@ -119,6 +135,19 @@ impl Inner {
             tell();
         }
     }
+}
+
+/// Whether there is room for one more image of this tenant, once what nobody wants any more is gone. One tenant's images never take the
+/// place of another's that are in use.
+fn make_room(all: &mut HashMap<Key, Entry>, key: &Key, now: Instant) -> bool {
+    let full = |all: &HashMap<Key, Entry>| {
+        !all.contains_key(key)
+            && (all.len() >= MAX_IMAGES || all.keys().filter(|(tenant, _)| *tenant == key.0).count() >= MAX_OF_ONE)
+    };
+    if full(all) {
+        all.retain(|_, e| matches!(e.known, Known::Asking) || now.saturating_duration_since(e.wanted) < UNUSED);
+    }
+    !full(all)
 }
 
 fn unknown(why: &str) -> String {
@@ -173,5 +202,21 @@ mod tests {
         assert_eq!(who("busybox"), Some(("b".into(), false, true)));
         assert_eq!(who("registry.example:5000/x"), None);
         assert_eq!(who("evil.example/registry.example/x"), None);
+    }
+
+    #[test]
+    fn one_tenants_images_leave_room_for_anothers_and_unused_ones_go() {
+        let (mut all, now) = (HashMap::new(), Instant::now());
+        let key = |tenant: &str, n: usize| (tenant.parse::<Name>().unwrap(), format!("image{n}"));
+        for n in 0..MAX_OF_ONE {
+            assert!(make_room(&mut all, &key("acme", n), now));
+            all.insert(key("acme", n), Entry { known: Known::Is(Startup::default()), wanted: now });
+        }
+        assert!(!make_room(&mut all, &key("acme", MAX_OF_ONE), now), "all of them are in use");
+        assert!(make_room(&mut all, &key("acme", 0), now), "asking again takes no more room");
+        assert!(make_room(&mut all, &key("globex", 0), now));
+        all.get_mut(&key("acme", 7)).unwrap().wanted = now;
+        assert!(make_room(&mut all, &key("acme", MAX_OF_ONE), now + UNUSED));
+        assert!(all.is_empty(), "nobody wanted them for an hour");
     }
 }

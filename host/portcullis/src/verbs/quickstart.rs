@@ -11,8 +11,8 @@ use std::{
 
 use clap::Args;
 use portcullis_console::{Client, api::TokenRequest};
-use portcullis_model::Span;
-use url::{Host, Url};
+use portcullis_model::{Span, address::is_loopback};
+use url::Url;
 
 use crate::{
     cli::Global,
@@ -102,13 +102,12 @@ impl Quickstart {
 
 /// Refuses a URL at which others than this machine's users would reach it: there is no TLS here.
 fn published(url: &Url) -> Result<(), Failure> {
-    let local = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
-    if url.scheme() == "http" && local && url.path() == "/" && url.query().is_none() && url.username().is_empty() {
+    if url.scheme() == "http"
+        && is_loopback(url)
+        && url.path() == "/"
+        && url.query().is_none()
+        && url.username().is_empty()
+    {
         return Ok(());
     }
     Err(Failure::usage("--url: must be like http://127.0.0.1:7777, at this machine's loopback")

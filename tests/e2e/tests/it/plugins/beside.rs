@@ -1,7 +1,7 @@
 //! A registry that gives no answer and a component that takes long to compile hold nothing up: not a rollback, not another change.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -13,21 +13,11 @@ use portcullis_e2e::{
 };
 use serde_json::{Value, json};
 
+use super::{place, version};
+
 /// What a rollback may take here at most: a process is started for it, on a machine that compiles. A round that waits takes ten seconds
 /// and more.
 const AT_ONCE: Duration = Duration::from_secs(8);
-
-/// The built-in `tool-access`, as another version of itself: the same but for its digest.
-fn version(number: u8) -> Vec<u8> {
-    let built_in = portcullis_plugins::built_ins().iter().find(|b| b.name == "tool-access").unwrap();
-    [built_in.wasm, &[0, 3, 1, b'v', number]].concat()
-}
-
-fn place(path: &Path, component: &[u8]) {
-    let aside = path.with_extension("new");
-    std::fs::write(&aside, component).unwrap();
-    std::fs::rename(aside, path).unwrap();
-}
 
 /// A component within all limits that takes the compiler a minute: loops whose locals depend on each other. It has no hook.
 fn heavy() -> Vec<u8> {

@@ -2,7 +2,7 @@
 //! call fails.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -18,22 +18,10 @@ use portcullis_e2e::{
 };
 use serde_json::{Value, json};
 
+use super::{place, version};
+
 /// Callers at once, each somebody else.
 const CALLERS: usize = 8;
-
-/// The built-in `tool-access`, as another version of itself: the same but for its digest.
-fn version(number: u8) -> Vec<u8> {
-    let built_in = portcullis_plugins::built_ins().iter().find(|b| b.name == "tool-access").unwrap();
-    // A custom section of three bytes: a name of one letter, and the number.
-    [built_in.wasm, &[0, 3, 1, b'v', number]].concat()
-}
-
-/// Puts a component in place the way people are told to: aside, then renamed.
-fn place(path: &Path, component: &[u8]) {
-    let aside = path.with_extension("new");
-    std::fs::write(&aside, component).unwrap();
-    std::fs::rename(aside, path).unwrap();
-}
 
 struct House {
     product: Product,
